@@ -1,0 +1,125 @@
+r"""The formulas of batch norm as plain torch operations: every other form in this package is tested against these.
+
+Shapes, here and in the whole package: x is (*stack, N, C) or (*stack, N, C, L), where `stack` are `stack_dims` leading
+dimensions of independent networks; what belongs to a channel (weight, bias, mean, ...) is (*stack, C); eps is a number
+or (*stack); a mask is (*stack, N) or (*stack, N, L), true where a sample counts.
+
+A mean near 1e6 rounds at 0.06 in fp32, so x - mean would be off by as much. What that rounding left over is found again
+as `residual = mean(x - mean)`, which is exact to the last bit because x - mean is small, and is subtracted everywhere.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Statistics", "affine", "backward", "batch_statistics", "centered", "computed_in", "per_channel"]
+
+
+class Statistics(NamedTuple):
+    """Of a batch, each (*stack, C): the rounded mean, mean(x - mean), the biased variance, and how many values."""
+
+    mean: Tensor
+    residual: Tensor
+    var: Tensor
+    count: Tensor | int
+
+
+def computed_in(x: Tensor) -> torch.dtype:
+    """Half types are computed in fp32, as torch's own layer does."""
+    return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
+
+
+def per_channel(values: Tensor, x: Tensor, stack_dims: int) -> Tensor:
+    """View (*stack, C) so that it broadcasts against x."""
+    if stack_dims or x.dim() > 2:
+        return values.reshape(values.shape[:stack_dims] + (1, values.shape[-1]) + (1,) * (x.dim() - stack_dims - 2))
+    return values
+
+
+def per_network(values: Tensor | float) -> Tensor | float:
+    """View a number a network, (*stack), so that it broadcasts against (*stack, C)."""
+    return values.unsqueeze(-1) if isinstance(values, Tensor) and values.dim() else values
+
+
+def per_sample(mask: Tensor, stack_dims: int) -> Tensor:
+    """View a mask, (*stack, N) or (*stack, N, L), so that it broadcasts against x."""
+    return mask.unsqueeze(stack_dims + 1)
+
+
+def batch_dims(x: Tensor, stack_dims: int) -> list[int]:
+    """Which dimensions of x a channel's statistics are taken over: N, and L where there is one."""
+    return [dim for dim in range(stack_dims, x.dim()) if dim != stack_dims + 1]
+
+
+def total(values: Tensor, stack_dims: int) -> Tensor:
+    """Sum x-shaped values over the batch: (*stack, C)."""
+    return values.sum(batch_dims(values, stack_dims))
+
+
+def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
+    """How many values a channel has: a number, or (*stack, 1) if a mask says. At least 1, to divide by."""
+    if mask is not None:
+        return mask.sum(list(range(stack_dims, mask.dim()))).clamp(min=1).to(computed_in(x)).unsqueeze(-1)
+    result = x.shape[stack_dims]
+    for size in x.shape[stack_dims + 2 :]:
+        result = result * size
+    return result
+
+
+def masked(values: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
+    """Zero where the mask is false; by selection, so that a NaN in the padding stays there."""
+    return values if mask is None else torch.where(per_sample(mask, stack_dims), values, 0)
+
+
+def centered(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
+    """x - mean in the dtype computed in, and zero where the mask is false."""
+    return masked(x.to(mean.dtype) - per_channel(mean, x, stack_dims), mask, stack_dims)
+
+
+def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[Statistics, Tensor]:
+    """The statistics of a batch, and x - mean: x.shape."""
+    x = x.to(computed_in(x))
+    number = count(x, mask, stack_dims)
+    # The mean's own rounding cancels against the residual in value, and in derivative too: it is a constant here.
+    mean = (total(masked(x, mask, stack_dims), stack_dims) / number).detach()
+    c = centered(x, mean, mask, stack_dims)
+    residual = total(c, stack_dims) / number
+    var = (total(c * c, stack_dims) / number - residual * residual).clamp(min=0)
+    return Statistics(mean, residual, var, number), c
+
+
+def affine(
+    c: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor | None, mask: Tensor | None, stack_dims: int
+) -> Tensor:
+    """(c - residual) * scale + bias, with what is per channel multiplied out first."""
+    shift = bias if residual is None else -residual * scale if bias is None else bias - residual * scale
+    y = c * per_channel(scale, c, stack_dims)
+    return y if shift is None else masked(y + per_channel(shift, c, stack_dims), mask, stack_dims)
+
+
+def backward(
+    grad_y: Tensor,
+    c: Tensor,
+    statistics: Statistics,
+    inv_std: Tensor,
+    weight: Tensor | None,
+    mask: Tensor | None,
+    stack_dims: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""dL/dx, dL/dweight and dL/dbias from g = dL/dy.
+
+    With x_hat = (c - residual) inv_std:
+        dL/dbias = sum(g),   dL/dweight = sum(g x_hat)
+        dL/dx = weight inv_std (g - sum(g) / N - x_hat sum(g x_hat) / N)
+    """
+    _, residual, _, number = statistics
+    g = masked(grad_y.to(c.dtype), mask, stack_dims)
+    sum_g = total(g, stack_dims)
+    sum_g_x_hat = (total(g * c, stack_dims) - residual * sum_g) * inv_std
+    scale = inv_std if weight is None else inv_std * weight.to(c.dtype)
+    slope = -scale * inv_std * sum_g_x_hat / number
+    shift = -scale * sum_g / number - slope * residual
+    grad_x = g * per_channel(scale, c, stack_dims) + c * per_channel(slope, c, stack_dims)
+    grad_x = masked(grad_x + per_channel(shift, c, stack_dims), mask, stack_dims)
+    return grad_x, sum_g_x_hat, sum_g
