@@ -1,0 +1,35 @@
+"""bnlab, the batch-norm laboratory. Names are imported on first use, so `import bnlab` costs no torch."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bnlab.batch_norm import BatchNorm1d
+    from bnlab.config import compose
+    from bnlab.errors import UserError
+    from bnlab.evaluate import evaluate
+    from bnlab.fit import fit
+    from bnlab.network import MLP
+    from bnlab.runs import load
+
+__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "evaluate", "fit", "load"]
+
+_HOME = {
+    "MLP": "bnlab.network",
+    "BatchNorm1d": "bnlab.batch_norm",
+    "UserError": "bnlab.errors",
+    "compose": "bnlab.config",
+    "evaluate": "bnlab.evaluate",
+    "fit": "bnlab.fit",
+    "load": "bnlab.runs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'bnlab' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

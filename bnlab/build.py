@@ -1,0 +1,73 @@
+"""From a checked config to the objects it names; every group is a `_target_` and its arguments."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from bnlab.data import Splits
+from bnlab.errors import user_errors
+
+__all__ = ["arguments_of", "build_logger", "build_network", "build_splits"]
+
+
+def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
+    """The group as a plain dict for `instantiate`, without the keys that bnlab itself reads."""
+    arguments: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in arguments.items() if key not in not_for_the_target}
+
+
+def build_splits(config: DictConfig) -> Splits:
+    """The data set of `config.data`, not normalized.
+
+    Raises:
+        UserError: it is not there, cannot be read, or its settings are impossible.
+    """
+    with user_errors("`data`: "):
+        return instantiate(arguments_of(config.data, "batch_size", "normalize"))
+
+
+def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """The network of `config.model` and `config.norm` with the initial weights of `config.seed`.
+
+    The weights are a function of the seed alone: the global generator is seeded for them, and left as it was.
+
+    Raises:
+        UserError: an impossible network.
+    """
+    norm = config.norm
+    layers: dict[str, Any] = {"norm": None}
+    with user_errors("`norm`: "):
+        if norm._target_ is not None:
+            layers = {
+                "norm": instantiate({**arguments_of(norm, "placement"), "_partial_": True}),
+                "placement": norm.get("placement", "before"),
+            }
+    with user_errors("`model`: "), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return instantiate(
+            arguments_of(config.model),
+            input_shape=sample_shape,
+            num_classes=num_classes,
+            _convert_="all",
+            **layers,
+        )
+
+
+def build_logger(config: DictConfig, folder: Path) -> Any:
+    """The Lightning logger of `config.logger`, or False where metrics.csv alone is asked for.
+
+    Raises:
+        UserError: the package it needs is not installed.
+    """
+    logger = config.logger
+    if logger._target_ is None:
+        return False
+    with user_errors("`logger`: "):
+        arguments = arguments_of(logger)
+        if arguments.get("save_dir", "") is None:
+            arguments["save_dir"] = str(folder)
+        return instantiate(arguments)

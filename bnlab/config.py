@@ -1,0 +1,82 @@
+"""The configuration: where it lies, composing it from Python, and checking it before anything is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.errors import UserError, user_errors
+from bnlab.rules import RULES
+
+__all__ = ["check", "compose", "config_folder", "describe"]
+
+
+def config_folder() -> str:
+    """The absolute path of `conf/`: the copy in the installed package, else the one beside it in the repository."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "conf", package.parent / "conf"):
+        if (folder / "train.yaml").is_file():
+            return str(folder)
+    raise FileNotFoundError(f"conf/train.yaml is neither in {package} nor beside it; install bnlab again.")
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that `python -m bnlab.train` would use with these overrides, for use from Python.
+
+    Raises:
+        UserError: an override that does not parse, or names what does not exist.
+    """
+    GlobalHydra.instance().clear()
+    with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+        config = hydra_compose("train", list(overrides))
+    check(config)
+    return config
+
+
+def check(config: DictConfig) -> None:
+    """Hold every setting against its rule.
+
+    Raises:
+        UserError: the first setting that breaks its rule, with the rule and the value.
+    """
+    with user_errors():
+        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for key, rule in RULES.items():
+        value = settings
+        for part in key.split("."):
+            if not isinstance(value, dict) or part not in value:
+                break
+            value = value[part]
+        else:
+            rule.check(key, value)
+    trainer = config.get("trainer") or {}
+    if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) == -1:
+        raise UserError("`trainer.max_epochs` and `trainer.max_steps` are both -1: set one, or training never ends.")
+
+
+def describe(config: DictConfig) -> str:
+    """What was chosen, in one line, for titles: data, network, norm, optimizer, batch size, seed."""
+    settings = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(settings, dict)
+    data, model, norm, optimizer = (settings[group] for group in ("data", "model", "norm", "optimizer"))
+    shape = "-".join(map(str, model.get("hidden", ())))
+    parts = [
+        data.get("name") or _last_name(data),
+        " ".join(filter(None, [_last_name(model), shape, model.get("activation")])),
+        f"{_last_name(norm)} {norm.get('placement', 'before')} activation" if norm["_target_"] else "no norm",
+        " ".join([_last_name(optimizer), *(f"{key} {optimizer[key]:g}" for key in _SHOWN if key in optimizer)]),
+        f"batch {data['batch_size']}",
+        f"seed {settings['seed']}",
+    ]
+    return ", ".join(parts)
+
+
+_SHOWN = ("lr", "momentum", "alpha", "beta1", "beta2")
+
+
+def _last_name(group: dict[str, Any]) -> str:
+    return str(group["_target_"]).rpartition(".")[2]

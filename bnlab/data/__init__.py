@@ -1,0 +1,21 @@
+"""Data sets as tensors in memory, their normalization and mini-batches. Lightning is imported on first use only."""
+
+from typing import TYPE_CHECKING, Any
+
+from bnlab.data.batches import Batches, EpochOrder
+from bnlab.data.datasets import digits, from_torchvision
+from bnlab.data.normalization import Normalization
+from bnlab.data.splits import Split, Splits
+
+if TYPE_CHECKING:
+    from bnlab.data.module import DataModule
+
+__all__ = ["Batches", "DataModule", "EpochOrder", "Normalization", "Split", "Splits", "digits", "from_torchvision"]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "DataModule":
+        raise AttributeError(f"module 'bnlab.data' has no attribute {name!r}")
+    from bnlab.data.module import DataModule
+
+    return DataModule

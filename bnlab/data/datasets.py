@@ -1,0 +1,92 @@
+"""The data sets: each is read once and converted to tensors in memory."""
+
+import contextlib
+import io
+import socket
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from bnlab.data.splits import Split, Splits, stratified_split
+from bnlab.errors import UserError, one_line
+
+__all__ = ["digits", "from_torchvision"]
+
+DOWNLOAD_TIMEOUT_S = 30.0
+
+
+def digits(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0) -> Splits:
+    """1,797 handwritten digits of 8 x 8 pixels in [0, 1], shipped with scikit-learn; stratified random splits.
+
+    Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
+    """
+    from sklearn.datasets import load_digits
+
+    if val_fraction + test_fraction >= 1:
+        raise UserError(
+            f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val_fraction} + {test_fraction}."
+        )
+    images, classes = load_digits(return_X_y=True)
+    samples = torch.from_numpy(images).float().div_(16).reshape(-1, 1, 8, 8)
+    whole = Split(samples, torch.from_numpy(classes).long())
+    rest, test = stratified_split(whole, test_fraction, split_seed)
+    train, val = stratified_split(rest, val_fraction / (1 - test_fraction), split_seed)
+    return Splits(train, val, test, num_classes=10)
+
+
+def from_torchvision(name: str, *, root: str, val_fraction: float = 0.1, split_seed: int = 0) -> Splits:
+    """A data set of `torchvision.datasets` that fits in memory: its published test set; validation cut off training.
+
+    Args:
+        name: MNIST, FashionMNIST, KMNIST, CIFAR10, or another that has `data` and `targets`.
+        root: the folder that holds the files as torchvision lays them out, or where they are downloaded to.
+        val_fraction: the share of the training set that becomes the validation set, class by class.
+    Raises:
+        UserError: the files are neither there nor to be had, or cannot be read.
+    """
+    published = {train: _read(name, Path(root), train=train) for train in (True, False)}
+    train, val = stratified_split(_as_split(published[True]), val_fraction, split_seed)
+    return Splits(train, val, _as_split(published[False]), num_classes=len(published[True].classes))
+
+
+def _read(name: str, root: Path, *, train: bool) -> Any:
+    from torchvision import datasets
+
+    data_set = getattr(datasets, name, None)
+    if data_set is None:
+        raise UserError(f"`data.name` must be a class of torchvision.datasets, but got {name!r}.")
+    with contextlib.suppress(RuntimeError):  # torchvision's word for "not there"
+        return _open(data_set, root, train=train, download=False)
+    try:
+        return _open(data_set, root, train=train, download=True)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{name} is not in `data.root`={str(root)!r} and could not be downloaded there ({one_line(error)}): "
+            f"set data.root to a folder that holds it, or connect to the network."
+        ) from error
+
+
+def _open(data_set: Any, root: Path, *, train: bool, download: bool) -> Any:
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torchvision sets none, and would wait for a silent server forever
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each failed mirror
+            return data_set(root, train=train, download=download)
+    except (ValueError, AssertionError, EOFError, IndexError) as error:
+        raise UserError(
+            f"{data_set.__name__} in `data.root`={str(root)!r} cannot be read, a file of it is damaged "
+            f"({one_line(error)}): delete {str(root / data_set.__name__)!r} to have it downloaded again."
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def _as_split(published: Any) -> Split:
+    pixels = torch.as_tensor(np.asarray(published.data))
+    # (N, H, W) or (N, H, W, channels) in 0..255 becomes (N, channels, H, W) in [0, 1]
+    pixels = pixels.unsqueeze(1) if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    return Split(pixels.contiguous().float().div_(255), torch.as_tensor(published.targets).long())

@@ -1,0 +1,53 @@
+"""The LightningDataModule over tensors in memory."""
+
+from typing import Any
+
+import lightning as L
+
+from bnlab.data.batches import Batches, EpochOrder
+from bnlab.data.normalization import Normalization
+from bnlab.data.splits import Splits
+
+__all__ = ["EVALUATION_BATCH_SIZE", "DataModule"]
+
+EVALUATION_BATCH_SIZE = 1024
+
+
+class DataModule(L.LightningDataModule):
+    """Serve the mini-batches of `splits` to the trainer, from the trainer's device.
+
+    Args:
+        splits: training, validation and test samples.
+        batch_size: of training, or "full".
+        normalize: standardize all three splits with the mean and deviation of the training split.
+        seed: with the epoch, decides the order of the training samples.
+    """
+
+    def __init__(self, splits: Splits, *, batch_size: int | str = 64, normalize: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        self.normalization = Normalization.of(splits.train) if normalize else None
+        self.splits = self.normalization.of_splits(splits) if self.normalization else splits
+        self.order = EpochOrder(len(splits.train), seed)
+        self.batch_size = None if batch_size == "full" else int(batch_size)
+        Batches(splits.train, self.batch_size)  # a batch size that cannot be is found before the trainer starts
+
+    def _split(self, name: str) -> Any:
+        split = getattr(self.splits, name)
+        return split.to(self.trainer.strategy.root_device) if self.trainer is not None else split
+
+    def train_dataloader(self) -> Batches:
+        return Batches(self._split("train"), self.batch_size, self.order)
+
+    def val_dataloader(self) -> Batches:
+        split = self._split("val")
+        return Batches(split, min(EVALUATION_BATCH_SIZE, len(split)))
+
+    def test_dataloader(self) -> Batches:
+        split = self._split("test")
+        return Batches(split, min(EVALUATION_BATCH_SIZE, len(split)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a new sample must go through before the network, kept in the checkpoint beside the weights."""
+        if self.normalization is None:
+            return {}
+        return {"mean": self.normalization.mean, "std": self.normalization.std}

@@ -1,0 +1,58 @@
+"""A data set as tensors: training, validation and test split."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bnlab.errors import UserError
+
+__all__ = ["Split", "Splits", "stratified_split"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Samples x (N, *shape), float, and their classes y (N,), int64."""
+
+    x: Tensor
+    y: Tensor
+
+    def __post_init__(self) -> None:
+        if len(self.x) != len(self.y):
+            raise UserError(f"A split needs as many samples as classes, but got {len(self.x)} and {len(self.y)}.")
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.x.to(device), self.y.to(device))
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits of one data set; `num_classes` counts the classes of y: 0, ..., num_classes - 1."""
+
+    train: Split
+    val: Split
+    test: Split
+    num_classes: int
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        return tuple(self.train.x.shape[1:])
+
+
+def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+    """Cut a random `fraction` off `split`, each class in its own share; the same `seed` cuts the same samples.
+
+    Returns:
+        what remains, and what was cut off.
+    """
+    from sklearn.model_selection import train_test_split  # takes a second to import
+
+    remaining, cut = train_test_split(
+        np.arange(len(split)), test_size=fraction, random_state=seed, stratify=split.y.numpy()
+    )
+    parts = [torch.from_numpy(np.sort(part)) for part in (remaining, cut)]
+    return Split(split.x[parts[0]], split.y[parts[0]]), Split(split.x[parts[1]], split.y[parts[1]])

@@ -1,0 +1,36 @@
+"""`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
+
+import argparse
+from pathlib import Path
+
+from bnlab.errors import report_user_errors
+
+__all__ = ["evaluate", "main"]
+
+
+def evaluate(folder: str | Path) -> dict[str, float]:
+    """{"test_loss", "test_accuracy"} of the best weights of the run in `folder`, as its training computed them.
+
+    Raises:
+        UserError: the folder holds no run, or its data are not there any more.
+    """
+    from bnlab.classifier import Classifier
+    from bnlab.fit import build_data, build_trainer, test
+    from bnlab.runs import load
+
+    run = load(folder)
+    run.config.logger = {"_target_": None}
+    trainer = build_trainer(run.config, run.folder)
+    return test(trainer, Classifier(run.network), build_data(run.config), run.folder.best_checkpoint)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bnlab.evaluate", description=__doc__)
+    parser.add_argument("folder", help="the folder of a run, such as outputs/runs/2026-01-31/12-00-00-1a2b3c")
+    with report_user_errors():
+        for name, value in evaluate(parser.parse_args().folder).items():
+            print(f"{name} {value!r}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Tables in, matplotlib figures out; nothing is shown or saved here."""
+
+from collections.abc import Mapping, Sequence
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+__all__ = ["curves"]
+
+COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
+
+
+def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
+    """Loss and accuracy of training and validation against the epoch, side by side; the best epoch marked."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    epochs = metrics["epoch"]
+    for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split, colour in COLOURS.items():
+            marker = "o" if len(epochs) < 3 else None  # a line through one point cannot be seen
+            axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
+        if best_epoch is not None:
+            axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
+        axes.set_xlabel("epoch")
+        axes.set_title(quantity, fontsize=10)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(alpha=0.3)
+        axes.legend()
+        if quantity == "accuracy":
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    return figure

@@ -1,0 +1,204 @@
+"""Train one network from a config into a folder: build, fit, test, summarize."""
+
+import importlib.metadata
+import logging
+import platform
+import shlex
+import time
+import warnings
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from bnlab.build import arguments_of, build_logger, build_network, build_splits
+from bnlab.classifier import Classifier
+from bnlab.config import check, describe
+from bnlab.data import DataModule
+from bnlab.errors import UserError, one_line, user_errors
+from bnlab.figures import curves
+from bnlab.interrupt import InterruptBetweenSteps, Interrupted
+from bnlab.network import has_batch_norm, num_parameters
+from bnlab.optimizer import build_optimizer, build_scheduler
+from bnlab.progress import ProgressBar
+from bnlab.recorder import Recorder
+from bnlab.runs import RunFolder
+
+__all__ = ["Summary", "build_data", "build_trainer", "fit", "test"]
+
+Summary = dict[str, Any]
+
+
+def fit(
+    config: DictConfig, folder: str | Path, *, overrides: Sequence[str] = (), console: Console | None = None
+) -> Summary:
+    """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
+
+    Args:
+        config: as `bnlab.compose` gives it.
+        folder: where the run goes; made if it is not there.
+        overrides: what made the config, kept so that the run can be repeated.
+        console: where the progress bar and the closing table go; None for stdout.
+    Returns:
+        what summary.json holds; its "status" is completed, diverged or interrupted.
+    Raises:
+        UserError: something that cannot work, found before any training; the folder's summary says status failed.
+    """
+    start = time.monotonic()
+    console = console or Console()
+    run = RunFolder(Path(folder))
+    check(config)
+    run.create(config, overrides)
+    summary: Summary = {
+        "status": "failed",
+        "objective": None,
+        "command": shlex.join(["python", "-m", "bnlab.train", *overrides]),
+        "seed": config.seed,
+        "versions": _versions(),
+    }
+    try:
+        summary |= _fit_and_test(config, run, console)
+    except BaseException as error:
+        summary["error"] = one_line(error)
+        raise
+    finally:
+        summary["seconds"] = time.monotonic() - start
+        run.write_summary(summary)
+    console.print(_closing_table(summary, run))
+    return summary
+
+
+def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summary:
+    data = build_data(config)
+    network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
+    _check_batch_norm_has_batches(network, data)
+    classifier = Classifier(
+        network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
+    )
+    with user_errors("`optimizer`, `scheduler`: "):
+        classifier.configure_optimizers()  # what they refuse is found before the trainer starts
+    recorder = Recorder(run, config.objective)
+    with InterruptBetweenSteps() as interrupt:
+        trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt])
+        L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
+        status, test_metrics = "completed", {}
+        start = time.monotonic()
+        try:
+            try:
+                trainer.fit(classifier, data)
+            finally:
+                fit_seconds = time.monotonic() - start
+            if recorder.diverged_epoch is not None:
+                status = "diverged"
+            if recorder.best is not None:
+                test_metrics = test(trainer, classifier, data, run.best_checkpoint)
+        except (Interrupted, KeyboardInterrupt, SIGTERMException):
+            status = "interrupted"
+    best = recorder.best or {}
+    if recorder.rows:
+        figure = curves(recorder.columns(), describe(config), best.get("epoch"))
+        run.write_figure(figure)
+    return {
+        "status": status,
+        "diverged_epoch": recorder.diverged_epoch,
+        "objective": best.get(config.objective),
+        "objective_name": config.objective,
+        "best_epoch": best.get("epoch"),
+        "epochs": len(recorder.rows),
+        "steps": trainer.global_step,
+        **{name: best.get(name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
+        "test_loss": test_metrics.get("test_loss"),
+        "test_accuracy": test_metrics.get("test_accuracy"),
+        "parameters": num_parameters(network),
+        "samples_per_second": classifier.num_samples_trained / fit_seconds,
+        "sample_shape": list(data.splits.sample_shape),
+        "num_classes": data.splits.num_classes,
+    }
+
+
+def build_data(config: DictConfig) -> DataModule:
+    """The data of `config.data` in memory, normalized if it says so, in the order of `config.seed`."""
+    return DataModule(
+        build_splits(config), batch_size=config.data.batch_size, normalize=config.data.normalize, seed=config.seed
+    )
+
+
+def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+    """Lightning's Trainer from `config.trainer`, with `callbacks` and those of `config.callbacks`.
+
+    Raises:
+        UserError: an argument that Lightning does not know or cannot serve on this machine.
+    """
+    _silence_lightning()
+    with user_errors("`callbacks`: "):
+        own = [instantiate(arguments_of(callback)) for callback in config.callbacks.values()]
+    logger = build_logger(config, run.path)
+    with user_errors("`trainer`: "):
+        return instantiate(
+            arguments_of(config.trainer),
+            callbacks=[*callbacks, *own],
+            logger=logger,
+            default_root_dir=str(run.path),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+        )
+
+
+def test(trainer: L.Trainer, classifier: Classifier, data: DataModule, checkpoint: Path) -> dict[str, float]:
+    """{"test_loss", "test_accuracy"} of the weights in `checkpoint`."""
+    weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
+    classifier.load_state_dict(weights)
+    trainer.test(classifier, data, verbose=False)
+    return {name: classifier.epoch_metrics[name] for name in ("test_loss", "test_accuracy")}
+
+
+def _check_batch_norm_has_batches(network: torch.nn.Module, data: DataModule) -> None:
+    if has_batch_norm(network) and min(data.train_dataloader().sizes) == 1:
+        raise UserError(
+            "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
+            "norm=none trains on single samples."
+        )
+
+
+def _silence_lightning() -> None:
+    """Leave its warnings to the user; drop remarks on devices, advertisements, and a warning that is for Lightning."""
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", module="lightning")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _closing_table(summary: Summary, run: RunFolder) -> Table:
+    title = summary["status"]
+    if summary["diverged_epoch"] is not None:
+        title = f"diverged: the loss of epoch {summary['diverged_epoch']} is not finite"
+    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
+    table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")
+    table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
+    table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
+    table.add_row("seconds", _shown(summary["seconds"], ".1f"))
+    table.add_row("folder", _relative(run.path))
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -1,0 +1,72 @@
+"""`python -m bnlab.train [overrides]`: train one network; with -m, sweep. Torch is imported inside the task only."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from bnlab.config import check, config_folder
+from bnlab.errors import UserError, one_line, report_user_errors
+
+__all__ = ["main", "task"]
+
+EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT
+
+
+def task(config: DictConfig) -> float | None:
+    """Train the network of `config` into Hydra's output folder.
+
+    Returns:
+        the objective at the best epoch, for a sweeper; None if no epoch had a finite loss.
+    """
+    hydra_config = HydraConfig.get()
+    # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
+    with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
+        check(config)  # before two seconds of imports
+        from bnlab.fit import fit
+
+        summary = fit(config, Path(hydra_config.runtime.output_dir), overrides=list(hydra_config.overrides.task))
+    if summary["status"] == "interrupted":
+        raise SystemExit(EXIT_INTERRUPTED)
+    return summary["objective"]
+
+
+def main() -> None:
+    # Two runs that start in the same second must not share a folder.
+    OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
+    with report_user_errors(), _errors_of_hydra():
+        application()
+
+
+@contextmanager
+def _errors_of_hydra() -> Iterator[None]:
+    """What Hydra and OmegaConf raise is a mistake in the overrides or the configs: a `UserError`.
+
+    Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
+    """
+    asked_for = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        raise UserError(one_line(error)) from error
+    finally:
+        if asked_for is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = asked_for
+
+
+if __name__ == "__main__":
+    from bnlab.train import main as main_of_the_module  # not __main__'s, which another process could not import
+
+    main_of_the_module()
