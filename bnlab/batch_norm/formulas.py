@@ -13,7 +13,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Statistics", "affine", "backward", "batch_statistics", "centered", "computed_in", "per_channel"]
+__all__ = [
+    "Statistics",
+    "affine",
+    "backward",
+    "batch_statistics",
+    "centered",
+    "computed_in",
+    "update_running_statistics",
+]
 
 
 class Statistics(NamedTuple):
@@ -65,6 +73,10 @@ def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
     for size in x.shape[stack_dims + 2 :]:
         result = result * size
     return result
+
+
+def inverse_std(var: Tensor, eps: Tensor | float) -> Tensor:
+    return torch.rsqrt(var + per_network(eps))
 
 
 def masked(values: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
@@ -123,3 +135,23 @@ def backward(
     grad_x = g * per_channel(scale, c, stack_dims) + c * per_channel(slope, c, stack_dims)
     grad_x = masked(grad_x + per_channel(shift, c, stack_dims), mask, stack_dims)
     return grad_x, sum_g_x_hat, sum_g
+
+
+def update_running_statistics(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: Tensor | float,
+    mask: Tensor | None,
+    stack_dims: int,
+) -> None:
+    """running += momentum * (new - running), in place; the variance is the unbiased one, N / (N - 1) of the batch's."""
+    factor = per_network(momentum)
+    number = count(x, mask, stack_dims)
+    if running_mean is not None:
+        running_mean.add_((mean - running_mean) * factor)
+    if running_var is not None:
+        unbiased = var * (number / (number - 1).clamp(min=1) if isinstance(number, Tensor) else number / (number - 1))
+        running_var.add_((unbiased - running_var) * factor)

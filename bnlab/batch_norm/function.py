@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.formulas import Statistics
@@ -22,10 +21,6 @@ def move_stack_dim(size: int, value: Any, in_dim: int | None) -> Any:
     if not isinstance(value, Tensor):
         return value
     return value.expand(size, *value.shape) if in_dim is None else value.movedim(in_dim, 0)
-
-
-def inverse_std(var: Tensor, eps: Tensor | float) -> Tensor:
-    return torch.rsqrt(var + formulas.per_network(eps))
 
 
 class BatchNormFunction(torch.autograd.Function):
@@ -54,7 +49,7 @@ class BatchNormFunction(torch.autograd.Function):
         x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, mask: Tensor | None, stack_dims: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         statistics, c = formulas.batch_statistics(x, mask, stack_dims)
-        scale = inverse_std(statistics.var, eps)
+        scale = formulas.inverse_std(statistics.var, eps)
         if weight is not None:
             scale = scale * weight
         y = formulas.affine(c, statistics.residual, scale, bias, mask, stack_dims)
@@ -98,7 +93,7 @@ class BatchNormFunction(torch.autograd.Function):
             number = formulas.count(x, mask, ctx.stack_dims)
             residual = formulas.total(c, ctx.stack_dims) / number
             statistics = Statistics(mean, residual, var, number)
-        return x, weight, mask, statistics, inverse_std(statistics.var, eps), c
+        return x, weight, mask, statistics, formulas.inverse_std(statistics.var, eps), c
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:

@@ -4,12 +4,12 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
+from bnlab.batch_norm.eager import EagerBatchNormFunction, is_eager
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
-    inverse_std,
 )
 
 __all__ = ["batch_norm"]
@@ -50,15 +50,21 @@ def batch_norm(
         ValueError, RuntimeError: as `torch.nn.functional.batch_norm` does.
     """
     check(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
-    forward_mode = not torch.compiler.is_compiling() and (
-        torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-    )
+    eager = is_eager()
+    if eager and training:
+        by_hand: Tensor = EagerBatchNormFunction.apply(
+            input, weight, bias, running_mean, running_var, momentum, eps, mask, stack_dims
+        )
+        return by_hand
+    # TorchDynamo takes no Function that has a derivative in forward mode.
+    forward_mode = not eager and not torch.compiler.is_compiling()
     if not training:
+        assert running_mean is not None
+        assert running_var is not None
         dtype = formulas.computed_in(input)
-        assert running_mean is not None and running_var is not None
         # Copies: what is written to the buffers between forward and backward is no business of this backward.
         mean = running_mean.detach().to(dtype, copy=True)
-        inv_std = inverse_std(running_var.detach().to(dtype), eps)
+        inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
         function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
         y: Tensor = function.apply(input, weight, bias, mean, inv_std, mask, stack_dims)
         return y
@@ -66,28 +72,8 @@ def batch_norm(
     y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     if running_mean is not None or running_var is not None:
         with torch.no_grad():
-            update_running_statistics(input, mean, var, running_mean, running_var, momentum, mask, stack_dims)
+            formulas.update_running_statistics(input, mean, var, running_mean, running_var, momentum, mask, stack_dims)
     return y
-
-
-def update_running_statistics(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: Tensor | float,
-    mask: Tensor | None,
-    stack_dims: int,
-) -> None:
-    """running += momentum * (new - running), in place; the variance is the unbiased one, N / (N - 1) times the batch's."""
-    factor = formulas.per_network(momentum)
-    number = formulas.count(x, mask, stack_dims)
-    if running_mean is not None:
-        running_mean.add_((mean - running_mean) * factor)
-    if running_var is not None:
-        unbiased = var * (number / (number - 1).clamp(min=1) if isinstance(number, Tensor) else number / (number - 1))
-        running_var.add_((unbiased - running_var) * factor)
 
 
 def check(
