@@ -7,20 +7,16 @@ if TYPE_CHECKING:
     from bnlab.batch_norm import BatchNorm1d
     from bnlab.config import compose
     from bnlab.errors import UserError
-    from bnlab.evaluate import evaluate
-    from bnlab.fit import fit
     from bnlab.network import MLP
     from bnlab.runs import load
 
-__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "evaluate", "fit", "load"]
+__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "load"]
 
 _HOME = {
     "MLP": "bnlab.network",
     "BatchNorm1d": "bnlab.batch_norm",
     "UserError": "bnlab.errors",
     "compose": "bnlab.config",
-    "evaluate": "bnlab.evaluate",
-    "fit": "bnlab.fit",
     "load": "bnlab.runs",
 }
 

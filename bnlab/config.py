@@ -67,7 +67,9 @@ def describe(config: DictConfig) -> str:
     parts = [
         data.get("name") or _last_name(data),
         " ".join(filter(None, [_last_name(model), shape, model.get("activation")])),
-        f"{_last_name(norm)} {norm.get('placement', 'before')} activation" if norm["_target_"] else "no norm",
+        f"{norm['_target_'].replace('bnlab.batch_norm.', '')} {norm.get('placement', 'before')} activation"
+        if norm["_target_"]
+        else "no norm",
         " ".join([_last_name(optimizer), *(f"{key} {optimizer[key]:g}" for key in _SHOWN if key in optimizer)]),
         f"batch {data['batch_size']}",
         f"seed {settings['seed']}",

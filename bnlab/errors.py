@@ -1,6 +1,7 @@
 """Mistakes a user can make: one clear line on stderr and exit code 2, never a traceback."""
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +13,21 @@ class UserError(ValueError):
     """What is wrong, the value, and the way out, in one line."""
 
 
+# What Hydra and OmegaConf add for their own developers.
+_INTERNAL = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search path:|\tprovider=).*")
+
+
 def one_line(error: BaseException) -> str:
     """The message of `error` and, where a library wrapped it, of its cause, without line breaks."""
-    text = str(error) or type(error).__name__
-    if error.__cause__ is not None and str(error.__cause__) not in text:
-        text = f"{text}: {error.__cause__}"
-    return " ".join(text.split())
+    text = _message(error)
+    if error.__cause__ is not None and _message(error.__cause__) not in text:
+        text = f"{text}: {_message(error.__cause__)}"
+    return text
+
+
+def _message(error: BaseException) -> str:
+    lines = [line for line in str(error).splitlines() if not _INTERNAL.fullmatch(line)]
+    return " ".join(" ".join(lines).split()) or type(error).__name__
 
 
 @contextmanager
@@ -25,14 +35,18 @@ def user_errors(context: str = "") -> Iterator[None]:
     """Turn what libraries raise while a configuration is put into effect into a `UserError`.
 
     Only for code that runs before any training: what fails there comes from what the user asked for. `context` opens
-    the line.
+    the line. Of an error that Hydra wrapped while calling a `_target_`, the line tells the cause.
     """
     try:
         yield
-    except UserError:
-        raise
     except Exception as error:
-        raise UserError(f"{context}{one_line(error)}") from error
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if isinstance(cause, UserError):
+            raise cause from None
+        told = one_line(cause) if str(error).startswith("Error in call to target") else one_line(error)
+        raise UserError(f"{context}{told}") from error
 
 
 # Read when the program starts: `bnlab.train` sets the variable itself, to receive what Hydra would print.

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 __all__ = ["curves"]
 
@@ -12,7 +12,8 @@ COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: 
 
 def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
     """Loss and accuracy of training and validation against the epoch, side by side; the best epoch marked."""
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    figure = Figure(figsize=(10, 4.2))
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
     figure.suptitle(title, fontsize=11)
     epochs = metrics["epoch"]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
@@ -26,6 +27,9 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
+        if quantity == "loss" and all(value > 0 for split in COLOURS for value in metrics[f"{split}_loss"]):
+            axes.set_yscale("log")  # the last epochs, a hundredth of the first, would be one flat line
+            axes.yaxis.set_minor_formatter(NullFormatter())
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure

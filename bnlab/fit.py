@@ -72,6 +72,7 @@ def fit(
     finally:
         summary["seconds"] = time.monotonic() - start
         run.write_summary(summary)
+    console.print(_headline(summary), style="bold")
     console.print(_closing_table(summary, run))
     return summary
 
@@ -88,6 +89,8 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summa
     recorder = Recorder(run, config.objective)
     with InterruptBetweenSteps() as interrupt:
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt])
+        for logger in trainer.loggers:
+            logger.log_hyperparams(arguments_of(config))
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
         status, test_metrics = "completed", {}
         start = time.monotonic()
@@ -143,7 +146,7 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
     logger = build_logger(config, run.path)
     with user_errors("`trainer`: "):
         return instantiate(
-            arguments_of(config.trainer),
+            {"log_every_n_steps": 1} | arguments_of(config.trainer),  # else Lightning warns of short epochs
             callbacks=[*callbacks, *own],
             logger=logger,
             default_root_dir=str(run.path),
@@ -181,11 +184,13 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
+def _headline(summary: Summary) -> str:
+    epoch = summary["diverged_epoch"]
+    return summary["status"] if epoch is None else f"diverged: the loss of epoch {epoch} is not finite"
+
+
 def _closing_table(summary: Summary, run: RunFolder) -> Table:
-    title = summary["status"]
-    if summary["diverged_epoch"] is not None:
-        title = f"diverged: the loss of epoch {summary['diverged_epoch']} is not finite"
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = Table(show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
     table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -41,6 +42,12 @@ class Recorder(Checkpoint):
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # by the end of the epoch the schedule has moved it
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if trainer.global_step == trainer.max_steps:
+            trainer.should_stop = True  # Lightning validates after a stop, but not where max_steps cuts an epoch short
+
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Classifier)
         epoch = trainer.current_epoch + 1
@@ -58,7 +65,7 @@ class Recorder(Checkpoint):
         )
         if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
             self.diverged_epoch = epoch
-            log.warning("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
+            log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
             trainer.should_stop = True
         elif self.best is None or BETTER[self._objective](row[self._objective], self.best[self._objective]):
             self.best = row

@@ -57,8 +57,10 @@ def _errors_of_hydra() -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException) as error:
         raise UserError(one_line(error)) from error
+    except OSError as error:
+        raise UserError(f"A run's folder cannot be written ({error}): choose another with hydra.run.dir=.") from error
     finally:
         if asked_for is None:
             del os.environ["HYDRA_FULL_ERROR"]

@@ -51,22 +51,28 @@ def from_torchvision(name: str, *, root: str, val_fraction: float = 0.1, split_s
     return Splits(train, val, _as_split(published[False]), num_classes=len(published[True].classes))
 
 
+class _NotThereError(Exception):
+    pass
+
+
 def _read(name: str, root: Path, *, train: bool) -> Any:
     from torchvision import datasets
 
     data_set = getattr(datasets, name, None)
     if data_set is None:
         raise UserError(f"`data.name` must be a class of torchvision.datasets, but got {name!r}.")
-    with contextlib.suppress(RuntimeError):  # torchvision's word for "not there"
+    try:
         return _open(data_set, root, train=train, download=False)
+    except _NotThereError:
+        pass
     try:
         return _open(data_set, root, train=train, download=True)
     except UserError:
         raise
     except Exception as error:
         raise UserError(
-            f"{name} is not in `data.root`={str(root)!r} and could not be downloaded there ({one_line(error)}): "
-            f"set data.root to a folder that holds it, or connect to the network."
+            f"{name} is not in `data.root`={str(root)!r} and could not be downloaded there: set data.root to a folder "
+            f"that holds it, or connect to the network ({one_line(error)})."
         ) from error
 
 
@@ -76,7 +82,9 @@ def _open(data_set: Any, root: Path, *, train: bool, download: bool) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each failed mirror
             return data_set(root, train=train, download=download)
-    except (ValueError, AssertionError, EOFError, IndexError) as error:
+    except (ValueError, AssertionError, EOFError, IndexError, RuntimeError) as error:
+        if download or "not found" in str(error):
+            raise _NotThereError(one_line(error)) from error
         raise UserError(
             f"{data_set.__name__} in `data.root`={str(root)!r} cannot be read, a file of it is damaged "
             f"({one_line(error)}): delete {str(root / data_set.__name__)!r} to have it downloaded again."
