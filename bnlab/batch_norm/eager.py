@@ -1,10 +1,11 @@
 """Batch norm in eager mode, where nothing traces or transforms it: by the CPU kernel, or with few allocations.
 
-The Functions of `function.py` are for everyone else. This one is written with a `ctx` in forward, because the call of a
-Function without costs as much as the whole of a small batch norm.
+The Functions of `function.py` are for everyone else. These are written with a `ctx` in forward, because the call of a
+Function without costs as much as the whole of a small batch norm; for the same reason what is no tensor travels in one
+tuple, and a derivative of a derivative takes the statistics from x once more instead of keeping them as outputs.
 """
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,21 +14,29 @@ from torch.nn.parameter import Buffer, Parameter
 from bnlab.batch_norm import formulas, in_place, kernel
 from bnlab.batch_norm.formulas import Statistics
 
-__all__ = ["EagerBatchNormFunction", "is_eager"]
+__all__ = ["InPlaceBatchNormFunction", "KernelBatchNormFunction", "is_eager", "kernel_takes"]
+
+# running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
+Settings: TypeAlias = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
+]
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
 PLAIN = {Tensor, Parameter, Buffer}
 KERNEL_DTYPES = {torch.float32, torch.float64}
 
+is_compiling = torch.compiler.is_compiling
 transforms_active = torch._C._are_functorch_transforms_active
 dispatch_modes = torch._C._len_torch_dispatch_stack
 tracing_state = torch._C._get_tracing_state
 is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
+is_grad_enabled = torch.is_grad_enabled
 
 
 def is_eager() -> bool:
     """Whether operations run right away on real tensors: no compiler, no functorch, no forward mode, no tracing."""
     return not (
-        torch.compiler.is_compiling()
+        is_compiling()
         or transforms_active()
         or torch.autograd.forward_ad._current_level >= 0
         or dispatch_modes()
@@ -35,53 +44,77 @@ def is_eager() -> bool:
     )
 
 
-def kernel_takes(x: Tensor, *others: Tensor | None) -> bool:
-    """Whether the kernel can read these: plain, on the CPU, all contiguous (x is made so) and of x's dtype."""
-    dtype = x.dtype
-    if dtype not in KERNEL_DTYPES or not x.is_cpu or type(x) not in PLAIN or x.numel() == 0:
+def kernel_takes(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: Tensor | float,
+    stack_dims: int,
+) -> bool:
+    """Whether the kernel can read these: plain, on the CPU, of x's dtype and of the right sizes, and contiguous (x is
+    made so). What is wrong with them otherwise is for others to say.
+    """
+    dtype, shape = x.dtype, x.shape
+    if len(shape) == 2 and not stack_dims:
+        num_values, num_features = shape
+        size = num_features
+    else:
+        num_values = shape[stack_dims] * shape[stack_dims + 2 :].numel()
+        size = shape[:stack_dims].numel() * shape[stack_dims + 1]
+    if (
+        dtype not in KERNEL_DTYPES
+        or num_values < 2
+        or not size
+        or not x.is_cpu
+        or type(x) not in PLAIN
+        or not (isinstance(eps, Tensor) or eps > 0)
+        or not kernel.is_available()
+    ):
         return False
-    for tensor in others:
-        if tensor is not None and (
-            tensor.dtype is not dtype or not tensor.is_contiguous() or type(tensor) not in PLAIN or not tensor.is_cpu
+    for tensor in (running_mean, running_var, weight, bias):
+        if tensor is not None and not (
+            tensor.dtype is dtype
+            and tensor.numel() == size
+            and tensor.is_contiguous()
+            and tensor.is_cpu
+            and type(tensor) in PLAIN
+            and (not stack_dims or tensor.shape == shape[:stack_dims] + shape[stack_dims + 1 : stack_dims + 2])
         ):
             return False
-    return kernel.is_available()
+    return True
 
 
-class EagerBatchNormFunction(torch.autograd.Function):
-    """`BatchNormFunction` in eager mode, which updates the running statistics too. Its arguments are `batch_norm`'s."""
+class KernelBatchNormFunction(torch.autograd.Function):
+    """`BatchNormFunction` by the CPU kernel, which updates the running statistics too."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor | None,
-        bias: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        momentum: Tensor | float,
-        eps: Tensor | float,
-        mask: Tensor | None,
-        stack_dims: int,
-    ) -> Tensor:
-        ctx.eps, ctx.stack_dims = eps, stack_dims
-        ctx.bias_dtype = x.dtype if bias is None else bias.dtype
-        if mask is None and kernel_takes(x, weight, bias, running_mean, running_var):
-            x = x.contiguous()
-            y, statistics = kernel.forward(
-                x,
-                weight,
-                bias,
-                running_mean,
-                running_var,
-                like(momentum, x),
-                like(eps, x),
-                stack_dims,
-            )
-            ctx.by_kernel = True
-            ctx.save_for_backward(x, weight, statistics)
-            return y
-        if mask is None and x.is_floating_point() and is_eager():
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
+        y, statistics = kernel.forward(x, weight, bias, settings)
+        ctx.settings = settings
+        ctx.save_for_backward(x, weight, statistics)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor) -> Gradients:
+        x, weight, statistics = ctx.saved_tensors
+        if is_grad_enabled() or type(grad_y) not in PLAIN or not is_eager() or is_batched(grad_y):
+            return differentiable_backward(ctx, grad_y, x, weight, None, *statistics)
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        return (
+            *kernel.backward(x, grad_y, weight, statistics, ctx.settings[-1], needs_x, needs_weight, needs_bias),
+            None,
+        )
+
+
+class InPlaceBatchNormFunction(torch.autograd.Function):
+    """`BatchNormFunction` in plain torch with few allocations; it updates the running statistics too."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
+        running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims = settings
+        if mask is None:
             y, rounded, mean, var = in_place.normalize(x, weight, bias, eps, stack_dims)
         else:
             found, c = formulas.batch_statistics(x, mask, stack_dims)
@@ -90,47 +123,45 @@ class EagerBatchNormFunction(torch.autograd.Function):
                 scale = scale * weight
             y = formulas.affine(c, found.residual, scale, bias, mask, stack_dims).to(x.dtype)
             rounded, mean, var = found.mean, found.mean + found.residual, found.var
-        formulas.update_running_statistics(x, mean, var, running_mean, running_var, momentum, mask, stack_dims)
-        ctx.by_kernel = False
-        ctx.save_for_backward(x, weight, torch.stack((rounded, formulas.inverse_std(var, eps))), mask)
+        formulas.update_running_statistics(
+            x, mean, var, running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims
+        )
+        ctx.settings = settings
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.save_for_backward(x, weight, mask, rounded, formulas.inverse_std(var, eps))
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
-        stack_dims = ctx.stack_dims
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        x, weight, statistics, *mask = ctx.saved_tensors
-        eager = is_eager() and type(grad_y) in PLAIN and not is_batched(grad_y)
-        if eager and ctx.by_kernel and not torch.is_grad_enabled():
-            grad_x = torch.empty_like(x) if needs_x else None
-            grad_weight = torch.empty_like(weight) if needs_weight else None
-            grad_bias = statistics.new_empty(statistics.shape[1:]) if needs_bias else None
-            kernel.backward(x, grad_y.contiguous(), weight, statistics, grad_x, grad_weight, grad_bias, stack_dims)
-            return grad_x, grad_weight, grad_bias, None, None, None, None, None, None
-        mask = mask[0] if mask else None
-        if torch.is_grad_enabled():  # a derivative of this derivative is wanted: of the statistics too
-            found, c = formulas.batch_statistics(x, mask, stack_dims)
-            inv_std = formulas.inverse_std(found.var, ctx.eps)
-            grads = formulas.backward(grad_y, c, found, inv_std, weight, mask, stack_dims)
-        elif eager and mask is None:
-            grads = in_place.backward(x, grad_y, weight, *statistics, stack_dims, needs_x)
-        else:
-            mean, inv_std = statistics
-            c = formulas.centered(x, mean, mask, stack_dims)
-            number = formulas.count(x, mask, stack_dims)
-            found = Statistics(mean, formulas.total(c, stack_dims) / number, mean, number)
-            grads = formulas.backward(grad_y, c, found, inv_std, weight, mask, stack_dims)
-        grad_x, grad_weight, grad_bias = grads
-        return (
-            grad_x.to(x.dtype) if needs_x else None,
-            grad_weight.to(weight.dtype) if needs_weight else None,
-            grad_bias.to(ctx.bias_dtype) if needs_bias else None,
-            *(None,) * 6,
-        )
+    def backward(ctx: Any, grad_y: Tensor) -> Gradients:
+        x, weight, mask, mean, inv_std = ctx.saved_tensors
+        if is_grad_enabled() or mask is not None or not is_eager() or is_batched(grad_y):
+            return differentiable_backward(ctx, grad_y, x, weight, mask, mean, inv_std)
+        gradients = in_place.backward(x, grad_y, weight, mean, inv_std, ctx.settings[-1], ctx.needs_input_grad[0])
+        return wanted(ctx, gradients, x, weight)
 
 
-def like(value: Tensor | float, x: Tensor) -> Tensor | float:
-    """A number a network in x's dtype, contiguous; a number stays one."""
-    if isinstance(value, Tensor):
-        return value.to(x.dtype).contiguous() if value.dim() else float(value)
-    return value
+def differentiable_backward(
+    ctx: Any, grad_y: Tensor, x: Tensor, weight: Tensor | None, mask: Tensor | None, mean: Tensor, inv_std: Tensor
+) -> Gradients:
+    """Backward by operations that can be differentiated again, batched and traced; then the statistics are, too."""
+    *_, eps, _, stack_dims = ctx.settings
+    if is_grad_enabled():
+        statistics, c = formulas.batch_statistics(x, mask, stack_dims)
+        inv_std = formulas.inverse_std(statistics.var, eps)
+    else:
+        c = formulas.centered(x, mean, mask, stack_dims)
+        number = formulas.count(x, mask, stack_dims)
+        statistics = Statistics(mean, formulas.total(c, stack_dims) / number, mean, number)
+    return wanted(ctx, formulas.backward(grad_y, c, statistics, inv_std, weight, mask, stack_dims), x, weight)
+
+
+def wanted(ctx: Any, gradients: tuple[Tensor | None, ...], x: Tensor, weight: Tensor | None) -> Gradients:
+    """The gradients that are needed, each in the dtype of what it is the gradient of."""
+    needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+    grad_x, grad_weight, grad_bias = gradients
+    return (
+        grad_x.to(x.dtype) if needs_x and grad_x is not None else None,
+        grad_weight.to(weight.dtype) if needs_weight and weight is not None and grad_weight is not None else None,
+        grad_bias.to(getattr(ctx, "bias_dtype", x.dtype)) if needs_bias and grad_bias is not None else None,
+        None,
+    )

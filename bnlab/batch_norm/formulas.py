@@ -143,11 +143,21 @@ def update_running_statistics(
     var: Tensor,
     running_mean: Tensor | None,
     running_var: Tensor | None,
-    momentum: Tensor | float,
+    num_batches_tracked: Tensor | None,
+    momentum: Tensor | float | None,
     mask: Tensor | None,
     stack_dims: int,
 ) -> None:
-    """running += momentum * (new - running), in place; the variance is the unbiased one, N / (N - 1) of the batch's."""
+    """running += momentum * (new - running), in place; the variance is the unbiased one, N / (N - 1) of the batch's.
+
+    With momentum None it is 1 / num_batches_tracked, this batch counted.
+    """
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if running_mean is None and running_var is None:
+        return
+    if momentum is None:
+        momentum = 0.0 if num_batches_tracked is None else 1.0 / num_batches_tracked
     factor = per_network(momentum)
     number = count(x, mask, stack_dims)
     if running_mean is not None:

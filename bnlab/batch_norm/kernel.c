@@ -24,9 +24,10 @@ typedef struct {
     void *dweight, *dbias;
     void *mean, *inv_std;
     void *running_mean, *running_var;
+    int64_t *num_batches_tracked;
     const void *eps, *momentum;  // (K,) or NULL for the numbers below
     int64_t K, N, C, L, threads;
-    double eps_number, momentum_number;
+    double eps_number, momentum_number;  // momentum -1: 1 / num_batches_tracked
 } Problem;
 
 enum { BLOCK = 65536, LANES = 16 };  // values in a block of rows; values of a row of L taken side by side
@@ -107,7 +108,8 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, 
     *shift = (T)((p->bias ? ((const T *)p->bias)[i] : 0) - (exact - rounded) * *scale);
     ((T *)p->mean)[i] = (T)rounded;
     ((T *)p->inv_std)[i] = (T)inv_std;
-    const double momentum = p->momentum ? ((const T *)p->momentum)[k] : (T)p->momentum_number;
+    double momentum = p->momentum ? ((const T *)p->momentum)[k] : (T)p->momentum_number;
+    if (momentum < 0) momentum = p->num_batches_tracked ? 1 / (double)*p->num_batches_tracked : 0;
     if (p->running_mean) {
         T *running = (T *)p->running_mean + i;
         *running = (T)(*running + momentum * (exact - *running));
@@ -307,6 +309,7 @@ static void OF(channel_backward)(void *argument, int64_t channel) {
 
 void OF(run)(const Problem *p) {
     const int64_t size = p->K * p->N * p->C * p->L, threads = size > BLOCK / 2 ? p->threads : 1;
+    if (p->num_batches_tracked) ++*p->num_batches_tracked;
     if (p->out) prefer_huge_pages(p->out, size * (int64_t)sizeof(T));
     if (p->L > 1)
         each(p->grad ? OF(channel_backward) : OF(channel_forward), (void *)p, p->K * p->C, threads);

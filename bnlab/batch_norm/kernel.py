@@ -32,8 +32,8 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
 FLAGS = ["-O3", "-shared", "-fPIC"]
 
-# `Problem` of kernel.c: 13 pointers, 5 integers, 2 doubles.
-pack = struct.Struct("@13P5q2d").pack
+# `Problem` of kernel.c: 14 pointers, 5 integers, 2 doubles.
+pack = struct.Struct("@14P5q2d").pack
 
 Run = Callable[[bytes], None]
 run_of: dict[torch.dtype, Run] = {}
@@ -146,56 +146,66 @@ def cache_folders() -> Iterator[Path]:
 def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int, int]:
     """K, N, C, L of x (*stack, N, C) or (*stack, N, C, L), and how many threads to use."""
     shape = x.shape
-    num_networks = length = 1
-    for size in shape[:stack_dims]:
-        num_networks *= size
-    for size in shape[stack_dims + 2 :]:
-        length *= size
-    # Asking costs time, and the kernel would not use them.
+    # Asking for the threads costs time, and for little work the kernel would not use them.
     threads = 1 if x.numel() <= 32768 or state["forked"] else torch.get_num_threads()
-    return num_networks, shape[stack_dims], shape[stack_dims + 1], length, threads
+    if len(shape) == 2:
+        return 1, shape[0], shape[1], 1, threads
+    length = shape[stack_dims + 2 :].numel()
+    return shape[:stack_dims].numel(), shape[stack_dims], shape[stack_dims + 1], length, threads
 
 
-def pointer(values: Tensor | None) -> int:
-    return 0 if values is None else values.data_ptr()
+def each_network(value: Tensor | float, x: Tensor) -> tuple[Tensor | None, int, float]:
+    """A number a network as the tensor that owns them and a pointer, a number as itself."""
+    if not isinstance(value, Tensor):
+        return None, 0, value
+    if not value.dim():
+        return None, 0, float(value)
+    value = value.detach().to(x.dtype).contiguous()
+    return value, value.data_ptr(), 0.0
 
 
 def forward(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    momentum: Tensor | float,
-    eps: Tensor | float,
-    stack_dims: int,
+    settings: tuple[
+        Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
+    ],
 ) -> tuple[Tensor, Tensor]:
     """y, and (2, *stack, C) with the rounded mean and 1 / sqrt(var + eps); the running statistics are updated.
 
-    All tensors are on the CPU, contiguous and of one dtype, float32 or float64.
+    All tensors are on the CPU, of one dtype, float32 or float64, and all but x contiguous. `settings` are running_mean,
+    running_var, num_batches_tracked, momentum, eps, mask (None) and stack_dims, as `batch_norm`'s.
     """
+    running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
+    x = x.contiguous()
     y = torch.empty_like(x)
-    sizes_of_x = sizes(x, stack_dims)
-    num_values = sizes_of_x[0] * sizes_of_x[2]
-    statistics = x.new_empty((2, *x.shape[:stack_dims], x.shape[stack_dims + 1]))
+    sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
+    statistics = x.new_empty((2, num_features) if not stack_dims else (2, *x.shape[:stack_dims], num_features))
     mean = statistics.data_ptr()
-    eps_each, eps_number = (eps.data_ptr(), 0.0) if isinstance(eps, Tensor) else (0, eps)
-    momentum_each, momentum_number = (momentum.data_ptr(), 0.0) if isinstance(momentum, Tensor) else (0, momentum)
+    momentum_pointer, eps_pointer, momentum_number, eps_number = 0, 0, momentum, eps
+    if type(eps) is not float:
+        _eps, eps_pointer, eps_number = each_network(eps, x)
+    if momentum is None:
+        momentum_number = -1.0  # says so to the kernel
+    elif type(momentum) is not float:
+        _momentum, momentum_pointer, momentum_number = each_network(momentum, x)
     run_of[x.dtype](
         pack(
             x.data_ptr(),
             0,
             y.data_ptr(),
-            pointer(weight),
-            pointer(bias),
+            0 if weight is None else weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             0,
             0,
             mean,
-            mean + num_values * statistics.itemsize,
-            pointer(running_mean),
-            pointer(running_var),
-            eps_each,
-            momentum_each,
+            mean + num_networks * num_features * x.itemsize,
+            0 if running_mean is None else running_mean.data_ptr(),
+            0 if running_var is None else running_var.data_ptr(),
+            0 if num_batches_tracked is None else num_batches_tracked.data_ptr(),
+            eps_pointer,
+            momentum_pointer,
             *sizes_of_x,
             eps_number,
             momentum_number,
@@ -209,30 +219,39 @@ def backward(
     grad_y: Tensor,
     weight: Tensor | None,
     statistics: Tensor,
-    grad_x: Tensor | None,
-    grad_weight: Tensor | None,
-    grad_bias: Tensor | None,
     stack_dims: int,
-) -> None:
-    """Write dL/dx, dL/dweight and dL/dbias, those that are wanted, from x, dL/dy and what `forward` returned."""
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dL/dx, dL/dweight and dL/dbias, those that are needed, from x, dL/dy and what `forward` returned."""
+    x, grad_y = x.contiguous(), grad_y.contiguous()
+    sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
     mean = statistics.data_ptr()
+    grad_x = torch.empty_like(x) if needs_x else None
+    grad_weight = torch.empty_like(weight) if needs_weight and weight is not None else None
+    grad_bias = None
+    if needs_bias:
+        grad_bias = statistics.new_empty(statistics.shape[1:]) if weight is None else torch.empty_like(weight)
     run_of[x.dtype](
         pack(
             x.data_ptr(),
             grad_y.data_ptr(),
-            pointer(grad_x),
-            pointer(weight),
+            0 if grad_x is None else grad_x.data_ptr(),
+            0 if weight is None else weight.data_ptr(),
             0,
-            pointer(grad_weight),
-            pointer(grad_bias),
+            0 if grad_weight is None else grad_weight.data_ptr(),
+            0 if grad_bias is None else grad_bias.data_ptr(),
             mean,
-            mean + statistics.numel() // 2 * statistics.itemsize,
+            mean + num_networks * num_features * x.itemsize,
             0,
             0,
             0,
             0,
-            *sizes(x, stack_dims),
+            0,
+            *sizes_of_x,
             0.0,
             0.0,
         )
     )
+    return grad_x, grad_weight, grad_bias
