@@ -1,0 +1,214 @@
+"""Samplers for Optuna whose draws depend on the seed and the place in the search alone, so that a resumed search
+goes on as the uninterrupted one would have.
+
+They work in any Optuna study. In a sweep, a trial carries its place in the user attribute "point" (a trial that
+repeats another has the other's place); elsewhere the place is the trial's number.
+"""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+
+from bnlab.search.distributions import position, value_at
+
+if TYPE_CHECKING:
+    from scipy.stats.qmc import Sobol
+
+__all__ = ["POINT", "CoarseToFineSampler", "FixedSampler", "QuasiRandomSampler", "RandomSampler", "build_sampler"]
+
+POINT = "point"
+
+
+def build_sampler(
+    kind: str,
+    *,
+    seed: int,
+    names: Sequence[str],
+    num_done: int,
+    trials_per_round: int,
+    shrink: float,
+    keep: int,
+    num_startup: int,
+) -> BaseSampler:
+    """The sampler of `search=kind`; `num_done` is how many trials the study has already. A grid needs none."""
+    if kind == "tpe":
+        # A resumed study goes on with new draws. Running trials count as poor, so that a batch spreads out.
+        return TPESampler(seed=_hash(seed, num_done), n_startup_trials=num_startup, constant_liar=True)
+    if kind == "quasi_random":
+        return QuasiRandomSampler(seed, names)
+    if kind == "coarse_to_fine":
+        return CoarseToFineSampler(seed, trials_per_round=trials_per_round, shrink=shrink, keep=keep)
+    return RandomSampler(seed)
+
+
+class _PlaceSampler(BaseSampler):
+    """Each parameter by itself, from its coordinate r in [0, 1)."""
+
+    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return {}
+
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return {}
+
+
+class RandomSampler(_PlaceSampler):
+    """Independent uniform draws on each parameter's scale, a function of (seed, place, name)."""
+
+    def __init__(self, seed: int) -> None:
+        self._seed = seed
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name))
+
+
+class QuasiRandomSampler(_PlaceSampler):
+    """Sobol's sequence, scrambled: as good as random in every projection, and the points keep their distance.
+
+    Args:
+        seed: of the scrambling.
+        names: the parameters in the order of their dimensions; one that is not listed takes the next.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str] = ()) -> None:
+        self._seed = seed
+        self._names = list(names)
+        self._sequences: dict[str, Sobol] = {}
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return value_at(param_distribution, self._coordinate(param_name, _place(trial)))
+
+    def _coordinate(self, name: str, place: int) -> float:
+        """The last coordinate of point `place` of a sequence that ends with the dimension of `name`."""
+        if name not in self._sequences:
+            from scipy.stats.qmc import Sobol
+
+            if name not in self._names:
+                self._names.append(name)
+            dimension = self._names.index(name) + 1
+            # Each dimension has its own scrambling, which keeps the sequence's evenness.
+            self._sequences[name] = Sobol(dimension, scramble=True, rng=_hash(self._seed, dimension))
+        sequence = self._sequences[name]
+        if place < sequence.num_generated:
+            sequence.reset()
+        if place > sequence.num_generated:
+            sequence.fast_forward(place - sequence.num_generated)
+        return float(sequence.random(1)[0, -1])
+
+
+class CoarseToFineSampler(_PlaceSampler):
+    """Rounds of random trials, each round in boxes around the best of the round before.
+
+    The box of round k (from 0) has the width shrink^k of the range, in the coordinate of the parameter's scale (the
+    exponent on a log scale), and is moved, not cut, where it would leave the range. It always holds at least three
+    neighbouring integers; a choice is kept with probability 1 - shrink^k, and drawn anew otherwise.
+
+    Args:
+        seed: of the draws.
+        trials_per_round: places in a round.
+        shrink: in (0, 1).
+        keep: how many of the best get a box; the trials of a round go to them in turn.
+    """
+
+    def __init__(self, seed: int, *, trials_per_round: int, shrink: float = 0.5, keep: int = 1) -> None:
+        self._seed = seed
+        self._trials_per_round = trials_per_round
+        self._shrink = shrink
+        self._keep = keep
+        self._centres: dict[int, list[dict[str, Any]]] = {}  # of the boxes of a round
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        place = _place(trial)
+        round_ = place // self._trials_per_round
+        r = _uniform(self._seed, place, param_name)
+        centres = self._centres_of(study, round_)
+        centre = centres[place % len(centres)] if centres else {}
+        if param_name not in centre:  # the first round, or a parameter that the best does not have
+            return value_at(param_distribution, r)
+        width = self._shrink**round_
+        if isinstance(param_distribution, CategoricalDistribution):
+            if _uniform(self._seed, place, f"{param_name} anew") >= width:
+                return centre[param_name]
+            return value_at(param_distribution, r)
+        middle = position(param_distribution, centre[param_name])
+        if isinstance(param_distribution, IntDistribution):
+            width = max(width, _width_of_three(param_distribution, centre[param_name]))
+        start = min(max(middle - width / 2, 0.0), 1 - width)
+        return value_at(param_distribution, start + r * width)
+
+    def _centres_of(self, study: Study, round_: int) -> list[dict[str, Any]]:
+        if round_ == 0:
+            return []
+        if round_ not in self._centres:
+            done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+            for earlier in range(round_ - 1, -1, -1):  # a round in which every trial failed says nothing
+                of_round = [trial for trial in done if _place(trial) // self._trials_per_round == earlier]
+                if of_round:
+                    self._centres[round_] = _best(of_round, study.direction, self._keep)
+                    break
+            else:
+                return []
+        return self._centres[round_]
+
+
+class FixedSampler(_PlaceSampler):
+    """Gives the values it is told."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._values[param_name]
+
+
+def _best(trials: Sequence[FrozenTrial], direction: StudyDirection, number: int) -> list[dict[str, Any]]:
+    """The parameters of the best places; trials that repeat a place count by their mean."""
+    places: dict[int, list[FrozenTrial]] = {}
+    for trial in trials:
+        places.setdefault(_place(trial), []).append(trial)
+    sign = -1 if direction == StudyDirection.MAXIMIZE else 1
+
+    def rank(place: int) -> tuple[float, int]:
+        return sign * math.fsum(trial.values[0] for trial in places[place]) / len(places[place]), place
+
+    return [places[place][0].params for place in sorted(places, key=rank)[:number]]
+
+
+def _width_of_three(distribution: IntDistribution, centre: int) -> float:
+    low = max(centre - distribution.step, distribution.low)
+    high = min(centre + distribution.step, distribution.high)
+    cell = 1 / max((distribution.high - distribution.low) // distribution.step + 1, 1)
+    width = position(distribution, high) - position(distribution, low)
+    return min(width if distribution.log else width + cell, 1.0)
+
+
+def _place(trial: FrozenTrial) -> int:
+    return trial.user_attrs.get(POINT, trial.number)
+
+
+def _uniform(*parts: Any) -> float:
+    """In [0, 1), with all 53 bits; looks random, depends on all parts, and is the same on every machine."""
+    return (_digest(*parts) >> 11) / 2**53
+
+
+def _hash(*parts: Any) -> int:
+    return _digest(*parts) >> 32
+
+
+def _digest(*parts: Any) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")

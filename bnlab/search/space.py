@@ -1,0 +1,242 @@
+"""The space of a search: which settings vary, over what, and under which condition."""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from bnlab.errors import UserError
+from bnlab.rules import RULES
+from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Scale, Uniform
+
+__all__ = ["Choice", "Condition", "Parameter", "Point", "Space"]
+
+Point = dict[str, Any]
+"""A value for each parameter that is active there, by its key."""
+
+_MAX_GRID = 1_000_000
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values in order, and how each is written in an override.
+
+    `step` is the distance between neighbours where they are integers at equal distances: they have an order then.
+    """
+
+    values: tuple[Any, ...]
+    texts: tuple[str, ...]
+    step: int | None = None
+
+    def text(self, value: Any) -> str:
+        for candidate, text in zip(self.values, self.texts, strict=True):
+            if candidate == value and isinstance(candidate, bool) == isinstance(value, bool):
+                return text
+        raise KeyError(value)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`key` has one of `choices`, written as in an override."""
+
+    key: str
+    choices: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        key, _, choices = text.partition("=")
+        return cls(key.strip(), tuple(choice.strip() for choice in choices.split("|")))
+
+    def __str__(self) -> str:
+        return f"{self.key}={'|'.join(self.choices)}"
+
+    def holds(self, value: Any) -> bool:
+        return str(value).lower() in (choice.lower() for choice in self.choices)  # true is written True by Python
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that varies.
+
+    Attributes:
+        key: its name in the config, such as optimizer.lr.
+        values: a scale or a choice.
+        condition: where it exists; None for everywhere.
+        override_key: `key`, with what an override puts before it (+ or ++) or after it (@package).
+    """
+
+    key: str
+    values: Scale | Choice
+    condition: Condition | None = None
+    override_key: str = ""
+
+    def override(self, value: Any) -> str:
+        """`key=value`; a float is written so that reading it gives the same float."""
+        text = self.values.text(value) if isinstance(self.values, Choice) else repr(value)
+        return f"{self.override_key or self.key}={text}"
+
+    def check_rule(self) -> None:
+        """Hold both ends, or each choice, against the rule of the setting."""
+        rule = RULES.get(self.key)
+        if rule is not None:
+            is_choice = isinstance(self.values, Choice)
+            for value in self.values.values if is_choice else (self.values.low, self.values.high):
+                rule.check(self.key, value)
+
+
+@dataclass(frozen=True)
+class Space:
+    """Parameters in the order in which they are shown. `constants` gives what a condition's key is where it is fixed."""
+
+    parameters: tuple[Parameter, ...]
+    constants: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        keys = {parameter.key for parameter in self.parameters}
+        for parameter in self.parameters:
+            condition = parameter.condition
+            if condition and condition.key not in keys and self.constants.get(condition.key) is None:
+                raise UserError(
+                    f"`{parameter.key}` is for '{condition}', but `{condition.key}` is neither a setting nor searched."
+                )
+        self.in_order_of_dependence()
+
+    def __getitem__(self, key: str) -> Parameter:
+        return next(parameter for parameter in self.parameters if parameter.key == key)
+
+    def in_order_of_dependence(self) -> list[Parameter]:
+        """The parameters, each after the one its condition asks about."""
+        remaining, ordered = list(self.parameters), []
+        while remaining:
+            waiting = {parameter.key for parameter in remaining}
+            ready = [p for p in remaining if p.condition is None or p.condition.key not in waiting]
+            if not ready:
+                raise UserError(f"The conditions of {', '.join(f'`{p.key}`' for p in remaining)} go round in a circle.")
+            ordered += ready
+            remaining = [p for p in remaining if p not in ready]
+        return ordered
+
+    def is_active(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
+        """Whether `parameter` exists at `point`, which has the values of the parameters it depends on."""
+        condition = parameter.condition
+        if condition is None:
+            return True
+        if condition.key in point:
+            return condition.holds(self._text(condition.key, point[condition.key]))
+        if any(other.key == condition.key for other in self.parameters):
+            return False  # searched, but not active here itself
+        return condition.holds(self.constants[condition.key])
+
+    def draw(self, value_of: Callable[[Parameter], Any]) -> Point:
+        """A point: `value_of` is asked for each parameter that is active, in order of dependence."""
+        point: Point = {}
+        for parameter in self.in_order_of_dependence():
+            if self.is_active(parameter, point):
+                point[parameter.key] = value_of(parameter)
+        return {parameter.key: point[parameter.key] for parameter in self.parameters if parameter.key in point}
+
+    def overrides(self, point: Mapping[str, Any]) -> list[str]:
+        """What sets the config to `point`, in the order of the parameters."""
+        return [parameter.override(point[parameter.key]) for parameter in self.parameters if parameter.key in point]
+
+    def grid(self) -> list[Point]:
+        """Every combination, the last parameter changing fastest; a condition that fails leaves a parameter out.
+
+        Raises:
+            UserError: a parameter is an interval, or there are too many combinations.
+        """
+        for parameter in self.parameters:
+            if isinstance(parameter.values, Scale):
+                low, high = parameter.values.low, parameter.values.high
+                raise UserError(
+                    f"search=grid needs single values, but `{parameter.key}` is the interval {low:g} to {high:g}: "
+                    f"list them ({parameter.key}=a,b,c), or take search=random."
+                )
+        points = list(itertools.islice(self._combinations(self.in_order_of_dependence(), {}), _MAX_GRID + 1))
+        if len(points) > _MAX_GRID:
+            raise UserError(f"The grid has more than {_MAX_GRID:,} points: take search=random with fewer trials.")
+        return points
+
+    def _combinations(self, parameters: Sequence[Parameter], point: Point) -> Iterator[Point]:
+        if not parameters:
+            yield {parameter.key: point[parameter.key] for parameter in self.parameters if parameter.key in point}
+            return
+        parameter, rest = parameters[0], parameters[1:]
+        if not self.is_active(parameter, point):
+            yield from self._combinations(rest, point)
+            return
+        assert isinstance(parameter.values, Choice)
+        for value in parameter.values.values:
+            yield from self._combinations(rest, {**point, parameter.key: value})
+
+    def _text(self, key: str, value: Any) -> Any:
+        values = self[key].values
+        return values.text(value) if isinstance(values, Choice) else value
+
+
+def parameter_of(override: Any, seed: int) -> Parameter:
+    """The parameter that a parsed sweep override (Hydra's `Override`) describes; `seed` is for shuffle().
+
+    Raises:
+        UserError: a tag that means nothing, or an impossible range.
+    """
+    key = override.key_or_group
+    # Hydra's tags are for the sweeper to give a meaning to: a scale, or key=choice|choice for a condition.
+    tags = set(getattr(override.value(), "tags", ()))
+    conditions = [Condition.parse(tag) for tag in tags if "=" in tag]
+    scales = sorted(tag for tag in tags if "=" not in tag)
+    if len(conditions) > 1:
+        raise UserError(f"`{key}` has {len(conditions)} conditions: one is possible, '{conditions[0].key}=a|b'.")
+    if len(scales) > 1 or any(tag not in ("log", "one_minus_log") for tag in scales):
+        raise UserError(
+            f"`{key}` has the tag {', '.join(map(repr, scales))}: a tag is log, one_minus_log, or a condition such as "
+            "'optimizer=adam'."
+        )
+    scale = scales[0] if scales else None
+    if override.is_interval_sweep():
+        values: Scale | Choice = _scale_of(key, override.value(), scale)
+    elif scale is not None:
+        raise UserError(f"`{key}` has the tag {scale!r}, which is for an interval, but its values are listed.")
+    else:
+        values = _choice_of(key, override, seed)
+    return Parameter(key, values, conditions[0] if conditions else None, override.get_key_element())
+
+
+def _scale_of(key: str, interval: Any, tag: str | None) -> Scale:
+    low, high = interval.start, interval.end
+    whole = isinstance(low, int) and isinstance(high, int)
+    if whole and tag == "one_minus_log":
+        raise UserError(f"`{key}`: one_minus_log is for numbers below 1, not for integers.")
+    kinds: dict[str | None, type[Scale]] = {
+        None: Integers if whole else Uniform,
+        "log": LogIntegers if whole else Log,
+        "one_minus_log": OneMinusLog,
+    }
+    try:
+        return kinds[tag](low, high)
+    except UserError as error:
+        raise UserError(f"`{key}`: {error}") from None
+
+
+def _choice_of(key: str, override: Any, seed: int) -> Choice:
+    shuffled = getattr(override.value(), "shuffle", False)
+    if shuffled:  # Hydra's order would be another one each time that the space is read
+        override = replace(override, _value=replace(override.value(), shuffle=False))
+    texts = tuple(override.sweep_string_iterator())
+    raw = list(override.sweep_iterator())
+    if not raw:
+        raise UserError(f"`{key}` has no values to choose from.")
+    values = tuple(
+        value if value is None or isinstance(value, bool | int | float | str) else text
+        for value, text in zip(raw, texts, strict=True)
+    )
+    if len(set(texts)) < len(texts):
+        raise UserError(f"`{key}` lists a value twice: {', '.join(texts)}.")
+    if shuffled:
+        order = random.Random(f"{seed} {key}").sample(range(len(texts)), len(texts))
+        return Choice(tuple(values[i] for i in order), tuple(texts[i] for i in order))
+    step = None
+    if override.is_range_sweep() and len(values) > 1 and all(isinstance(value, int) for value in values):
+        step = abs(values[1] - values[0])
+    return Choice(values, texts, step)
