@@ -127,13 +127,13 @@ RULES: dict[str, Rule] = {
     "optimizer.eps": number(minimum=0),
     "optimizer.weight_decay": number(minimum=0),
     "optimizer.nesterov": boolean(),
+    "trainer.max_epochs": either(integer(minimum=1), _UNLIMITED),
+    "trainer.max_steps": either(integer(minimum=1), _UNLIMITED),
+    "trainer.gradient_clip_val": optional(number(above=0), "no clipping"),
     "scheduler.gamma": number(above=0),
     "scheduler.step_size": integer(minimum=1),
     "scheduler.decay_rate": number(minimum=0),
     "scheduler.eta_min": number(minimum=0),
     "scheduler.T_max": _EPOCHS_OF_COSINE,
-    "trainer.max_epochs": either(integer(minimum=1), _UNLIMITED),
-    "trainer.max_steps": either(integer(minimum=1), _UNLIMITED),
-    "trainer.gradient_clip_val": optional(number(above=0), "no clipping"),
 }
 """Every setting of `conf/` whose value is ours to judge, by its key; the rest is judged by the class it goes to."""

@@ -1,0 +1,201 @@
+"""What a person who types `python -m bnlab.train` sees: results, one line on a mistake, Ctrl-C."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+
+import pexpect
+import pytest
+
+import bnlab
+from bnlab.evaluate import main as evaluate_main
+
+QUICK = ("trainer.max_epochs=2", "trainer.accelerator=cpu")
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def run_folders() -> list[Path]:
+    return sorted(Path("outputs/runs").glob("*/*"))
+
+
+def test_train_leaves_one_run_folder_and_names_it(train: Callable) -> None:
+    outcome = train(*QUICK, "optimizer=sgd")
+    assert outcome.exit_code == 0
+    assert outcome.stderr == ""
+    (folder,) = run_folders()
+    run = bnlab.load(folder)
+    assert run.overrides == [*QUICK, "optimizer=sgd"]
+    for shown in (
+        "completed",
+        str(folder),
+        f"{run.summary['test_accuracy']:.2%}",
+        f"{run.summary['val_accuracy']:.2%}",
+    ):
+        assert shown in outcome.stdout
+    assert "epoch 2: " in (folder / "train.log").read_text()
+
+
+def test_the_command_of_a_summary_repeats_the_run(train: Callable) -> None:
+    train(*QUICK, "model.hidden=[20, 10]", "seed=3")
+    first = bnlab.load(run_folders()[0])
+    *_, module_and_overrides = first.summary["command"].partition("bnlab.train ")
+    train(*shlex.split(module_and_overrides), "hydra.run.dir=again")
+    again = bnlab.load("again")
+    assert again.summary["test_loss"] == first.summary["test_loss"]
+    assert again.metrics["train_loss"] == first.metrics["train_loss"]
+
+
+def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> None:
+    for _ in range(3):
+        train(*QUICK, "trainer.max_steps=1")
+    assert len(run_folders()) == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["optimizer.lrr=1"], "Could not override 'optimizer.lrr'"),
+        (["norm.placement=sideways"], "`norm.placement` must be 'before' or 'after', but got 'sideways'."),
+        (["optimizer.lr=-1"], "`optimizer.lr` must be a finite number >= 0, but got -1."),
+        (["optimizer.lr=nan"], "`optimizer.lr` must be a finite number >= 0, but got nan."),
+        (["optimizer.lr=fast"], "`optimizer.lr` must be a finite number >= 0, but got 'fast'."),
+        (["optimizer.beta1=1"], "`optimizer.beta1` must be a finite number >= 0 and < 1, but got 1."),
+        (["model.hidden=[0]"], "`model.hidden` must be a list, each item a whole number >= 1, but got [0]."),
+        (["model.hidden=100"], "`model.hidden` must be a list"),
+        (["model.activation=swoosh"], "`activation` must be one of relu"),
+        (["data.batch_size=1"], "`data.batch_size` must be at least 2 with batch norm"),
+        (["data.batch_size=0"], "`data.batch_size` must be a whole number >= 1 or 'full'"),
+        (["data.batch_size=half"], "`data.batch_size` must be a whole number >= 1 or 'full'"),
+        (["data.batch_size=1078"], "between 1 and the 1077 samples of the training set, but got 1078"),
+        (["data=mnist", "data.root=nowhere"], "MNIST is not in `data.root`='nowhere' and could not be downloaded"),
+        (["data=no_such_set"], "Available options in 'data': cifar10 digits"),
+        (["seed=-1"], "`seed` must be a whole number >= 0"),
+        (["trainer.max_epochs=0"], "`trainer.max_epochs` must be a whole number >= 1 or -1 (no limit), but got 0."),
+        (["trainer.max_epochs=-1", "scheduler=constant"], "training never ends"),
+        (["trainer.max_epochs=-1", "trainer.max_steps=9"], "set it or scheduler=constant"),
+        (["trainer.accelerator=abacus"], "`trainer`: "),
+        (["+trainer.speed=11"], "unexpected keyword argument 'speed'"),
+        (["+optimizer.speed=11"], "unexpected keyword argument 'speed'"),
+        pytest.param(
+            ["logger=wandb"],
+            "`logger`: ",
+            marks=pytest.mark.skipif(
+                find_spec("wandb") is not None, reason="wandb is installed: no mistake to choose it"
+            ),
+        ),
+        (["optimizer.lr=["], "no viable alternative at input '['"),
+        (["hydra.run.dir=/dev/null/run"], "choose another with hydra.run.dir="),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_2(overrides: list[str], message: str, train: Callable) -> None:
+    outcome = train("trainer.accelerator=cpu", *overrides)
+    assert outcome.exit_code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.count("\n") == 1
+    assert message in outcome.stderr
+    for folder in run_folders():
+        summary = folder / "summary.json"
+        assert not summary.exists() or json.loads(summary.read_text())["status"] == "failed"
+        assert not (folder / "metrics.csv").exists()
+
+
+def test_a_traceback_is_there_for_who_asks(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnlab.errors.WANTS_TRACEBACK", True)
+    with pytest.raises(bnlab.UserError, match="sideways"):
+        train("norm.placement=sideways")
+
+
+def test_a_second_run_in_the_same_folder_is_refused(train: Callable) -> None:
+    assert train(*QUICK, "hydra.run.dir=here").exit_code == 0
+    outcome = train(*QUICK, "hydra.run.dir=here")
+    assert outcome.exit_code == 2
+    assert "already holds a run" in outcome.stderr
+    assert bnlab.load("here").summary["status"] == "completed"
+
+
+def test_divergence_ends_with_exit_code_0_and_names_the_epoch(train: Callable) -> None:
+    outcome = train(*QUICK, "norm=none", "optimizer=sgd", "optimizer.lr=1e6")
+    assert outcome.exit_code == 0
+    assert "diverged: the loss of epoch 1 is not finite" in outcome.stdout
+
+
+def test_evaluate_prints_the_summarys_test_metrics(
+    train: Callable, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(*QUICK, "hydra.run.dir=here")
+    summary = bnlab.load("here").summary
+    monkeypatch.setattr(sys, "argv", ["bnlab.evaluate", "here"])
+    capsys.readouterr()
+    evaluate_main()
+    assert (
+        capsys.readouterr().out == f"test_loss {summary['test_loss']!r}\ntest_accuracy {summary['test_accuracy']!r}\n"
+    )
+
+
+def test_evaluate_of_no_run_is_one_line_and_exit_code_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["bnlab.evaluate", "."])
+    with pytest.raises(SystemExit) as stop:
+        evaluate_main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "'.' is not the folder of a run with results: it has no config.yaml.\n"
+
+
+def test_help_is_quick_because_it_imports_neither_torch_nor_lightning() -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "bnlab.train", "--help"]
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        shown = subprocess.run(command, capture_output=True, text=True, check=True)
+        seconds.append(time.perf_counter() - start)
+    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
+    assert not imported & {"torch", "lightning", "optuna", "matplotlib", "sklearn"}
+    assert min(seconds) < 1
+    for part in ("optimizer: adam, adamw, momentum", "lr: 0.002", "batch_size: 64"):
+        assert part in shown.stdout
+
+
+def start_in_a_terminal(*overrides: str) -> pexpect.spawn:
+    command = [sys.executable, "-m", "bnlab.train", "trainer.accelerator=cpu", "hydra.run.dir=here", *overrides]
+    return pexpect.spawn(command[0], command[1:], dimensions=(30, 100), encoding="utf-8", timeout=60)
+
+
+def test_progress_bar_shows_loss_accuracy_and_time_left() -> None:
+    terminal = start_in_a_terminal("trainer.max_epochs=150")
+    terminal.expect(r"epoch \d+/150 .*loss \d\.\d+  val accuracy \d+\.\d+% .*\d\d:\d\d")
+    terminal.expect("completed")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 0
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_the_last_checkpoint_and_shows_the_table(sent: signal.Signals) -> None:
+    terminal = start_in_a_terminal("trainer.max_epochs=100000")
+    terminal.expect(r"epoch \d\d/100000")
+    os.kill(terminal.pid, sent)
+    terminal.expect("interrupted")
+    terminal.expect("val accuracy")
+    terminal.expect(pexpect.EOF)
+    terminal.close()
+    assert terminal.exitstatus == 130
+    run = bnlab.load("here")
+    assert run.summary["status"] == "interrupted"
+    assert run.summary["epochs"] == len(run.metrics["epoch"]) > 1
+    import torch
+
+    checkpoint = torch.load("here/checkpoints/last.ckpt", weights_only=True)
+    # after the last recorded epoch, and before the end of the next one
+    assert 0 <= checkpoint["global_step"] - run.metrics["step"][-1] < 17
