@@ -1,15 +1,11 @@
 """Train one network from a config into a folder: build, fit, test, summarize."""
 
-import importlib.metadata
 import logging
-import platform
-import shlex
 import time
 import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -17,7 +13,6 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
 from bnlab.build import arguments_of, build_logger, build_network, build_splits
 from bnlab.classifier import Classifier
@@ -31,10 +26,9 @@ from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
+from bnlab.summary import Summary, beginning, best_of, closing_table, headline
 
-__all__ = ["Summary", "build_data", "build_trainer", "fit", "test"]
-
-Summary = dict[str, Any]
+__all__ = ["build_data", "build_trainer", "fit", "test"]
 
 
 def fit(
@@ -57,13 +51,7 @@ def fit(
     run = RunFolder(Path(folder))
     check(config)
     run.create(config, overrides)
-    summary: Summary = {
-        "status": "failed",
-        "objective": None,
-        "command": shlex.join(["python", "-m", "bnlab.train", *overrides]),
-        "seed": config.seed,
-        "versions": _versions(),
-    }
+    summary = beginning(config, overrides)
     try:
         summary |= _fit_and_test(config, run, console)
     except BaseException as error:
@@ -72,8 +60,8 @@ def fit(
     finally:
         summary["seconds"] = time.monotonic() - start
         run.write_summary(summary)
-    console.print(_headline(summary), style="bold")
-    console.print(_closing_table(summary, run))
+    console.print(headline(summary), style="bold")
+    console.print(closing_table(summary, run.path))
     return summary
 
 
@@ -105,19 +93,15 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summa
                 test_metrics = test(trainer, classifier, data, run.best_checkpoint)
         except (Interrupted, KeyboardInterrupt, SIGTERMException):
             status = "interrupted"
-    best = recorder.best or {}
     if recorder.rows:
-        figure = curves(recorder.columns(), describe(config), best.get("epoch"))
+        figure = curves(recorder.columns(), describe(config), recorder.best and recorder.best["epoch"])
         run.write_figure(figure)
     return {
         "status": status,
         "diverged_epoch": recorder.diverged_epoch,
-        "objective": best.get(config.objective),
-        "objective_name": config.objective,
-        "best_epoch": best.get("epoch"),
+        **best_of(recorder.best, config.objective),
         "epochs": len(recorder.rows),
         "steps": trainer.global_step,
-        **{name: best.get(name) for name in ("train_loss", "train_accuracy", "val_loss", "val_accuracy")},
         "test_loss": test_metrics.get("test_loss"),
         "test_accuracy": test_metrics.get("test_accuracy"),
         "parameters": num_parameters(network),
@@ -177,33 +161,3 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-
-
-def _versions() -> dict[str, str]:
-    packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _headline(summary: Summary) -> str:
-    epoch = summary["diverged_epoch"]
-    return summary["status"] if epoch is None else f"diverged: the loss of epoch {epoch} is not finite"
-
-
-def _closing_table(summary: Summary, run: RunFolder) -> Table:
-    table = Table(show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
-    table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")
-    table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
-    table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
-    table.add_row("seconds", _shown(summary["seconds"], ".1f"))
-    table.add_row("folder", _relative(run.path))
-    return table
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "none" if value is None else format(value, form)
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

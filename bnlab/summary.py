@@ -1,0 +1,68 @@
+"""What a run came to: the fields of summary.json that every way of training fills, and the table that closes a run."""
+
+import importlib.metadata
+import platform
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.table import Table
+
+__all__ = ["Summary", "beginning", "best_of", "closing_table", "headline", "versions"]
+
+Summary = dict[str, Any]
+
+
+def beginning(config: DictConfig, overrides: Sequence[str]) -> Summary:
+    """What is known before the training; a status of failed stands until something better is known."""
+    return {
+        "status": "failed",
+        "objective": None,
+        "objective_name": config.objective,
+        "command": shlex.join(["python", "-m", "bnlab.train", *overrides]),
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def best_of(row: Mapping[str, float] | None, objective: str) -> Summary:
+    """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
+    best = row or {}
+    metrics = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    return {
+        "objective": best.get(objective),
+        "best_epoch": best.get("epoch"),
+        **{name: best.get(name) for name in metrics},
+    }
+
+
+def versions() -> dict[str, str]:
+    packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def headline(summary: Summary) -> str:
+    epoch = summary["diverged_epoch"]
+    return summary["status"] if epoch is None else f"diverged: the loss of epoch {epoch} is not finite"
+
+
+def closing_table(summary: Summary, folder: Path) -> Table:
+    table = Table(show_header=False)
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
+    table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")
+    table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
+    table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
+    table.add_row("seconds", _shown(summary["seconds"], ".1f"))
+    table.add_row("folder", _relative(folder))
+    return table
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "none" if value is None else format(value, form)
+
+
+def _relative(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
