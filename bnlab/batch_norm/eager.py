@@ -57,7 +57,9 @@ def kernel_takes(
     made so). What is wrong with them otherwise is for others to say.
     """
     dtype, shape = x.dtype, x.shape
-    if len(shape) == 2 and not stack_dims:
+    if len(shape) < stack_dims + 2:
+        return False
+    if len(shape) == 2:
         num_values, num_features = shape
         size = num_features
     else:
@@ -70,6 +72,7 @@ def kernel_takes(
         or not x.is_cpu
         or type(x) not in PLAIN
         or not (isinstance(eps, Tensor) or eps > 0)
+        or (running_mean is None) is not (running_var is None)
         or not kernel.is_available()
     ):
         return False
@@ -80,6 +83,7 @@ def kernel_takes(
             and tensor.is_contiguous()
             and tensor.is_cpu
             and type(tensor) in PLAIN
+            and (tensor is weight or tensor is bias or not tensor.requires_grad)
             and (not stack_dims or tensor.shape == shape[:stack_dims] + shape[stack_dims + 1 : stack_dims + 2])
         ):
             return False

@@ -30,7 +30,7 @@ class Statistics(NamedTuple):
     mean: Tensor
     residual: Tensor
     var: Tensor
-    count: Tensor | int
+    num_values: Tensor | int
 
 
 def computed_in(x: Tensor) -> torch.dtype:
@@ -148,20 +148,28 @@ def update_running_statistics(
     mask: Tensor | None,
     stack_dims: int,
 ) -> None:
-    """running += momentum * (new - running), in place; the variance is the unbiased one, N / (N - 1) of the batch's.
+    """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics."""
+    if running_var is not None:
+        number = count(x, mask, stack_dims)
+        var = var * (number / (number - 1).clamp(min=1) if isinstance(number, Tensor) else number / (number - 1))
+    move(mean, var, running_mean, running_var, num_batches_tracked, momentum)
 
-    With momentum None it is 1 / num_batches_tracked, this batch counted.
-    """
+
+def move(
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: Tensor | float | None,
+) -> None:
+    """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted."""
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
-    if running_mean is None and running_var is None:
-        return
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else 1.0 / num_batches_tracked
     factor = per_network(momentum)
-    number = count(x, mask, stack_dims)
     if running_mean is not None:
         running_mean.add_((mean - running_mean) * factor)
     if running_var is not None:
-        unbiased = var * (number / (number - 1).clamp(min=1) if isinstance(number, Tensor) else number / (number - 1))
-        running_var.add_((unbiased - running_var) * factor)
+        running_var.add_((var - running_var) * factor)

@@ -74,7 +74,7 @@ class BatchNormFunction(torch.autograd.Function):
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
             grad_x.to(x.dtype) if needs_x else None,
-            grad_weight.to(weight.dtype) if needs_weight else None,
+            grad_weight.to(weight.dtype) if weight is not None and needs_weight else None,
             grad_bias if needs_bias else None,
             None,
             None,

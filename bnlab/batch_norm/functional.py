@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
+from bnlab.batch_norm.arguments import check_arguments
 from bnlab.batch_norm.eager import InPlaceBatchNormFunction, KernelBatchNormFunction, is_eager, kernel_takes
 from bnlab.batch_norm.function import (
     BatchNormFunction,
@@ -52,24 +53,23 @@ def batch_norm(
         ValueError, RuntimeError: as `torch.nn.functional.batch_norm` does.
     """
     eager = is_eager()
-    if training and eager:
-        settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
-        if mask is None and kernel_takes(input, running_mean, running_var, weight, bias, eps, stack_dims):
-            return KernelBatchNormFunction.apply(input, weight, bias, settings)  # type: ignore[no-any-return]
-        check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
-        return InPlaceBatchNormFunction.apply(input, weight, bias, settings)  # type: ignore[no-any-return]
+    settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
+    if (
+        training
+        and eager
+        and mask is None
+        and kernel_takes(input, running_mean, running_var, weight, bias, eps, stack_dims)
+    ):
+        return KernelBatchNormFunction.apply(input, weight, bias, settings)
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
+    if not input.numel():  # and nothing is learned about the statistics
+        return of_nothing(input, weight, bias)
+    if training and eager:
+        return InPlaceBatchNormFunction.apply(input, weight, bias, settings)
     # TorchDynamo takes no Function that has a derivative in forward mode.
     forward_mode = not eager and not torch.compiler.is_compiling()
     if not training:
-        assert running_mean is not None
-        assert running_var is not None
-        dtype = formulas.computed_in(input)
-        # Copies: what is written to the buffers between forward and backward is no business of this backward.
-        mean = running_mean.detach().to(dtype, copy=True)
-        inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
-        fixed_function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
-        return fixed_function.apply(input, weight, bias, mean, inv_std, mask, stack_dims)
+        return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, forward_mode)
     batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
     y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     with torch.no_grad():
@@ -79,49 +79,33 @@ def batch_norm(
     return y
 
 
-def check_arguments(
-    x: Tensor,
+def normalized_by(
     running_mean: Tensor | None,
     running_var: Tensor | None,
+    x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    training: bool,
     eps: Tensor | float,
     mask: Tensor | None,
     stack_dims: int,
-) -> None:
-    """Raise what torch raises, in its words; and what a mask or a stack can get wrong besides."""
-    shape = x.shape
-    if training and mask is None and formulas.count(x, None, stack_dims) == 1:
-        raise ValueError(f"Expected more than 1 value per channel when training, got input size {shape}")
-    if not isinstance(eps, Tensor):
-        if training and eps <= 0.0:
-            raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
-        if eps < 0.0:
-            raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
-    num_features = shape[stack_dims + 1]
-    for name, tensor in (
-        ("running_mean", running_mean),
-        ("running_var", running_var),
-        ("weight", weight),
-        ("bias", bias),
-    ):
-        if tensor is None:
-            continue
-        if stack_dims:
-            if tensor.shape != (*shape[:stack_dims], num_features):
-                raise ValueError(
-                    f"`{name}` must have the shape {(*shape[:stack_dims], num_features)} of a stack of "
-                    f"{tuple(shape[:stack_dims])} networks, but got {tuple(tensor.shape)}: give each network its own, "
-                    "or pass `stack_dims=0` for one network."
-                )
-        elif tensor.numel() != num_features:
-            raise RuntimeError(f"{name} should contain {num_features} elements not {tensor.numel()}")
-    if mask is not None and (
-        mask.dtype != torch.bool or mask.shape != x.shape[: stack_dims + 1] + x.shape[stack_dims + 2 :]
-    ):
-        expected = tuple(x.shape[: stack_dims + 1] + x.shape[stack_dims + 2 :])
-        raise ValueError(
-            f"`mask` must be a bool tensor of shape {expected}, true where a sample counts, but got {mask.dtype} of "
-            f"shape {tuple(mask.shape)}. For valid lengths: `torch.arange(L) < lengths[:, None]`."
-        )
+    forward_mode: bool,
+) -> Tensor:
+    """Evaluation: normalize by the running statistics."""
+    assert running_mean is not None
+    assert running_var is not None
+    dtype = formulas.computed_in(x)
+    # Copies: what is written to the buffers between forward and backward is no business of this backward.
+    mean = running_mean.detach().to(dtype, copy=True)
+    inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
+    function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
+    y: Tensor = function.apply(x, weight, bias, mean, inv_std, mask, stack_dims)
+    return y
+
+
+def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """An empty batch: as empty, and zeros for gradients, as torch has it."""
+    y = x.clone()
+    for parameter in (weight, bias):
+        if parameter is not None and parameter.numel():
+            y = y * parameter.flatten()[0]
+    return y

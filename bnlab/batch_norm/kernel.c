@@ -27,7 +27,7 @@ typedef struct {
     int64_t *num_batches_tracked;
     const void *eps, *momentum;  // (K,) or NULL for the numbers below
     int64_t K, N, C, L, threads;
-    double eps_number, momentum_number;  // momentum -1: 1 / num_batches_tracked
+    double eps_number, momentum_number;
 } Problem;
 
 enum { BLOCK = 65536, LANES = 16 };  // values in a block of rows; values of a row of L taken side by side
@@ -108,8 +108,7 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, 
     *shift = (T)((p->bias ? ((const T *)p->bias)[i] : 0) - (exact - rounded) * *scale);
     ((T *)p->mean)[i] = (T)rounded;
     ((T *)p->inv_std)[i] = (T)inv_std;
-    double momentum = p->momentum ? ((const T *)p->momentum)[k] : (T)p->momentum_number;
-    if (momentum < 0) momentum = p->num_batches_tracked ? 1 / (double)*p->num_batches_tracked : 0;
+    const double momentum = p->momentum ? ((const T *)p->momentum)[k] : (T)p->momentum_number;
     if (p->running_mean) {
         T *running = (T *)p->running_mean + i;
         *running = (T)(*running + momentum * (exact - *running));

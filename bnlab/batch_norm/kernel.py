@@ -187,7 +187,7 @@ def forward(
     if type(eps) is not float:
         _eps, eps_pointer, eps_number = each_network(eps, x)
     if momentum is None:
-        momentum_number = -1.0  # says so to the kernel
+        momentum_number = 0.0 if num_batches_tracked is None else 1.0 / (int(num_batches_tracked) + 1)
     elif type(momentum) is not float:
         _momentum, momentum_pointer, momentum_number = each_network(momentum, x)
     run_of[x.dtype](

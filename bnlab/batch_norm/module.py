@@ -1,9 +1,13 @@
 """`BatchNorm1d`: a drop-in for torch.nn.BatchNorm1d on the hand-written formulas."""
 
+from collections.abc import Callable
+from typing import Self
+
 import torch
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bnlab.batch_norm import formulas
 from bnlab.batch_norm.functional import batch_norm
 
 __all__ = ["BatchNorm1d"]
@@ -23,7 +27,51 @@ class BatchNorm1d(_BatchNorm):
         track_running_stats: keep running statistics, and evaluate with them.
         device, dtype: of parameters and buffers.
         bias: with `affine`, learn the bias too.
+        fp32_buffers: keep the running statistics in fp32 when the module is moved to a half type, whose 8 or 11 bits
+            are too few to average in.
     """
+
+    # On the class, so that a module pickled or built without them has them too.
+    fp32_buffers = False
+    frozen = False
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        fp32_buffers: bool = False,
+    ) -> None:
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        if fp32_buffers:
+            self.fp32_buffers = True
+            self.in_fp32(self.running_mean, self.running_var)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (", fp32_buffers=True" if self.fp32_buffers else "")
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(mode and not self.frozen)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        before = self.running_mean, self.running_var
+        super()._apply(fn, recurse)
+        if self.fp32_buffers:
+            self.in_fp32(*before)
+        return self
+
+    def in_fp32(self, running_mean: Tensor | None, running_var: Tensor | None) -> None:
+        """Where a buffer has become a half type, put its value before that back, on the device it is on now."""
+        for name, before in (("running_mean", running_mean), ("running_var", running_var)):
+            now = getattr(self, name)
+            if now is not None and before is not None and now.dtype in (torch.float16, torch.bfloat16):
+                setattr(self, name, before.to(now.device, torch.float32))
 
     def _check_input_dim(self, input: Tensor) -> None:
         if input.dim() not in (2, 3):
@@ -43,8 +91,7 @@ class BatchNorm1d(_BatchNorm):
         training = self.training
         if not training:
             training, num_batches_tracked = running_mean is None and running_var is None, None
-        # A forward inside a backward is activation checkpointing running it again: this batch has been counted.
-        elif not self.track_running_stats or (not is_compiling() and graph_task() != -1):
+        elif not self.track_running_stats or recomputing():
             running_mean = running_var = num_batches_tracked = None
         return batch_norm(
             input,
@@ -58,3 +105,15 @@ class BatchNorm1d(_BatchNorm):
             num_batches_tracked=num_batches_tracked,
             mask=mask,
         )
+
+    @torch.no_grad()
+    def track(self, mean: Tensor, var: Tensor) -> None:
+        """Take a batch's mean and unbiased variance, (C,), into the running statistics."""
+        if not self.track_running_stats or recomputing():
+            return
+        formulas.move(mean, var, self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
+
+
+def recomputing() -> bool:
+    """Whether this forward runs inside a backward: checkpointing runs it again, and the batch has been counted."""
+    return not is_compiling() and graph_task() != -1

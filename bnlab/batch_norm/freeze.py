@@ -1,0 +1,41 @@
+"""Batch norm layers that stand still: they normalize by their running statistics and learn nothing."""
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnlab.batch_norm.module import BatchNorm1d
+
+__all__ = ["freeze", "unfreeze"]
+
+
+def freeze(network: nn.Module) -> None:
+    """Let every batch norm in `network` normalize by its running statistics and learn nothing, in training mode too.
+
+    `network.train()` does not wake them; `unfreeze` does. Fine-tuning on small batches is what this is for.
+
+    Raises:
+        ValueError: if `network` has a batch norm other than ours, whose `train()` would wake it.
+    """
+    for norm in norms_of(network):
+        norm.frozen = True
+        norm.requires_grad_(False)
+        norm.eval()
+
+
+def unfreeze(network: nn.Module) -> None:
+    """Undo `freeze`: every batch norm learns again and follows the network's mode."""
+    for norm in norms_of(network):
+        norm.frozen = False
+        norm.requires_grad_(True)
+        norm.train(network.training)
+
+
+def norms_of(network: nn.Module) -> list[BatchNorm1d]:
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    ours = [norm for norm in norms if isinstance(norm, BatchNorm1d)]
+    if len(ours) < len(norms):
+        other = next(norm for norm in norms if not isinstance(norm, BatchNorm1d))
+        raise ValueError(
+            f"Only bnlab.batch_norm.BatchNorm1d can be frozen, but the network has a {other}: use ours instead of it."
+        )
+    return ours

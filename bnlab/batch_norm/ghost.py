@@ -1,0 +1,96 @@
+"""Ghost batch norm: the statistics of virtual batches, smaller than the batch that is trained on."""
+
+import torch
+from torch import Tensor
+
+from bnlab.batch_norm import formulas
+from bnlab.batch_norm.functional import batch_norm
+from bnlab.batch_norm.module import BatchNorm1d
+
+__all__ = ["GhostBatchNorm1d"]
+
+
+class GhostBatchNorm1d(BatchNorm1d):
+    r"""Batch norm in training by the statistics of each virtual batch alone (Hoffer et al. 2017, arXiv:1705.08741,
+    Algorithm 1); in evaluation as `BatchNorm1d`.
+
+    A batch of N samples is cut into N // virtual_batch_size (but at least one) virtual batches of sizes that differ by
+    one at most; each is normalized as if it were a batch. The running statistics take the virtual batches' average
+    (the paper's weigh later ones more).
+
+    Args:
+        virtual_batch_size: samples in a virtual batch, at least 2. One as large as the batch is `BatchNorm1d`.
+        others: as `BatchNorm1d`.
+    Raises:
+        ValueError: if `virtual_batch_size` is less than 2.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        fp32_buffers: bool = False,
+        virtual_batch_size: int = 32,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            fp32_buffers=fp32_buffers,
+        )
+        if virtual_batch_size < 2:
+            raise ValueError(
+                f"`virtual_batch_size` must be at least 2, for a variance to exist, but got {virtual_batch_size}."
+            )
+        self.virtual_batch_size = virtual_batch_size
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, virtual_batch_size={self.virtual_batch_size}"
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        num_samples = input.shape[0]
+        num_ghosts = num_samples // self.virtual_batch_size
+        if num_ghosts < 2 or not self.training:
+            return super().forward(input, mask)
+        self._check_input_dim(input)
+        larger = num_samples % num_ghosts
+        size = num_samples // num_ghosts
+        cut = larger * (size + 1)
+        results, means, variances = [], [], []
+        for first, last, ghosts in ((0, cut, larger), (cut, num_samples, num_ghosts - larger)):
+            if not ghosts:
+                continue
+            part = input[first:last].unflatten(0, (ghosts, -1))
+            # With momentum 1 a running statistic becomes the batch's own.
+            mean = input.new_zeros((ghosts, input.shape[1]), dtype=formulas.computed_in(input))
+            variance = torch.zeros_like(mean)
+            results.append(
+                batch_norm(
+                    part,
+                    mean,
+                    variance,
+                    None if self.weight is None else self.weight.expand(ghosts, -1),
+                    None if self.bias is None else self.bias.expand(ghosts, -1),
+                    True,
+                    1.0,
+                    self.eps,
+                    mask=None if mask is None else mask[first:last].unflatten(0, (ghosts, -1)),
+                    stack_dims=1,
+                ).flatten(0, 1)
+            )
+            means.append(mean)
+            variances.append(variance)
+        self.track(torch.cat(means).mean(0), torch.cat(variances).mean(0))
+        return torch.cat(results) if len(results) > 1 else results[0]

@@ -1,0 +1,89 @@
+"""Population statistics from data: precise batch norm."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+__all__ = ["recalibrate"]
+
+
+@torch.no_grad()
+def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
+    r"""Set the running statistics of every batch norm in `network` to those of the data (Wu & Johnson 2021,
+    arXiv:2105.07576, section 3, "precise batch norm").
+
+    With batch b of N_b values a channel, mean_b and biased variance var_b, N the sum of all N_b:
+        running_mean = sum_b N_b mean_b / N
+        running_var  = sum_b N_b (var_b + (mean_b - running_mean)^2) / (N - 1)
+    which, for the first batch norm, is exactly the mean and the unbiased variance of the data, however it is cut. Later
+    layers see inputs that the batches' own statistics normalized, as in training: take batches of the training size.
+
+    Args:
+        network: put back into the mode it came in; gradients, weights and other modules' buffers are left alone.
+        batches: inputs of the network; of a tuple or list, the first element is the input.
+    Raises:
+        ValueError: if there is no batch.
+    """
+    norms = [
+        module
+        for module in network.modules()
+        if isinstance(module, _BatchNorm)
+        and module.running_mean is not None
+        and module.running_var is not None
+        and not getattr(module, "frozen", False)
+    ]
+    sums = {norm: ChannelSums() for norm in norms}
+    hooks = [norm.register_forward_pre_hook(sums[norm].add, with_kwargs=True) for norm in norms]
+    was_training = {module: module.training for module in network.modules()}
+    kept = {norm: [None if b is None else b.clone() for b in norm.buffers(recurse=False)] for norm in norms}
+    num_batches = 0
+    try:
+        network.eval()
+        for norm in norms:
+            norm.train()
+        for batch in batches:
+            network(batch[0] if isinstance(batch, tuple | list) else batch)
+            num_batches += 1
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in was_training.items():
+            module.training = mode
+        for norm in norms:
+            for buffer, before in zip(norm.buffers(recurse=False), kept[norm], strict=True):
+                buffer.copy_(before)
+    if not num_batches:
+        raise ValueError("`batches` must hold at least one batch to take statistics of, but was empty.")
+    for norm in norms:
+        sums[norm].write_to(norm)
+
+
+class ChannelSums:
+    """Count, mean and sum of squared deviations a channel, in double, merged batch by batch (Chan et al. 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Tensor | float = 0.0
+        self.square: Tensor | float = 0.0
+
+    def add(self, norm: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor | None]) -> None:
+        x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (C, values)
+        mask = inputs[1] if len(inputs) > 1 else named.get("mask")
+        if mask is not None:
+            x = x[:, mask.flatten()]
+        count, mean = x.shape[1], x.mean(1)
+        move = mean - self.mean
+        total = self.count + count
+        self.square = self.square + (x - mean[:, None]).square().sum(1) + move.square() * (self.count * count / total)
+        self.mean = self.mean + move * (count / total)
+        self.count = total
+
+    def write_to(self, norm: _BatchNorm) -> None:
+        if not self.count:  # a batch norm that the network does not use
+            return
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        norm.running_mean.copy_(torch.as_tensor(self.mean))
+        norm.running_var.copy_(torch.as_tensor(self.square) / max(1, self.count - 1))

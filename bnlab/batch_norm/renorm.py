@@ -1,0 +1,97 @@
+"""Batch renormalization: batch norm in training that differs little from the same layer in evaluation."""
+
+import torch
+from torch import Tensor
+
+from bnlab.batch_norm import formulas
+from bnlab.batch_norm.functional import batch_norm
+from bnlab.batch_norm.module import BatchNorm1d
+
+__all__ = ["BatchRenorm1d"]
+
+
+class BatchRenorm1d(BatchNorm1d):
+    r"""Batch renormalization (Ioffe 2017, arXiv:1702.03275, Algorithm 1); in evaluation as `BatchNorm1d`.
+
+    In training, with the running mean and sigma = sqrt(running_var + eps) before this batch, sigma_B the batch's:
+        r = clip(sigma_B / sigma, 1 / r_max, r_max),   d = clip((mean_B - mean) / sigma, -d_max, d_max)
+        y = weight * (x_hat * r + d) + bias,   x_hat as in batch norm
+    r and d are constants to the gradient. With r_max 1 and d_max 0 this is batch norm: the bounds stay there for
+    `ramp_start` batches and grow linearly to `r_max` and `d_max` at `ramp_end`.
+
+    Args:
+        r_max: at least 1; the paper's value is 3.
+        d_max: at least 0; the paper's value is 5.
+        ramp_start, ramp_end: in batches; the paper's are 5000, and 40000 for r_max and 25000 for d_max.
+        others: as `BatchNorm1d`. Without running statistics there is nothing to renormalize by: it is batch norm.
+    Raises:
+        ValueError: for bounds or a ramp that are none.
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        bias: bool = True,
+        fp32_buffers: bool = False,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+        ramp_start: int = 5000,
+        ramp_end: int = 25000,
+    ) -> None:
+        super().__init__(
+            num_features,
+            eps,
+            momentum,
+            affine,
+            track_running_stats,
+            device,
+            dtype,
+            bias=bias,
+            fp32_buffers=fp32_buffers,
+        )
+        if not r_max >= 1:
+            raise ValueError(f"`r_max` must be at least 1, which is batch norm, but got {r_max}.")
+        if not d_max >= 0:
+            raise ValueError(f"`d_max` must be at least 0, which is batch norm, but got {d_max}.")
+        if not 0 <= ramp_start <= ramp_end:
+            raise ValueError(f"The ramp must have 0 <= ramp_start <= ramp_end, but got {ramp_start} and {ramp_end}.")
+        self.r_max, self.d_max, self.ramp_start, self.ramp_end = r_max, d_max, ramp_start, ramp_end
+
+    def extra_repr(self) -> str:
+        ramp = f"ramp_start={self.ramp_start}, ramp_end={self.ramp_end}"
+        return f"{super().extra_repr()}, r_max={self.r_max}, d_max={self.d_max}, {ramp}"
+
+    def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        running_mean, running_var = self.running_mean, self.running_var
+        if not self.training or running_mean is None or running_var is None or not self.track_running_stats:
+            return super().forward(input, mask)
+        self._check_input_dim(input)
+        # With momentum 1 a running statistic becomes the batch's own.
+        mean = input.new_zeros(input.shape[1], dtype=formulas.computed_in(input))
+        variance = torch.zeros_like(mean)
+        x_hat = batch_norm(input, mean, variance, None, None, True, 1.0, self.eps, mask=mask)
+        with torch.no_grad():
+            number = formulas.count(input, mask, 0)
+            r_max, d_max = self.bounds()
+            sigma = torch.sqrt(running_var + self.eps)
+            r = torch.sqrt(variance * ((number - 1) / number) + self.eps) / sigma
+            r = torch.minimum(torch.maximum(r, 1 / r_max), r_max)
+            d = torch.minimum(torch.maximum((mean - running_mean) / sigma, -d_max), d_max)
+            self.track(mean, variance)
+        scale, shift = (r, d) if self.weight is None else (r * self.weight, d * self.weight)
+        shift = shift if self.bias is None else shift + self.bias
+        return formulas.affine(x_hat.to(scale.dtype), None, scale, shift, mask, 0).to(input.dtype)
+
+    def bounds(self) -> tuple[Tensor, Tensor]:
+        """r_max and d_max at this batch."""
+        assert self.num_batches_tracked is not None
+        done = (self.num_batches_tracked - self.ramp_start) / max(1, self.ramp_end - self.ramp_start)
+        done = done.clamp(0, 1)
+        return 1 + (self.r_max - 1) * done, self.d_max * done
