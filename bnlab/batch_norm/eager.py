@@ -125,7 +125,7 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
             scale = formulas.inverse_std(found.var, eps)
             if weight is not None:
                 scale = scale * weight
-            y = formulas.affine(c, found.residual, scale, bias, mask, stack_dims).to(x.dtype)
+            y = formulas.affine(c, found.residual, scale, bias, mask, stack_dims).to(x.dtype).contiguous()
             rounded, mean, var = found.mean, found.mean + found.residual, found.var
         formulas.update_running_statistics(
             x, mean, var, running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims

@@ -53,7 +53,7 @@ class BatchNormFunction(torch.autograd.Function):
         if weight is not None:
             scale = scale * weight
         y = formulas.affine(c, statistics.residual, scale, bias, mask, stack_dims)
-        return y.to(x.dtype), statistics.mean + statistics.residual, statistics.var
+        return y.to(x.dtype).contiguous(), statistics.mean + statistics.residual, statistics.var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -154,7 +154,7 @@ class FixedStatisticsFunction(torch.autograd.Function):
     ) -> Tensor:
         c = formulas.centered(x, mean, mask, stack_dims)
         scale = inv_std if weight is None else inv_std * weight
-        return formulas.affine(c, None, scale, bias, mask, stack_dims).to(x.dtype)
+        return formulas.affine(c, None, scale, bias, mask, stack_dims).to(x.dtype).contiguous()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

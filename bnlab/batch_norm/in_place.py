@@ -24,7 +24,7 @@ def normalize(
     number = formulas.count(x, None, stack_dims)
     rounded = total(upcast, stack_dims).div_(number)
     # A half type's copy is ours to write over; x itself is not.
-    y = torch.sub(upcast, per_channel(rounded, x, stack_dims), out=torch.empty_like(x) if upcast is x else upcast)
+    y = torch.sub(upcast, per_channel(rounded, x, stack_dims), out=empty_like(x) if upcast is x else upcast)
     residual = total(y, stack_dims).div_(number)
     var = sum_of_products(y, y, stack_dims).div_(number).addcmul_(residual, residual, value=-1).clamp_(min=0)
     scale = torch.rsqrt(var + formulas.per_network(eps))
@@ -32,7 +32,7 @@ def normalize(
         scale = scale * weight
     shift = residual * -scale if bias is None else torch.addcmul(bias.to(dtype), residual, scale, value=-1)
     torch.addcmul(per_channel(shift, x, stack_dims), y, per_channel(scale, x, stack_dims), out=y)
-    return y.to(x.dtype), rounded, residual.add_(rounded), var
+    return y.to(x.dtype).contiguous(), rounded, residual.add_(rounded), var
 
 
 def backward(
@@ -47,7 +47,7 @@ def backward(
     """dL/dx, dL/dweight and dL/dbias; see `formulas.backward`."""
     number = formulas.count(x, None, stack_dims)
     upcast, g = x.to(mean.dtype), grad_y.to(mean.dtype)
-    c = torch.sub(upcast, per_channel(mean, x, stack_dims), out=torch.empty_like(x) if upcast is x else upcast)
+    c = torch.sub(upcast, per_channel(mean, x, stack_dims), out=empty_like(x) if upcast is x else upcast)
     residual = total(c, stack_dims).div_(number)
     sum_g = total(g, stack_dims)
     sum_g_x_hat = sum_of_products(g, c, stack_dims).addcmul_(residual, sum_g, value=-1).mul_(inv_std)
@@ -58,6 +58,11 @@ def backward(
     shift = (scale * sum_g).div_(-number).addcmul_(slope, residual, value=-1)
     torch.addcmul(per_channel(shift, x, stack_dims), c, per_channel(slope, x, stack_dims), out=c)
     return c.addcmul_(g, per_channel(scale, x, stack_dims)).to(x.dtype), sum_g_x_hat, sum_g
+
+
+def empty_like(x: Tensor) -> Tensor:
+    """Contiguous, as torch's results are, whatever x is."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def sum_of_products(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:
