@@ -14,6 +14,9 @@ from bnlab.errors import user_errors
 __all__ = ["arguments_of", "build_logger", "build_network", "build_splits"]
 
 
+_WIDTHS = ("num_layers", "num_units")  # numbers from which the config makes the list `hidden`
+
+
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
     """The group as a plain dict for `instantiate`, without the keys that bnlab itself reads."""
     arguments: Any = OmegaConf.to_container(config, resolve=True)
@@ -49,7 +52,7 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes
     with user_errors("`model`: "), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return instantiate(
-            arguments_of(config.model),
+            arguments_of(config.model, *(_WIDTHS if "hidden" in config.model else ())),
             input_shape=sample_shape,
             num_classes=num_classes,
             _convert_="all",

@@ -11,8 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
+from bnlab.search.plugin import register
 
 __all__ = ["check", "compose", "config_folder", "describe"]
+
+# Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
+OmegaConf.register_new_resolver("repeat", lambda value, times: [value] * times, replace=True)
 
 
 def config_folder() -> str:
@@ -31,6 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         UserError: an override that does not parse, or names what does not exist.
     """
     GlobalHydra.instance().clear()
+    register()
     with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
         config = hydra_compose("train", list(overrides))
     check(config)

@@ -1,11 +1,14 @@
 """Tables in, matplotlib figures out; nothing is shown or saved here."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
-__all__ = ["curves"]
+__all__ = ["curves", "search"]
 
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
@@ -33,3 +36,72 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
+
+
+def search(
+    trials: Sequence[Mapping[str, Any]], axes: Mapping[str, str | Sequence[str]], objective: str, *, minimize: bool
+) -> Figure:
+    """The objective of each trial against each parameter, on the parameter's scale; the best one marked.
+
+    Args:
+        trials: with "objective", "state", and the parameters by their key; one that a trial does not have is left out.
+        axes: a parameter's scale (linear, log, one_minus_log), or its choices in order.
+        objective: its name.
+        minimize: whether a lower objective is better.
+    """
+    num_columns = min(len(axes), 3)
+    num_rows = -(-len(axes) // num_columns)
+    figure = Figure(figsize=(1 + 3.6 * num_columns, 0.6 + 3 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
+    best = (min if minimize else max)(trials, key=lambda trial: trial["objective"])
+    for panel, (key, scale) in zip(panels.flat, axes.items(), strict=False):
+        for state, (colour, marker) in TRIALS.items():
+            shown = [trial for trial in trials if trial["state"] == state and key in trial]
+            if shown:
+                x = [_position(trial[key], scale) for trial in shown]
+                panel.plot(x, [trial["objective"] for trial in shown], marker, color=colour, alpha=0.7, label=state)
+        if key in best:
+            panel.plot(
+                [_position(best[key], scale)], [best["objective"]], "*", color="#D55E00", markersize=13, label="best"
+            )
+        _set_scale(panel, scale)
+        panel.set_xlabel(key)
+        panel.grid(alpha=0.3)
+        if objective.endswith("accuracy"):
+            panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+    for panel in panels.flat[len(axes) :]:
+        panel.set_visible(False)
+    for row in panels:
+        row[0].set_ylabel(objective.replace("_", " "))
+    handles = {
+        label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside upper right", ncols=len(handles), frameon=False)
+    return figure
+
+
+TRIALS = {"completed": ("#0072B2", "o"), "pruned": ("0.6", "v"), "diverged": ("#CC79A7", "x")}
+
+
+def _position(value: Any, scale: str | Sequence[str]) -> Any:
+    if isinstance(scale, str):
+        return value
+    return list(scale).index(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
+    if not isinstance(scale, str):
+        panel.set_xticks(range(len(scale)), scale)
+        panel.set_xlim(-0.5, len(scale) - 0.5)
+    elif scale == "log":
+        panel.set_xscale("log")
+    elif scale == "one_minus_log":
+        panel.set_xscale(
+            "function", functions=(lambda x: -np.log10(np.maximum(1 - x, 1e-12)), lambda u: 1 - 10.0 ** (-u))
+        )
+        low, high = panel.get_xlim()
+        ticks = [value for value in _NINES if low <= value <= high]
+        panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
+
+
+_NINES = [0, 0.5, *(round(1 - step * 10.0**-decade, 8) for decade in range(1, 7) for step in (1, 0.5))]

@@ -112,6 +112,8 @@ RULES: dict[str, Rule] = {
     "data.root": string(),
     "data.val_fraction": _FRACTION,
     "data.test_fraction": _FRACTION,
+    "model.num_layers": integer(minimum=0),
+    "model.num_units": integer(minimum=1),
     "model.hidden": sequence_of(integer(minimum=1)),
     "model.bias": either(boolean(), one_of("auto")),
     "norm.placement": one_of("before", "after"),

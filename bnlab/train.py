@@ -4,17 +4,20 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from io import StringIO
 from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
 
 from bnlab.config import check, config_folder
 from bnlab.errors import UserError, one_line, report_user_errors
+from bnlab.search.plugin import register
 
 __all__ = ["main", "task"]
 
@@ -31,9 +34,17 @@ def task(config: DictConfig) -> float | None:
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
     with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
         check(config)  # before two seconds of imports
+        with open_dict(config):
+            del config["search"]  # how the run was found is not what it is
         from bnlab.fit import fit
 
-        summary = fit(config, Path(hydra_config.runtime.output_dir), overrides=list(hydra_config.overrides.task))
+        is_trial = hydra_config.mode == RunMode.MULTIRUN  # whose progress and result the sweep shows
+        summary = fit(
+            config,
+            Path(hydra_config.runtime.output_dir),
+            overrides=list(hydra_config.overrides.task),
+            console=Console(file=StringIO()) if is_trial else None,
+        )
     if summary["status"] == "interrupted":
         raise SystemExit(EXIT_INTERRUPTED)
     return summary["objective"]
@@ -42,6 +53,7 @@ def task(config: DictConfig) -> float | None:
 def main() -> None:
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    register()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     with report_user_errors(), _errors_of_hydra():
         application()

@@ -80,14 +80,14 @@ class Parameter:
         """Hold both ends, or each choice, against the rule of the setting."""
         rule = RULES.get(self.key)
         if rule is not None:
-            is_choice = isinstance(self.values, Choice)
-            for value in self.values.values if is_choice else (self.values.low, self.values.high):
+            values = self.values
+            for value in values.values if isinstance(values, Choice) else (values.low, values.high):
                 rule.check(self.key, value)
 
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in the order in which they are shown. `constants` gives what a condition's key is where it is fixed."""
+    """Parameters in the order in which they are shown; `constants` is what a condition's key is where it is fixed."""
 
     parameters: tuple[Parameter, ...]
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -237,6 +237,8 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
         order = random.Random(f"{seed} {key}").sample(range(len(texts)), len(texts))
         return Choice(tuple(values[i] for i in order), tuple(texts[i] for i in order))
     step = None
-    if override.is_range_sweep() and len(values) > 1 and all(isinstance(value, int) for value in values):
-        step = abs(values[1] - values[0])
+    if override.is_range_sweep():
+        numbers = [value for value in values if isinstance(value, int)]
+        if len(numbers) == len(values) > 1:
+            step = abs(numbers[1] - numbers[0])
     return Choice(values, texts, step)

@@ -1,0 +1,179 @@
+"""`hydra/launcher=joblib`: the jobs of a sweep in processes of loky, joblib's backend, of which each may die alone."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.singleton import Singleton
+from hydra.core.utils import JobReturn, JobStatus, configure_log, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict
+
+__all__ = ["JoblibLauncher", "WorkerDiedError"]
+
+# One thread each, or n processes of n threads would fight for n cores. Set before torch or numpy is loaded.
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended in the middle of its job."""
+
+
+class JoblibLauncher(Launcher):
+    """Runs jobs in `n_jobs` worker processes of loky, with one thread of arithmetic each.
+
+    Where `joblib.Parallel` ends a whole batch when one of its processes is killed, each worker here is a pool of its
+    own: its job is returned as failed, and the next one gets a new process.
+
+    Args:
+        n_jobs: worker processes; -1 for one a core.
+    """
+
+    num_threads_in_a_job = 1
+
+    def __init__(self, n_jobs: int = -1) -> None:
+        self.n_jobs = n_jobs
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self._hydra_context = hydra_context
+        self._task_function = task_function
+        self._config = config
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Run the jobs, in the order in which workers become free; their returns are in the order of the jobs."""
+        from cloudpickle import dumps
+        from loky import cpu_count
+
+        setup_globals()
+        configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
+        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        context = dumps((Singleton.get_state(), self._hydra_context, self._config, self._task_function))
+        jobs: queue.SimpleQueue[tuple[int, Sequence[str]]] = queue.SimpleQueue()
+        for job in enumerate(job_overrides):
+            jobs.put(job)
+        returns: dict[int, JobReturn] = {}
+        num_workers = min(cpu_count() if self.n_jobs == -1 else self.n_jobs, len(job_overrides))
+        workers = [_Worker(context, jobs, returns, initial_job_idx) for _ in range(num_workers)]
+        try:
+            for worker in workers:
+                worker.start()
+            for worker in workers:
+                while worker.is_alive():
+                    worker.join(0.1)  # a plain join would not let Ctrl-C through
+        except BaseException:
+            for worker in workers:
+                worker.stop()
+            raise
+        for worker in workers:
+            if worker.error is not None:
+                raise worker.error
+        return [returns[index] for index in range(len(job_overrides))]
+
+
+class _Worker(threading.Thread):
+    """Feeds one process with jobs, and replaces it when it dies."""
+
+    def __init__(
+        self,
+        context: bytes,
+        jobs: "queue.SimpleQueue[tuple[int, Sequence[str]]]",
+        returns: dict[int, JobReturn],
+        initial_job_idx: int,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._context = context
+        self._jobs = jobs
+        self._returns = returns
+        self._initial_job_idx = initial_job_idx
+        self._process: Any = None
+        self._stopped = False
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # for the launcher to raise in its own thread
+            self.error = error
+        finally:
+            self._end_process()
+
+    def _run(self) -> None:
+        from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+
+        while not self._stopped:
+            try:
+                index, overrides = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            if self._process is None:
+                self._process = ProcessPoolExecutor(
+                    max_workers=1, initializer=_prepare, initargs=(self._context, os.getpid()), env=ONE_THREAD
+                )
+            try:
+                self._returns[index] = self._process.submit(
+                    _run_job, self._initial_job_idx + index, list(overrides)
+                ).result()
+            except BrokenProcessPool as error:
+                if self._stopped:
+                    return
+                died = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
+                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=died)
+                self._end_process()
+            except Exception as error:  # what a job raises is in its return: this is its way there
+                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._end_process()
+
+    def _end_process(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.shutdown(wait=not self._stopped, kill_workers=self._stopped)
+
+
+def _exit_codes(error: BaseException) -> str:
+    _, found, codes = str(error).partition("The exit codes of the workers are {")
+    return codes.partition("}")[0] if found else type(error).__name__
+
+
+_context: tuple[HydraContext, DictConfig, TaskFunction] | None = None
+
+
+def _prepare(context: bytes, parent: int) -> None:
+    """Bring a new process to the state of the one that launched it, and end it when that one is gone."""
+    from cloudpickle import loads
+
+    def end_with_parent() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    global _context
+    state, *rest = loads(context)
+    setup_globals()
+    Singleton.set_state(state)
+    hydra_context, config, task_function = rest
+    _context = hydra_context, config, task_function
+
+
+def _run_job(number: int, overrides: list[str]) -> JobReturn:
+    assert _context is not None
+    hydra_context, config, task_function = _context
+    job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
+    with open_dict(job_config):
+        job_config.hydra.job.id = number
+        job_config.hydra.job.num = number
+    return run_job(
+        hydra_context=hydra_context,
+        task_function=task_function,
+        config=job_config,
+        job_dir_key="hydra.sweep.dir",
+        job_subdir_key="hydra.sweep.subdir",
+    )

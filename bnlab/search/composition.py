@@ -1,0 +1,140 @@
+"""Composing the configs of many jobs that differ in values only: once by Hydra, then copied and changed."""
+
+import copy
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, OverrideType
+from hydra.plugins.config_source import ConfigSource
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["SweepConfigLoader"]
+
+SUBDIR = "hydra.sweep.subdir"  # the one setting of Hydra that the search gives each job
+
+
+class SweepConfigLoader(ConfigLoader):
+    """Hydra's loader, which keeps what it composed for a choice of groups and gives it again with other values.
+
+    Hydra composes the groups first, and then sets the overridden values one after the other. The first part is kept;
+    the second is done by Hydra's own function, on a copy. Overrides that do neither go to Hydra whole.
+    """
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._is_group: dict[str, bool] = {}
+        self._parsed: dict[str, Override] = {}
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        parsed = [self._parse(override) for override in sweep_overrides]
+        hydra_overrides: list[str] = list(master_config.hydra.overrides.hydra)
+        groups: list[Override] = []
+        values: list[Override] = []
+        for override in parsed:
+            (groups if self._chooses(override, master_config) else values).append(override)
+        if not all(map(_only_sets_a_value, values)) or not all(map(_only_picks, groups)):
+            return self._loader.load_sweep_config(master_config, sweep_overrides)
+        lines = [str(override.input_line) for override in groups]
+        key = (*hydra_overrides, "", *lines)
+        if key not in self._composed:
+            self._composed[key] = self._loader.load_sweep_config(master_config, lines)
+        config = copy.deepcopy(self._composed[key])
+        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        for of_hydra, written in (
+            (True, config.hydra.overrides.hydra),
+            (False, config.hydra.overrides.task),
+        ):
+            while len(written) > (len(hydra_overrides) if of_hydra else 0):
+                written.pop()
+            for override in parsed:
+                if override.is_hydra_override() == of_hydra:
+                    written.append(override.input_line)
+        named = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = get_overrides_dirname(
+            overrides=[override for override in parsed if not override.is_hydra_override()],
+            kv_sep=named.kv_sep,
+            item_sep=named.item_sep,
+            exclude_keys=named.exclude_keys,
+        )
+        OmegaConf.copy_cache(from_config=master_config, to_config=config)
+        return config
+
+    def _parse(self, line: str) -> Override:
+        if line not in self._parsed:
+            if len(self._parsed) > 10_000:  # those of the trials are used once
+                self._parsed.clear()
+            self._parsed[line] = OverridesParser.create().parse_override(line)
+        return self._parsed[line]
+
+    def _chooses(self, override: Override, master_config: DictConfig) -> bool:
+        """Whether it picks from a config group; such a value could not be set afterwards."""
+        return not isinstance(override.value(), dict) and self.is_group(override.key_or_group, master_config)
+
+    def is_group(self, key: str, master_config: DictConfig) -> bool:
+        if key not in self._is_group:
+            self._is_group[key] = "." not in key and bool(
+                self._loader.get_group_options(
+                    key,
+                    results_filter=None,
+                    config_name=master_config.hydra.job.config_name,
+                    overrides=list(master_config.hydra.overrides.hydra),
+                )
+            )
+        return self._is_group[key]
+
+    # The rest is Hydra's.
+
+    def load_configuration(
+        self,
+        config_name: str | None,
+        overrides: list[str],
+        run_mode: RunMode,
+        from_shell: bool = True,
+        validate_sweep_overrides: bool = True,
+    ) -> DictConfig:
+        return self._loader.load_configuration(config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+
+    def get_search_path(self) -> ConfigSearchPath:
+        return self._loader.get_search_path()
+
+    def get_sources(self) -> list[ConfigSource]:
+        return self._loader.get_sources()
+
+    def list_groups(self, parent_name: str) -> list[str]:
+        return self._loader.list_groups(parent_name)
+
+    def get_group_options(
+        self,
+        group_name: str,
+        results_filter: ObjectType | None = ObjectType.CONFIG,
+        config_name: str | None = None,
+        overrides: list[str] | None = None,
+    ) -> list[str]:
+        return self._loader.get_group_options(group_name, results_filter, config_name, overrides)
+
+    def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> Any:
+        return self._loader.compute_defaults_list(config_name, overrides, run_mode)
+
+    def __getattr__(self, name: str) -> Any:  # what Hydra's own class has beside its interface
+        if name == "_loader":  # not there yet while it is unpickled
+            raise AttributeError(name)
+        return getattr(self._loader, name)
+
+
+def _only_sets_a_value(override: Override) -> bool:
+    return (
+        not override.is_delete()
+        and override.package is None
+        and not override.is_sweep_override()
+        and (override.key_or_group == SUBDIR or not override.is_hydra_override())
+    )
+
+
+def _only_picks(override: Override) -> bool:
+    return override.type == OverrideType.CHANGE and not override.is_hydra_override()

@@ -1,0 +1,58 @@
+"""What a launcher runs for each trial: the task, with a record of its end in the trial's folder, however it ends."""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from bnlab.atomic_file import write_text
+from bnlab.errors import one_line
+from bnlab.search.folder import read_result
+
+__all__ = ["Job"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`task`, which leaves summary.json in Hydra's output folder; where it does not, this does.
+
+    A summary is how a sweep learns of a trial while the launcher is still at work, and after the sweep was killed. What
+    a trial logs goes to its own train.log, the traceback of a failure too; the console is the sweep's.
+    """
+
+    task: Callable[[DictConfig], Any]
+
+    def __call__(self, config: DictConfig) -> Any:
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        for handler in logging.getLogger().handlers:
+            if type(handler) is logging.StreamHandler:
+                handler.setLevel(logging.CRITICAL)
+        start = time.monotonic()
+        try:
+            value = self.task(config)
+        except Exception as error:
+            log.error("the trial failed", exc_info=True)
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            _complete(folder, {"status": "failed", "error": reason, "seconds": time.monotonic() - start})
+            raise
+        except BaseException:
+            _complete(folder, {"status": "interrupted", "seconds": time.monotonic() - start}, changes=True)
+            raise
+        _complete(folder, {"status": "completed", "objective": value, "seconds": time.monotonic() - start})
+        return value
+
+
+def _complete(folder: Path, result: dict[str, Any], changes: bool = False) -> None:
+    """Write what the task's own summary does not say; with `changes`, what it says otherwise too."""
+    summary = read_result(folder)
+    merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
+    if merged != summary:
+        write_text(folder / "summary.json", json.dumps(merged, indent=2) + "\n")

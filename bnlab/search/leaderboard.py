@@ -1,0 +1,232 @@
+"""What a search leaves: trials.csv, leaderboard.md, best.yaml, search.png, and the table that ends it on screen."""
+
+import csv
+import io
+import math
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from bnlab.atomic_file import write_bytes, write_text
+from bnlab.search.folder import SweepFolder, shown
+from bnlab.search.scales import Scale
+from bnlab.search.space import Choice, Parameter, Point, Space
+from bnlab.search.trials import Configuration, Trial, rank
+
+__all__ = ["Leaderboard"]
+
+NUM_ON_SCREEN = 10
+NUM_IN_FILE = 100
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The ranking of `trials`, and how each of them is run again.
+
+    Attributes:
+        space: of the search.
+        fixed: overrides that every trial has.
+        objective: its name.
+        minimize: whether a lower one is better.
+        seeds: runs a configuration.
+        base_seed: the seed of the first of them, where there is more than one.
+        num_threads: that torch has in a trial, where it is not the default; rounding depends on it.
+    """
+
+    trials: Sequence[Trial]
+    space: Space
+    fixed: Sequence[str]
+    objective: str
+    minimize: bool
+    seeds: int
+    base_seed: int
+    num_threads: int | None
+
+    @property
+    def ranking(self) -> list[Configuration]:
+        return rank(self.trials, self.minimize)
+
+    def overrides(self, point: Point) -> list[str]:
+        return [*self.fixed, *self.space.overrides(point)]
+
+    def command(self, configuration: Configuration) -> str:
+        """The command line that runs `configuration` again, all its seeds, and gives the same objective."""
+        words = ["python", "-m", "bnlab.train"]
+        if self.seeds > 1:
+            words += ["-m", f"search.seeds={self.seeds}"]
+        threads = f"OMP_NUM_THREADS={self.num_threads} " if self.num_threads is not None else ""
+        return threads + shlex.join([*words, *self.overrides(configuration.values)])
+
+    def write(self, folder: SweepFolder) -> None:
+        write_text(folder.trials, self._csv(folder))
+        write_text(folder.leaderboard, self._markdown(folder))
+        ranking = self.ranking
+        if ranking:
+            write_text(folder.best, self._best(ranking[0], folder))
+
+    def write_figure(self, folder: SweepFolder) -> None:
+        """The objective against each parameter, where there is anything to show."""
+        shown_trials = [trial for trial in self.trials if trial.objective is not None]
+        if not shown_trials or not self.space.parameters:
+            return
+        from bnlab.figures import search  # matplotlib takes half a second
+
+        figure = search(
+            [{**trial.values, "objective": trial.objective, "state": trial.state} for trial in shown_trials],
+            {parameter.key: _axis(parameter) for parameter in self.space.parameters},
+            self.objective,
+            minimize=self.minimize,
+        )
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=120)
+        write_bytes(folder.figure, buffer.getvalue())
+
+    def table(self) -> Table | None:
+        """The ten best."""
+        ranking = self.ranking
+        if not ranking:
+            return None
+        number = min(NUM_ON_SCREEN, len(ranking))
+        table = Table(
+            title=f"The {number} best of {len(ranking)}" if number > 1 else "The best",
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        for column in self._columns():
+            table.add_column(column.replace("_", " "), justify="right", overflow="fold")  # long names fold at a space
+        for place, configuration in enumerate(ranking[:NUM_ON_SCREEN], 1):
+            table.add_row(*self._row(place, configuration))
+        return table
+
+    def counts(self) -> Counter[str]:
+        return Counter(trial.state for trial in self.trials)
+
+    def _columns(self) -> list[str]:
+        has_test = any(trial.test_accuracy is not None for trial in self.trials)
+        keys = [parameter.key for parameter in self.space.parameters]
+        return ["", "trial", self.objective, *(["test_accuracy"] if has_test else []), *_short(keys)]
+
+    def _row(self, place: int, configuration: Configuration) -> list[str]:
+        trials = configuration.trials
+        numbers = str(trials[0].number) if len(trials) == 1 else f"{trials[0].number} to {trials[-1].number}"
+        row = [str(place), numbers, _with_deviation(configuration.mean, configuration.deviation)]
+        if any(trial.test_accuracy is not None for trial in self.trials):
+            tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
+            row.append(f"{math.fsum(tests) / len(tests):.2%}" if tests else "")
+        return row + [_number(configuration.values.get(parameter.key)) for parameter in self.space.parameters]
+
+    def _csv(self, folder: SweepFolder) -> str:
+        keys = [parameter.key for parameter in self.space.parameters]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        seed = ["seed"] if self.seeds > 1 else []
+        writer.writerow(
+            ["number", "state", self.objective, *keys, *seed, "test_accuracy", "seconds", "folder", "reason"]
+        )
+        for trial in self.trials:
+            texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
+            writer.writerow(
+                [
+                    trial.number,
+                    trial.state,
+                    trial.objective,
+                    *texts,
+                    *([self.base_seed + trial.repeat] if seed else []),
+                    trial.test_accuracy,
+                    trial.seconds,
+                    _inside(trial, folder),
+                    trial.reason,
+                ]
+            )
+        return buffer.getvalue()
+
+    def _text(self, key: str, value: Any) -> str:
+        return self.space[key].override(value).partition("=")[2]
+
+    def _best(self, configuration: Configuration, folder: SweepFolder) -> str:
+        return OmegaConf.to_yaml(
+            {
+                "objective": configuration.mean,
+                "objective_name": self.objective,
+                "trials": [trial.number for trial in configuration.trials],
+                "folder": _inside(configuration.trials[0], folder),
+                "overrides": self.overrides(configuration.values),
+                "command": self.command(configuration),
+            }
+        )
+
+    def _markdown(self, folder: SweepFolder) -> str:
+        ranking = self.ranking
+        counts = self.counts()
+        lines = [
+            "# Leaderboard",
+            "",
+            f"{len(self.trials)} trials: "
+            + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+            + ".",
+            f"Ranked by {'the mean ' if self.seeds > 1 else ''}{self.objective}, "
+            f"the {'lowest' if self.minimize else 'highest'} first"
+            + (f"; ± is the standard deviation over {self.seeds} seeds." if self.seeds > 1 else "."),
+            "",
+        ]
+        if ranking:
+            lines += ["Run the best again:", "", "```", self.command(ranking[0]), "```", ""]
+            rows = [self._row(place, configuration) for place, configuration in enumerate(ranking[:NUM_IN_FILE], 1)]
+            lines += _markdown_table(self._columns(), rows)
+            if len(ranking) > NUM_IN_FILE:
+                lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]
+        others = [trial for trial in self.trials if trial.state in ("failed", "pruned", "diverged", "interrupted")]
+        if others:
+            reasons = {"pruned": "stopped early by search.pruner", "diverged": "its loss became infinite or NaN"}
+            rows = [
+                [str(trial.number), trial.state, trial.reason or reasons.get(trial.state, ""), _inside(trial, folder)]
+                for trial in others
+            ]
+            lines += ["", "## Not completed", "", *_markdown_table(["trial", "state", "reason", "folder"], rows)]
+        return "\n".join(lines) + "\n"
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
+    return [f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(columns), *cells[1:])]
+
+
+def _inside(trial: Trial, folder: SweepFolder) -> str:
+    if trial.folder is None:
+        return ""
+    inside = trial.folder.is_relative_to(folder.path)
+    return str(trial.folder.relative_to(folder.path)) if inside else shown(trial.folder)
+
+
+def _axis(parameter: Parameter) -> str | list[str]:
+    """The scale's name, or the choices in order."""
+    if isinstance(parameter.values, Choice):
+        return "linear" if parameter.values.step is not None else [_number(value) for value in parameter.values.values]
+    assert isinstance(parameter.values, Scale)
+    return {"OneMinusLog": "one_minus_log", "Log": "log", "LogIntegers": "log"}.get(
+        type(parameter.values).__name__, "linear"
+    )
+
+
+def _short(keys: Sequence[str]) -> list[str]:
+    """The last part of each key where that says which one it is."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return [key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    return f"{mean:.5f}" if deviation is None else f"{mean:.5f} ± {deviation:.5f}"

@@ -1,0 +1,217 @@
+"""Which trials a study still needs, taking them, and telling how they ended.
+
+Every run that a search is to make waits in the study as a trial of its own from the start. Taking one is a single step
+in the storage, so that two sweeps never take the same, and a killed one leaves nothing but trials that wait, or run.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState
+
+from bnlab.search.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
+from bnlab.search.samplers import POINT, FixedSampler
+from bnlab.search.space import Parameter, Point, Space
+from bnlab.search.storage import study_id, trial_id
+from bnlab.search.trials import FOLDER, REPEAT, RESULT
+
+__all__ = ["Plan", "TakenTrial"]
+
+_NOBODYS_AFTER_S = 5.0
+_WAIT_FOR_SIBLING_S = 10.0
+
+
+@dataclass(frozen=True)
+class TakenTrial:
+    """A trial that this sweep runs."""
+
+    number: int
+    repeat: int
+    point: Point
+
+
+class Plan:
+    """The trials of `study`: `num_points` configurations, each `seeds` times.
+
+    Args:
+        points: of a grid, else None: the sampler draws them.
+        folder: this sweep's.
+        worst: the objective that stands for a training without a finite epoch.
+    """
+
+    def __init__(
+        self,
+        study: optuna.Study,
+        storage: BaseStorage,
+        space: Space,
+        *,
+        num_points: int,
+        seeds: int,
+        points: Sequence[Point] | None,
+        folder: Path,
+        worst: float,
+    ) -> None:
+        self._study = study
+        self._storage = storage
+        self._study_id = study_id(storage, study.study_name)
+        self._space = space
+        self._num_points = num_points
+        self._seeds = seeds
+        self._points = points
+        self._folder = folder
+        self._worst = worst
+        self._params_of_point: dict[int, dict[str, Any]] = {}
+
+    @property
+    def num_trials(self) -> int:
+        return self._num_points * self._seeds
+
+    def add_missing(self) -> None:
+        """Let wait whatever no trial has done, does or waits to do; one that was interrupted gets its values again."""
+        done: set[tuple[int, int]] = set()
+        interrupted: dict[tuple[int, int], dict[str, Any]] = {}
+        for trial in self._study.get_trials(deepcopy=False):
+            place = (trial.user_attrs.get(POINT, -1), trial.user_attrs.get(REPEAT, 0))
+            if trial.state == TrialState.FAIL and trial.user_attrs.get(RESULT, {}).get("state") != "failed":
+                interrupted[place] = trial.params or trial.system_attrs.get("fixed_params", {})
+            else:
+                done.add(place)
+        for point in range(self._num_points):
+            for repeat in range(self._seeds):
+                if (point, repeat) not in done:
+                    params = interrupted.get((point, repeat)) or self._params_of_grid(point)
+                    self._study.enqueue_trial(params, user_attrs={POINT: point, REPEAT: repeat})
+
+    def _params_of_grid(self, point: int) -> dict[str, Any]:
+        if self._points is None:
+            return {}
+        return {
+            name_in_optuna(self._space[key]): to_optuna(self._space[key], value)
+            for key, value in self._points[point].items()
+        }
+
+    def recover(self, read_result: Callable[[int], Mapping[str, Any] | None]) -> None:
+        """Tell the trials that this sweep's killed predecessor left running: how they ended, or that they did not."""
+        for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            owner = trial.user_attrs.get(FOLDER)
+            if owner is None:
+                owner = self._owner_after_a_while(trial)
+                if owner is None:  # its sweep was killed between taking it and saying so
+                    self._tell_interrupted(trial.number)
+            elif owner == str(self._folder):
+                result = read_result(trial.number)
+                if result is None or result["status"] == "interrupted":
+                    self._tell_interrupted(trial.number)
+                else:
+                    self.tell(trial.number, result)
+
+    def _owner_after_a_while(self, trial: FrozenTrial) -> str | None:
+        """The folder of the sweep that runs `trial`, which another machine may have taken a moment ago."""
+        deadline = time.monotonic() + (0 if self._is_private else _NOBODYS_AFTER_S)
+        while True:
+            owner = self._storage.get_trial(trial._trial_id).user_attrs.get(FOLDER)
+            if owner is not None or time.monotonic() >= deadline:
+                return owner
+            time.sleep(0.2)
+
+    @property
+    def _is_private(self) -> bool:
+        return isinstance(self._storage, optuna.storages.JournalStorage)
+
+    def _tell_interrupted(self, number: int) -> None:
+        self.tell(number, {"status": "interrupted", "error": "interrupted; its values are tried again"})
+
+    def take(self, limit: int, same_round: Callable[[int, int], bool]) -> list[TakenTrial]:
+        """Up to `limit` trials that waited, as long as `same_round` holds between the first one's point and theirs."""
+        taken: list[TakenTrial] = []
+        first: int | None = None
+        for waiting in self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,)):
+            point = waiting.user_attrs.get(POINT, waiting.number)
+            first = point if first is None else first
+            if len(taken) >= limit or not same_round(first, point):
+                break
+            if self._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
+                taken.append(self._start(waiting))
+        return taken
+
+    def _start(self, waiting: FrozenTrial) -> TakenTrial:
+        self._storage.set_trial_user_attr(waiting._trial_id, FOLDER, str(self._folder))
+        repeat = waiting.user_attrs.get(REPEAT, 0)
+        params = self._params_of(waiting.user_attrs[POINT]) if repeat else None
+        sampler = self._study.sampler
+        if params is not None:
+            self._study.sampler = FixedSampler(params)
+        try:
+            trial = optuna.Trial(self._study, waiting._trial_id)
+            point = self._space.draw(lambda parameter: _suggest(trial, parameter))
+        finally:
+            self._study.sampler = sampler
+        if self._seeds > 1 and POINT in waiting.user_attrs:
+            self._params_of_point[waiting.user_attrs[POINT]] = trial.params
+        return TakenTrial(waiting.number, repeat, point)
+
+    def _params_of(self, point: int) -> dict[str, Any] | None:
+        """What another seed of the same configuration has; it may be drawing at this moment, on another machine."""
+        deadline = time.monotonic() + _WAIT_FOR_SIBLING_S
+        while point not in self._params_of_point:
+            siblings = [
+                trial
+                for trial in self._study.get_trials(deepcopy=False)
+                if trial.user_attrs.get(POINT) == point and trial.user_attrs.get(REPEAT) == 0 and trial.params
+            ]
+            complete = [trial for trial in siblings if self._has_all(trial)]
+            if complete:
+                self._params_of_point[point] = complete[-1].params
+            elif time.monotonic() > deadline:
+                return None
+            else:
+                time.sleep(0.05)
+        return self._params_of_point[point]
+
+    def _has_all(self, trial: FrozenTrial) -> bool:
+        point: Point = {}
+        for parameter in self._space.in_order_of_dependence():
+            if self._space.is_active(parameter, point):
+                name = name_in_optuna(parameter)
+                if name not in trial.params:
+                    return False
+                point[parameter.key] = from_optuna(parameter, trial.params[name])
+        return True
+
+    def tell(self, number: int, result: Mapping[str, Any]) -> None:
+        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_accuracy"}."""
+        status = result["status"]
+        kept = {
+            "state": status,
+            "objective": result.get("objective"),
+            "seconds": result.get("seconds"),
+            "reason": result.get("error", ""),
+            "test_accuracy": result.get("test_accuracy"),
+        }
+        identifier = trial_id(self._storage, self._study_id, number)
+        self._storage.set_trial_user_attr(identifier, RESULT, kept)
+        if status in ("completed", "diverged"):
+            value = kept["objective"]
+            self._study.tell(number, self._worst if value is None else value)
+        else:
+            self._study.tell(number, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+
+
+def _suggest(trial: optuna.Trial, parameter: Parameter) -> Any:
+    name, distribution = name_in_optuna(parameter), distribution_of(parameter)
+    if isinstance(distribution, FloatDistribution):
+        value: Any = trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+    elif isinstance(distribution, IntDistribution):
+        value = trial.suggest_int(
+            name, distribution.low, distribution.high, step=distribution.step, log=distribution.log
+        )
+    else:
+        assert isinstance(distribution, CategoricalDistribution)
+        value = trial.suggest_categorical(name, distribution.choices)
+    return from_optuna(parameter, value)

@@ -1,0 +1,91 @@
+"""Where a study is kept: a file in the sweep's folder, or a database that many machines share."""
+
+import importlib.util
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from bnlab.errors import UserError, user_errors
+
+__all__ = ["declare_planned", "join_or_create", "open_storage", "study_id", "trial_id"]
+
+_PLANNED = "planned"
+_WAIT_S = 60.0
+
+
+def open_storage(url: str | None, journal: Path) -> BaseStorage:
+    """Optuna's storage at `url` (a SQLAlchemy address), or in the file `journal` if it is None.
+
+    Raises:
+        UserError: it cannot be reached, or its driver is not installed.
+    """
+    if url is None:
+        return JournalStorage(JournalFileBackend(str(journal)))
+    with user_errors(f"`search.storage`: {_without_password(url)} cannot be opened: "):
+        if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
+            url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # of the two drivers, the one that is here
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+
+
+def join_or_create(
+    storage: BaseStorage, name: str, minimize: bool, definition: Mapping[str, Any], resumes: bool = False
+) -> tuple[optuna.Study, bool]:
+    """The study `name`, and whether this call made it. Whoever makes it plans its trials; others wait for the plan.
+
+    One that `resumes` plans what is missing, and may ask for more trials than it did.
+
+    Raises:
+        UserError: the study is there, and searches something else.
+    """
+    try:
+        study = optuna.create_study(
+            storage=storage, study_name=name, direction="minimize" if minimize else "maximize", load_if_exists=False
+        )
+    except optuna.exceptions.DuplicatedStudyError:
+        study = optuna.load_study(storage=storage, study_name=name)
+    else:
+        study.set_user_attr("definition", dict(definition))
+        return study, True
+    if resumes:
+        study.set_user_attr("definition", dict(definition))
+        return study, False
+    deadline = time.monotonic() + _WAIT_S
+    while not study.user_attrs.get(_PLANNED):
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"The study {name!r} has no plan yet: the sweep that made it ended early. Continue that one with "
+                "search.resume, or take another search.study."
+            )
+        time.sleep(0.2)
+    stored = study.user_attrs["definition"]
+    for key, value in definition.items():
+        if stored.get(key) != value:
+            raise UserError(
+                f"The study {name!r} has {key} {stored.get(key)}, this sweep {value}: sweeps that share a study ask "
+                "for the same, or take another search.study."
+            )
+    return study, False
+
+
+def declare_planned(study: optuna.Study) -> None:
+    if not study.user_attrs.get(_PLANNED):
+        study.set_user_attr(_PLANNED, True)
+
+
+def study_id(storage: BaseStorage, name: str) -> int:
+    return storage.get_study_id_from_name(name)
+
+
+def trial_id(storage: BaseStorage, study: int, number: int) -> int:
+    return storage.get_trial_id_from_study_id_trial_number(study, number)
+
+
+def _without_password(url: str) -> str:
+    start, separator, rest = url.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    return f"{start}{separator}{credentials.partition(':')[0]}:***{at}{host}" if at and ":" in credentials else url

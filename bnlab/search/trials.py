@@ -1,0 +1,136 @@
+"""The trials of a study as rows: what a table, a file or a figure shows of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bnlab.search.distributions import from_optuna, name_in_optuna
+from bnlab.search.samplers import POINT
+from bnlab.search.space import Point, Space
+
+__all__ = ["FOLDER", "REPEAT", "RESULT", "Configuration", "Trial", "rank", "read_trials"]
+
+# A trial's user attributes, beside POINT
+REPEAT = "repeat"  # which of search.seeds it is, from 0
+FOLDER = "folder"  # the sweep's folder, absolute, that has it
+RESULT = "result"  # {"state", "objective", "seconds", "reason", "test_accuracy"}
+
+_STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a search.
+
+    Attributes:
+        number: its number in the study and the name of its folder.
+        point: which configuration it runs, from 0.
+        repeat: which of the seeds of that configuration, from 0.
+        state: waiting, running, completed, diverged, pruned, failed, or interrupted (it was tried again).
+        objective: at its best epoch; None if there was none.
+        values: the parameters, by their key in the config.
+        reason: why it failed.
+    """
+
+    number: int
+    point: int | None
+    repeat: int
+    state: str
+    objective: float | None
+    values: Point
+    seconds: float | None
+    folder: Path | None
+    reason: str
+    test_accuracy: float | None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state not in ("waiting", "running", "interrupted")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The trials of one point that have an objective; `mean` and `deviation` (with n - 1) over its seeds."""
+
+    trials: tuple[Trial, ...]
+
+    @property
+    def values(self) -> Point:
+        return self.trials[0].values
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(_objective(trial) for trial in self.trials) / len(self.trials)
+
+    @property
+    def deviation(self) -> float | None:
+        if len(self.trials) < 2:
+            return None
+        squares = math.fsum((_objective(trial) - self.mean) ** 2 for trial in self.trials)
+        return math.sqrt(squares / (len(self.trials) - 1))
+
+
+def _objective(trial: Trial) -> float:
+    assert trial.objective is not None
+    return trial.objective
+
+
+def read_trials(study: optuna.Study, space: Space) -> list[Trial]:
+    """All that have started, in the order of their numbers."""
+    frozen = study.get_trials(deepcopy=False)
+    return [_read(trial, space) for trial in frozen if trial.state != TrialState.WAITING]
+
+
+def _read(trial: FrozenTrial, space: Space) -> Trial:
+    result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
+    folder = trial.user_attrs.get(FOLDER)
+    return Trial(
+        number=trial.number,
+        point=trial.user_attrs.get(POINT),
+        repeat=trial.user_attrs.get(REPEAT, 0),
+        state=result.get("state", _STATES[trial.state]) if trial.state.is_finished() else _STATES[trial.state],
+        objective=result.get("objective"),
+        values=values_of(trial, space),
+        seconds=result.get("seconds"),
+        folder=Path(folder) / str(trial.number) if folder else None,
+        reason=result.get("reason", ""),
+        test_accuracy=result.get("test_accuracy"),
+    )
+
+
+def values_of(trial: FrozenTrial, space: Space) -> Point:
+    names = {parameter: name_in_optuna(parameter) for parameter in space.parameters}
+    return {
+        parameter.key: from_optuna(parameter, trial.params[name])
+        for parameter, name in names.items()
+        if name in trial.params
+    }
+
+
+def rank(trials: Sequence[Trial], minimize: bool) -> list[Configuration]:
+    """The configurations whose finished trials all have an objective, the best first; a tie goes to the earlier one.
+
+    A pruned or failed trial leaves its configuration out: the mean of the others would flatter it.
+    """
+    points: dict[int | tuple[int], list[Trial]] = {}
+    for trial in trials:
+        if trial.is_finished:
+            points.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
+    configurations = [
+        Configuration(tuple(of_point))
+        for of_point in points.values()
+        if all(trial.state in ("completed", "diverged") and trial.objective is not None for trial in of_point)
+    ]
+    sign = 1 if minimize else -1
+    return sorted(configurations, key=lambda configuration: (sign * configuration.mean, configuration.trials[0].number))
