@@ -70,8 +70,11 @@ def batch_norm(
     forward_mode = not eager and not torch.compiler.is_compiling()
     if not training:
         return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, forward_mode)
-    batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
-    y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
+    if forward_mode and in_nested_forward_mode():
+        y, mean, var = BatchNormFunction.forward(input, weight, bias, eps, mask, stack_dims)
+    else:
+        batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
+        y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     with torch.no_grad():
         formulas.update_running_statistics(
             input, mean, var, running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims
@@ -97,9 +100,19 @@ def normalized_by(
     # Copies: what is written to the buffers between forward and backward is no business of this backward.
     mean = running_mean.detach().to(dtype, copy=True)
     inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
+    if forward_mode and in_nested_forward_mode():
+        return FixedStatisticsFunction.forward(x, weight, bias, mean, inv_std, mask, stack_dims)
     function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
     y: Tensor = function.apply(x, weight, bias, mean, inv_std, mask, stack_dims)
     return y
+
+
+def in_nested_forward_mode() -> bool:
+    """Whether a derivative in forward mode is taken of one: there torch takes a Function's tangent for 0, silently
+    (pytorch#197867), so its forward must run as the plain operations it is made of.
+    """
+    levels = torch._C._functorch.get_interpreter_stack() or []
+    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
 
 
 def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
