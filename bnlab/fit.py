@@ -34,7 +34,12 @@ __all__ = ["build_data", "build_trainer", "fit", "test"]
 
 
 def fit(
-    config: DictConfig, folder: str | Path, *, overrides: Sequence[str] = (), console: Console | None = None
+    config: DictConfig,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    console: Console | None = None,
+    callbacks: Sequence[L.Callback] = (),
 ) -> Summary:
     """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
 
@@ -43,8 +48,9 @@ def fit(
         folder: where the run goes; made if it is not there.
         overrides: what made the config, kept so that the run can be repeated.
         console: where the progress bar and the closing table go; None for stdout.
+        callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
     Returns:
-        what summary.json holds; its "status" is completed, diverged or interrupted.
+        what summary.json holds; its "status" is completed, diverged, pruned (by a callback) or interrupted.
     Raises:
         UserError: something that cannot work, found before any training; the folder's summary says status failed.
     """
@@ -67,7 +73,9 @@ def fit(
     return summary
 
 
-def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summary:
+def _fit_and_test(
+    config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback]
+) -> Summary:
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
     _check_batch_norm_has_batches(network, data)
@@ -78,7 +86,7 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summa
         classifier.configure_optimizers()  # what they refuse is found before the trainer starts
     recorder = Recorder(run, config.objective)
     with InterruptBetweenSteps() as interrupt:
-        trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt])
+        trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         for logger in trainer.loggers:
             logger.log_hyperparams(arguments_of(config))
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
@@ -91,6 +99,8 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console) -> Summa
                 fit_seconds = time.monotonic() - start
             if recorder.diverged_epoch is not None:
                 status = "diverged"
+            elif any(getattr(callback, "stopped", False) for callback in callbacks):
+                status = "pruned"
             if recorder.best is not None:
                 test_metrics = test(trainer, classifier, data, run.best_checkpoint)
         except (Interrupted, KeyboardInterrupt, SIGTERMException):

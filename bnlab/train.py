@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -38,13 +39,15 @@ def task(config: DictConfig) -> float | None:
             del config["search"]  # how the run was found is not what it is
         from bnlab.fit import fit
 
-        is_trial = hydra_config.mode == RunMode.MULTIRUN  # whose progress and result the sweep shows
-        summary = fit(
-            config,
-            Path(hydra_config.runtime.output_dir),
-            overrides=list(hydra_config.overrides.task),
-            console=Console(file=StringIO()) if is_trial else None,
-        )
+        folder = Path(hydra_config.runtime.output_dir)
+        arguments: dict[str, Any] = {}
+        if hydra_config.mode == RunMode.MULTIRUN:
+            from bnlab.search.pruning import pruning_of
+
+            pruning = pruning_of(folder, config.objective)
+            # The sweep shows the progress and the result of its trials itself.
+            arguments = {"console": Console(file=StringIO()), "callbacks": [pruning] if pruning else []}
+        summary = fit(config, folder, overrides=list(hydra_config.overrides.task), **arguments)
     if summary["status"] == "interrupted":
         raise SystemExit(EXIT_INTERRUPTED)
     return summary["objective"]

@@ -1,0 +1,72 @@
+"""Ending a trial that falls behind the others: Optuna's pruners, asked after each epoch."""
+
+import logging
+from pathlib import Path
+
+import lightning as L
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.storages import BaseStorage
+
+from bnlab.search.folder import SweepFolder
+from bnlab.search.storage import open_storage, study_id, trial_id
+
+__all__ = ["PruningCallback", "pruning_of"]
+
+log = logging.getLogger(__name__)
+
+# A median of fewer than five curves says little, and the first epochs say little of the last.
+NUM_STARTUP_TRIALS = 5
+NUM_WARMUP_EPOCHS = 3
+
+
+def pruning_of(folder: Path, objective: str) -> "PruningCallback | None":
+    """The callback for the trial whose folder is `folder`, None where its sweep prunes nothing."""
+    sweep = SweepFolder(folder.parent)
+    if not (sweep.definition.is_file() and folder.name.isdecimal()):
+        return None
+    definition = sweep.read_definition()
+    if definition.pruner == "none":
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(definition.storage, sweep.journal)
+    study = optuna.load_study(study_name=definition.study, storage=storage)
+    return PruningCallback(study, storage, int(folder.name), objective, build_pruner(definition.pruner))
+
+
+def build_pruner(kind: str) -> BasePruner:
+    if kind == "median":
+        return MedianPruner(n_startup_trials=NUM_STARTUP_TRIALS, n_warmup_steps=NUM_WARMUP_EPOCHS)
+    return SuccessiveHalvingPruner(min_resource=NUM_WARMUP_EPOCHS, reduction_factor=3)
+
+
+class PruningCallback(L.Callback):
+    """Reports the objective of each epoch to the study, and ends the training if the pruner says so.
+
+    Attributes:
+        stopped: whether it did.
+    """
+
+    def __init__(
+        self, study: optuna.Study, storage: BaseStorage, number: int, objective: str, pruner: BasePruner
+    ) -> None:
+        self._study = study
+        self._storage = storage
+        self._trial_id = trial_id(storage, study_id(storage, study.study_name), number)
+        self._objective = objective
+        self._pruner = pruner
+        self.stopped = False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        metrics = getattr(module, "epoch_metrics", {})
+        epoch = trainer.current_epoch + 1
+        value = metrics.get(self._objective)
+        if value is None or value != value:  # a diverged training ends by itself
+            return
+        self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
+        if epoch == trainer.max_epochs:
+            return  # nothing is left to save
+        if self._pruner.prune(self._study, self._storage.get_trial(self._trial_id)):
+            log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
+            self.stopped = True
+            trainer.should_stop = True
