@@ -61,7 +61,7 @@ def fit(
     run.create(config, overrides)
     summary = beginning(config, overrides)
     try:
-        summary |= _fit_and_test(config, run, console)
+        summary |= _fit_and_test(config, run, console, callbacks)
     except BaseException as error:
         summary["error"] = one_line(error)
         raise
@@ -73,9 +73,7 @@ def fit(
     return summary
 
 
-def _fit_and_test(
-    config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback]
-) -> Summary:
+def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback]) -> Summary:
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
     _check_batch_norm_has_batches(network, data)
@@ -87,8 +85,6 @@ def _fit_and_test(
     recorder = Recorder(run, config.objective)
     with InterruptBetweenSteps() as interrupt:
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
-        for logger in trainer.loggers:
-            logger.log_hyperparams(arguments_of(config))
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
         status, test_metrics = "completed", {}
         start = time.monotonic()
@@ -140,6 +136,9 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
     with user_errors("`callbacks`: "):
         own = [instantiate(arguments_of(callback)) for callback in config.callbacks.values()]
     logger = build_logger(config, run.path)
+    if logger:
+        with user_errors("`logger`: "):  # here loggers first reach for their servers
+            logger.log_hyperparams(arguments_of(config))
     # Every step is logged where a callback logs steps; else Lightning warns of short epochs.
     defaults = {"log_every_n_steps": 1, "profiler": Unprofiled()}
     with user_errors("`trainer`: "):
@@ -155,7 +154,7 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
 
 
 class Unprofiled(PassThroughProfiler):
-    """Lightning opens some 70 contexts a step for a profiler that does nothing; one for all saves 50 µs of each step."""
+    """Lightning opens 70 contexts a step for a profiler that does nothing; one for all saves 50 µs of each step."""
 
     _nothing = nullcontext()
 

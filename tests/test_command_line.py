@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 
 import pexpect
@@ -87,13 +86,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
         (["trainer.accelerator=abacus"], "`trainer`: "),
         (["+trainer.speed=11"], "unexpected keyword argument 'speed'"),
         (["+optimizer.speed=11"], "unexpected keyword argument 'speed'"),
-        pytest.param(
-            ["logger=wandb"],
-            "`logger`: ",
-            marks=pytest.mark.skipif(
-                find_spec("wandb") is not None, reason="wandb is installed: no mistake to choose it"
-            ),
-        ),
+        (["logger=tensorboard", "logger._target_=nowhere.Logger"], "`logger`: Error locating target 'nowhere.Logger'"),
         (["optimizer.lr=["], "no viable alternative at input '['"),
         (["hydra.run.dir=/dev/null/run"], "choose another with hydra.run.dir="),
     ],

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -285,6 +287,15 @@ def test_loggers_get_the_metrics(
         logged = [metric.value for metric in client.get_metric_history(run.info.run_id, "val_accuracy")]
     assert logged == pytest.approx(expected)
     assert (tmp_path / "run/metrics.csv").exists()
+
+
+def test_wandb_gets_the_metrics(tmp_path: Path) -> None:
+    """Offline and in a process of its own: its service is started by one and outlives the test otherwise."""
+    command = ["logger=wandb", "logger.offline=true", "trainer.max_epochs=2", "hydra.run.dir=run"]
+    subprocess.run([sys.executable, "-m", "bnlab.train", *command], cwd=tmp_path, check=True, capture_output=True)
+    (record,) = (tmp_path / "run/wandb").glob("offline-run-*/*.wandb")
+    for name in (b"val_accuracy", b"test_accuracy", b"placement"):
+        assert name in record.read_bytes()
 
 
 def test_curves_show_every_epoch_of_both_splits(quick_config: Callable[..., DictConfig], tmp_path: Path) -> None:
