@@ -2,42 +2,31 @@
 
 import logging
 import math
-import time
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from bnlab.classifier import Classifier
+from bnlab.history import History
 from bnlab.runs import RunFolder
 
 __all__ = ["Recorder"]
 
 log = logging.getLogger(__name__)
 
-BETTER = {"val_accuracy": lambda new, best: new > best, "val_loss": lambda new, best: new < best}
 
-
-class Recorder(Checkpoint):
+class Recorder(History, Checkpoint):
     """After each epoch: its row to metrics.csv, last.ckpt, and best.ckpt if `objective` improved (a tie does not).
 
     An epoch whose loss is not finite ends the training; it is recorded, but never the best. A `Checkpoint`, because
     Lightning runs those after all other callbacks and after the module has its epoch's metrics.
-
-    Attributes:
-        rows: what metrics.csv holds.
-        best: the row of the best epoch, None before there is one.
-        diverged_epoch: the epoch whose loss was not finite, else None.
     """
 
     def __init__(self, folder: RunFolder, objective: str) -> None:
+        super().__init__(objective)
         self._folder = folder
-        self._objective = objective
         self._lr = math.nan
-        self._start = time.monotonic()
-        self.rows: list[dict[str, float]] = []
-        self.best: dict[str, float] | None = None
-        self.diverged_epoch: int | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # by the end of the epoch the schedule has moved it
@@ -51,31 +40,18 @@ class Recorder(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Classifier)
         epoch = trainer.current_epoch + 1
-        row = {
-            "epoch": epoch,
-            "step": trainer.global_step,
-            "lr": self._lr,
-            **dict(sorted(module.epoch_metrics.items())),
-            "seconds": round(time.monotonic() - self._start, 3),
-        }
-        self.rows.append(row)
+        improved = self.add(epoch, trainer.global_step, self._lr, module.epoch_metrics)
         self._folder.write_metrics(self.rows)
         log.info(
             "epoch %d: %s", epoch, ", ".join(f"{name} {value:.5g}" for name, value in module.epoch_metrics.items())
         )
-        if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
-            self.diverged_epoch = epoch
+        if self.diverged_epoch is not None:
             log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
             trainer.should_stop = True
-        elif self.best is None or BETTER[self._objective](row[self._objective], self.best[self._objective]):
-            self.best = row
+        elif improved:
             trainer.save_checkpoint(self._folder.best_checkpoint)
         trainer.save_checkpoint(self._folder.last_checkpoint)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if trainer.training:
             trainer.save_checkpoint(self._folder.last_checkpoint)
-
-    def columns(self) -> dict[str, list[float]]:
-        """The rows turned: a list of values for each quantity."""
-        return {name: [row[name] for row in self.rows] for name in self.rows[0]}

@@ -1,0 +1,53 @@
+"""What a training has come to so far: a row of metrics an epoch, which of them is the best, and whether it diverged."""
+
+import math
+import time
+from collections.abc import Mapping
+
+__all__ = ["History"]
+
+BETTER = {"val_accuracy": lambda new, best: new > best, "val_loss": lambda new, best: new < best}
+
+
+class History:
+    """The rows of metrics.csv and the rules that read them, the same for every way of training.
+
+    An epoch is the best if it improves on all before; a tie does not. One whose loss is not finite is a divergence: it is
+    kept, but never the best.
+
+    Args:
+        objective: "val_accuracy" (highest) or "val_loss" (lowest).
+    Attributes:
+        rows: what metrics.csv holds.
+        best: the row of the best epoch, None before there is one.
+        diverged_epoch: the epoch whose loss was not finite, else None.
+    """
+
+    def __init__(self, objective: str) -> None:
+        self._objective = objective
+        self._start = time.monotonic()
+        self.rows: list[dict[str, float]] = []
+        self.best: dict[str, float] | None = None
+        self.diverged_epoch: int | None = None
+
+    def add(self, epoch: int, step: int, lr: float, metrics: Mapping[str, float]) -> bool:
+        """Add the row of `epoch`, counted from 1; return whether it is the best so far."""
+        row = {
+            "epoch": epoch,
+            "step": step,
+            "lr": lr,
+            **dict(sorted(metrics.items())),
+            "seconds": round(time.monotonic() - self._start, 3),
+        }
+        self.rows.append(row)
+        if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
+            self.diverged_epoch = epoch
+            return False
+        if self.best is None or BETTER[self._objective](row[self._objective], self.best[self._objective]):
+            self.best = row
+            return True
+        return False
+
+    def columns(self) -> dict[str, list[float]]:
+        """The rows turned: a list of values for each quantity."""
+        return {name: [row[name] for row in self.rows] for name in self.rows[0]}
