@@ -45,9 +45,12 @@ def per_channel(values: Tensor, x: Tensor, stack_dims: int) -> Tensor:
     return values
 
 
-def per_network(values: Tensor | float) -> Tensor | float:
-    """View a number a network, (*stack), so that it broadcasts against (*stack, C)."""
-    return values.unsqueeze(-1) if isinstance(values, Tensor) and values.dim() else values
+def per_network(values: Tensor | float, channels: Tensor) -> Tensor | float:
+    """View a number a network, (*stack), so that it broadcasts against (*stack, C), in that one's dtype.
+
+    A number alone is rounded to that dtype too, by the operation it takes part in: a stack equals single networks.
+    """
+    return values.to(channels.dtype).unsqueeze(-1) if isinstance(values, Tensor) and values.dim() else values
 
 
 def per_sample(mask: Tensor, stack_dims: int) -> Tensor:
@@ -76,7 +79,7 @@ def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
 
 
 def inverse_std(var: Tensor, eps: Tensor | float) -> Tensor:
-    return torch.rsqrt(var + per_network(eps))
+    return torch.rsqrt(var + per_network(eps, var))
 
 
 def masked(values: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
@@ -168,7 +171,7 @@ def move(
         num_batches_tracked.add_(1)
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else 1.0 / num_batches_tracked
-    factor = per_network(momentum)
+    factor = per_network(momentum, mean)
     if running_mean is not None:
         running_mean.add_((mean - running_mean) * factor)
     if running_var is not None:

@@ -27,7 +27,7 @@ def normalize(
     y = torch.sub(upcast, per_channel(rounded, x, stack_dims), out=empty_like(x) if upcast is x else upcast)
     residual = total(y, stack_dims).div_(number)
     var = sum_of_products(y, y, stack_dims).div_(number).addcmul_(residual, residual, value=-1).clamp_(min=0)
-    scale = torch.rsqrt(var + formulas.per_network(eps))
+    scale = formulas.inverse_std(var, eps)
     if weight is not None:
         scale = scale * weight
     shift = residual * -scale if bias is None else torch.addcmul(bias.to(dtype), residual, scale, value=-1)
