@@ -110,8 +110,9 @@ class SweepFolder:
         for file in (self.definition, self.trials, self.leaderboard, self.best, self.figure):
             for unfinished in self.path.glob(f".{file.name}.*"):
                 unfinished.unlink()
-        for lock in self.path.glob(f"{self.journal.name}.lock*"):
-            lock.unlink()  # Optuna would wait half a minute for its owner
+
+    def has_started(self, number: int) -> bool:
+        return self.trial(number).is_dir()
 
     def result(self, number: int) -> dict[str, Any] | None:
         """The summary.json of a trial, None while it has none."""

@@ -29,9 +29,10 @@ _WAIT_FOR_SIBLING_S = 10.0
 
 @dataclass(frozen=True)
 class TakenTrial:
-    """A trial that this sweep runs."""
+    """A trial that this sweep runs: its number, its configuration (by place and by value), and which seed of it."""
 
     number: int
+    place: int
     repeat: int
     point: Point
 
@@ -67,6 +68,7 @@ class Plan:
         self._folder = folder
         self._worst = worst
         self._params_of_point: dict[int, dict[str, Any]] = {}
+        self._unstarted: list[FrozenTrial] = []
 
     @property
     def num_trials(self) -> int:
@@ -96,8 +98,13 @@ class Plan:
             for key, value in self._points[point].items()
         }
 
-    def recover(self, read_result: Callable[[int], Mapping[str, Any] | None]) -> None:
-        """Tell the trials that this sweep's killed predecessor left running: how they ended, or that they did not."""
+    def recover(
+        self, read_result: Callable[[int], Mapping[str, Any] | None], has_started: Callable[[int], bool]
+    ) -> None:
+        """Take over the trials that this sweep's killed predecessor had taken.
+
+        One that ended is told so, a half-done one that it failed; one that had not started is taken again.
+        """
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get(FOLDER)
             if owner is None:
@@ -106,10 +113,12 @@ class Plan:
                     self._tell_interrupted(trial.number)
             elif owner == str(self._folder):
                 result = read_result(trial.number)
-                if result is None or result["status"] == "interrupted":
+                if result is not None and result["status"] != "interrupted":
+                    self.tell(trial.number, result)
+                elif has_started(trial.number):
                     self._tell_interrupted(trial.number)
                 else:
-                    self.tell(trial.number, result)
+                    self._unstarted.append(trial)
 
     def _owner_after_a_while(self, trial: FrozenTrial) -> str | None:
         """The folder of the sweep that runs `trial`, which another machine may have taken a moment ago."""
@@ -131,30 +140,36 @@ class Plan:
         """Up to `limit` trials that waited, as long as `same_round` holds between the first one's point and theirs."""
         taken: list[TakenTrial] = []
         first: int | None = None
-        for waiting in self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,)):
-            point = waiting.user_attrs.get(POINT, waiting.number)
+        waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
+        for trial in [*self._unstarted, *waiting]:
+            point = trial.user_attrs.get(POINT, trial.number)
             first = point if first is None else first
             if len(taken) >= limit or not same_round(first, point):
                 break
-            if self._storage.set_trial_state_values(waiting._trial_id, state=TrialState.RUNNING):
-                taken.append(self._start(waiting))
+            if trial in self._unstarted:
+                self._unstarted.remove(trial)
+            elif not self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+                continue  # another sweep was faster
+            taken.append(self._start(trial))
         return taken
 
-    def _start(self, waiting: FrozenTrial) -> TakenTrial:
-        self._storage.set_trial_user_attr(waiting._trial_id, FOLDER, str(self._folder))
-        repeat = waiting.user_attrs.get(REPEAT, 0)
-        params = self._params_of(waiting.user_attrs[POINT]) if repeat else None
+    def _start(self, frozen: FrozenTrial) -> TakenTrial:
+        """Say whose it is, and draw its values, those that it does not have yet."""
+        self._storage.set_trial_user_attr(frozen._trial_id, FOLDER, str(self._folder))
+        place = frozen.user_attrs.get(POINT, frozen.number)
+        repeat = frozen.user_attrs.get(REPEAT, 0)
+        params = self._params_of(place) if repeat else None
         sampler = self._study.sampler
         if params is not None:
             self._study.sampler = FixedSampler(params)
         try:
-            trial = optuna.Trial(self._study, waiting._trial_id)
+            trial = optuna.Trial(self._study, frozen._trial_id)
             point = self._space.draw(lambda parameter: _suggest(trial, parameter))
         finally:
             self._study.sampler = sampler
-        if self._seeds > 1 and POINT in waiting.user_attrs:
-            self._params_of_point[waiting.user_attrs[POINT]] = trial.params
-        return TakenTrial(waiting.number, repeat, point)
+        if self._seeds > 1:
+            self._params_of_point[place] = trial.params
+        return TakenTrial(frozen.number, place, repeat, point)
 
     def _params_of(self, point: int) -> dict[str, Any] | None:
         """What another seed of the same configuration has; it may be drawing at this moment, on another machine."""

@@ -67,6 +67,8 @@ class PruningCallback(L.Callback):
         if epoch == trainer.max_epochs:
             return  # nothing is left to save
         if self._pruner.prune(self._study, self._storage.get_trial(self._trial_id)):
-            log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
+            log.info(
+                "epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value
+            )
             self.stopped = True
             trainer.should_stop = True

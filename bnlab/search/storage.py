@@ -8,9 +8,9 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 
 from bnlab.errors import UserError, user_errors
+from bnlab.search.journal import Journal
 
 __all__ = ["declare_planned", "join_or_create", "open_storage", "study_id", "trial_id"]
 
@@ -25,7 +25,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
         UserError: it cannot be reached, or its driver is not installed.
     """
     if url is None:
-        return JournalStorage(JournalFileBackend(str(journal)))
+        return JournalStorage(Journal(journal))
     with user_errors(f"`search.storage`: {_without_password(url)} cannot be opened: "):
         if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # of the two drivers, the one that is here

@@ -21,6 +21,7 @@ from bnlab.search.composition import SUBDIR, SweepConfigLoader
 from bnlab.search.definition import Search, read_search
 from bnlab.search.folder import Definition, SweepFolder, key_of, shown, without
 from bnlab.search.job import Job
+from bnlab.search.journal import mend
 from bnlab.search.leaderboard import Leaderboard
 from bnlab.search.plan import Plan, TakenTrial
 from bnlab.search.progress import SweepProgress
@@ -58,9 +59,15 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         config, arguments = _resumed(config, arguments, stored, loader)
     else:
         folder, stored = SweepFolder(Path(config.hydra.sweep.dir).resolve()), None
+        if folder.definition.exists():
+            raise UserError(
+                f"{shown(folder.path)!r} already holds a sweep: go on with it by "
+                f"search.resume={shown(folder.path)}, or choose another folder."
+            )
     _fix_folder(config, folder)
     search = read_search(config, arguments, loader)
     with folder.lock():
+        mend(folder.journal)
         definition = _definition(search, config, arguments, folder, stored)
         folder.write_definition(definition)
         running = _Sweep(search, definition, folder, resumes=stored is not None)
@@ -137,11 +144,12 @@ class _Sweep:
             worst=float("inf") if search.minimize else 0.0,
         )
         if resumes:
-            self._plan.recover(folder.result)
+            self._plan.recover(folder.result, folder.has_started)
         if is_new or resumes:
             self._plan.add_missing()
             declare_planned(self._study)
         before = read_trials(self._study, search.space)
+        self._points_taken = {trial.point for trial in before}
         self._study.sampler = build_sampler(
             search.settings.kind,
             seed=search.settings.seed,
@@ -161,19 +169,19 @@ class _Sweep:
             search.minimize,
         )
         self._num_threads: int | None = None
-        self._written = time.monotonic()
+        self._next_write = time.monotonic()
 
     def run(self, launcher: Any) -> list[Trial]:
         self._num_threads = getattr(launcher, "num_threads_in_a_job", None)
         num_parallel = _num_parallel(launcher)
         interrupted = False
-        self._console.print(f"{self._plan.num_trials} trials in {shown(self._folder.path)}", highlight=False)
+        self._console.print(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}", highlight=False)
         with self._progress:
             try:
                 while batch := self._take(num_parallel):
                     self._launch(launcher, batch)
                     self._progress.print_line()
-                    self._write()
+                    self._write_now_and_then()
             except (KeyboardInterrupt, SystemExit):
                 interrupted = True
         return self._finish(interrupted)
@@ -185,15 +193,14 @@ class _Sweep:
         per_round = self._definition.trials_per_round if kind == "coarse_to_fine" else None
         if kind == "tpe":
             per_round = NUM_STARTUP  # which are random
-            if self._num_taken_points() >= NUM_STARTUP:
+            if len(self._points_taken) >= NUM_STARTUP:
                 limit = self._search.settings.batch_size or max(num_parallel, seeds)
                 per_round = None
-        return self._plan.take(
+        batch = self._plan.take(
             limit, lambda first, point: per_round is None or first // per_round == point // per_round
         )
-
-    def _num_taken_points(self) -> int:
-        return len({trial.point for trial in read_trials(self._study, self._search.space)})
+        self._points_taken.update(trial.place for trial in batch)
+        return batch
 
     def _launch(self, launcher: Any, batch: Sequence[TakenTrial]) -> None:
         jobs = [[*self._search.overrides(trial.point, trial.repeat), f"{SUBDIR}={trial.number}"] for trial in batch]
@@ -203,15 +210,17 @@ class _Sweep:
                 returns: Sequence[JobReturn | None] = launcher.launch(jobs, initial_job_idx=batch[0].number)
         except BaseException as error:
             watch.collect()
+            any_started = any(self.has_started(trial.number) for trial in batch)
             for number in watch.open:
-                if isinstance(error, Exception) and self.has_started(number):
+                if not isinstance(error, Exception):
+                    if self.has_started(number):
+                        self.tell(number, {"status": "interrupted"})
+                elif any_started:
                     reason = f"the launcher failed: {type(error).__name__}: {one_line(error)}"
                     self.tell(number, {"status": "failed", "error": reason})
-                else:
-                    self.tell(number, {"status": "interrupted"})
             if not isinstance(error, Exception):
                 raise
-            if not any(self.has_started(trial.number) for trial in batch):
+            if not any_started:
                 raise UserError(f"The launcher cannot start a job: {one_line(error)}") from error
             return
         watch.collect()
@@ -242,17 +251,23 @@ class _Sweep:
     def seen(self, running: Iterable[int]) -> None:
         """Called again and again while a batch runs."""
         self._progress.update(running)
-        if time.monotonic() > self._written + _WRITE_EVERY_S:
-            self._write()
+        self._write_now_and_then()
 
     def result(self, number: int) -> dict[str, Any] | None:
         return self._folder.result(number)
 
     def has_started(self, number: int) -> bool:
-        return self._folder.trial(number).is_dir()
+        return self._folder.has_started(number)
+
+    def _write_now_and_then(self) -> None:
+        """At most a twentieth of the time, however many trials there are to write."""
+        start = time.monotonic()
+        if start > self._next_write:
+            self._write()
+            now = time.monotonic()
+            self._next_write = now + max(_WRITE_EVERY_S, 20 * (now - start))
 
     def _write(self) -> Leaderboard:
-        start = time.monotonic()
         leaderboard = Leaderboard(
             read_trials(self._study, self._search.space),
             self._search.space,
@@ -264,8 +279,6 @@ class _Sweep:
             self._num_threads,
         )
         leaderboard.write(self._folder)
-        now = time.monotonic()
-        self._written = now + 20 * (now - start)  # a long table is written less often
         return leaderboard
 
     def _finish(self, interrupted: bool) -> list[Trial]:
@@ -326,6 +339,10 @@ class _Watch:
             if result is not None:
                 self._sweep.tell(number, result)
                 del self.open[number]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _num_parallel(launcher: Any) -> int:

@@ -89,7 +89,13 @@ def _objective(trial: Trial) -> float:
 def read_trials(study: optuna.Study, space: Space) -> list[Trial]:
     """All that have started, in the order of their numbers."""
     frozen = study.get_trials(deepcopy=False)
-    return [_read(trial, space) for trial in frozen if trial.state != TrialState.WAITING]
+    trials = [_read(trial, space) for trial in frozen if trial.state != TrialState.WAITING]
+    return [trial for trial in trials if trial.state != "running" or _has_started(trial)]
+
+
+def _has_started(trial: Trial) -> bool:
+    """As far as can be seen from here: not where the sweep's folder is another machine's."""
+    return trial.folder is None or trial.folder.is_dir() or not trial.folder.parent.is_dir()
 
 
 def _read(trial: FrozenTrial, space: Space) -> Trial:

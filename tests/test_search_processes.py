@@ -1,0 +1,203 @@
+"""Sweeps in processes that are killed: a worker of joblib, or the sweep itself."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from omegaconf import OmegaConf
+
+PROGRAM = Path(__file__).with_name("search_program.py")
+LR = "optimizer.lr=tag(log,interval(1e-4,1))"
+
+
+def start(folder, *arguments, **environment):
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), "-m", *arguments],
+        cwd=folder,
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run(folder, *arguments, **environment):
+    process = start(folder, *arguments, **environment)
+    stdout, stderr = process.communicate(timeout=120)
+    return process.returncode, stdout, stderr
+
+
+def rows(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def ran(folder):
+    """(number, learning rate, process, threads) of each job that began."""
+    return [line.split() for line in (folder / "ran.txt").read_text().splitlines()]
+
+
+def test_joblib_runs_jobs_in_processes_of_one_thread(tmp_path):
+    code, stdout, stderr = run(
+        tmp_path,
+        *("search=random", "search.num_trials=6", LR, "hydra.sweep.dir=s"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        BNLAB_TEST_SECONDS="0.3",
+        OMP_NUM_THREADS="3",
+    )
+    assert code == 0, stdout + stderr
+    jobs = ran(tmp_path / "s")
+    assert sorted(int(number) for number, *_ in jobs) == list(range(6))
+    assert len({pid for _, _, pid, _ in jobs}) == 2
+    assert {threads for *_, threads in jobs} == {"1"}
+    assert [row["state"] for row in rows(tmp_path / "s")] == ["completed"] * 6
+    assert OmegaConf.load(tmp_path / "s" / "best.yaml").command.startswith("OMP_NUM_THREADS=1 python -m bnlab.train ")
+
+
+def test_a_killed_worker_loses_its_trial_and_no_other(tmp_path):
+    code, stdout, stderr = run(
+        tmp_path,
+        *("search=random", "search.num_trials=8", LR, "hydra.sweep.dir=s"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        BNLAB_TEST_SECONDS="0.2",
+        BNLAB_TEST_KILL="1,4",
+        BNLAB_TEST_RAISE="6",
+    )
+    assert code == 1, stdout + stderr
+    table = rows(tmp_path / "s")
+    assert [row["number"] for row in table if row["state"] != "completed"] == ["1", "4", "6"]
+    assert "its worker process was killed or crashed (SIGKILL(-9))" in table[1]["reason"]
+    assert table[6]["reason"] == "ValueError: on request"
+    assert len(ran(tmp_path / "s")) == 8  # none was run twice
+    assert "trial 1 failed: WorkerDiedError" in stdout
+    assert "Traceback" not in stdout + stderr
+
+
+def test_interrupting_joblib_ends_its_workers(tmp_path):
+    process = start(
+        tmp_path,
+        *("search=random", "search.num_trials=8", LR, "hydra.sweep.dir=s"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        BNLAB_TEST_SECONDS="60",
+    )
+    wait_for(lambda: (tmp_path / "s" / "ran.txt").exists() and len(ran(tmp_path / "s")) == 2)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stdout + stderr
+    assert "search.resume=s" in stdout
+    assert "Traceback" not in stderr
+    wait_for(lambda: not any(is_alive(int(pid)) for _, _, pid, _ in ran(tmp_path / "s")))
+
+
+def test_workers_end_when_the_sweep_is_killed(tmp_path):
+    process = start(
+        tmp_path,
+        *("search=random", "search.num_trials=8", LR, "hydra.sweep.dir=s"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        BNLAB_TEST_SECONDS="60",
+    )
+    wait_for(lambda: (tmp_path / "s" / "ran.txt").exists() and len(ran(tmp_path / "s")) == 2)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(is_alive(int(pid)) for _, _, pid, _ in ran(tmp_path / "s")))
+
+
+def wait_for(condition, seconds=30):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+# kill -9 of the sweep
+
+NUM_TRIALS = 30
+
+
+def kill_and_resume(folder, kills, *arguments, seed=0):
+    """Kill the sweep at random moments, `kills` times in all; then let it end. How long each attempt lived."""
+    generator = random.Random(seed)
+    arguments = ["search=random", f"search.num_trials={NUM_TRIALS}", LR, "hydra.sweep.dir=s", *arguments]
+    lives = []
+    for attempt in range(kills):
+        first = not (folder / "s" / "sweep.yaml").exists()
+        process = start(folder, *(arguments if first else ["search.resume=s"]), BNLAB_TEST_SECONDS="0.1")
+        # from the planning on: an early kill comes while the study is made, a late one in the middle of trials
+        wait_for(lambda: (folder / "s").is_dir())
+        life = generator.uniform(0, 1.2) if attempt % 3 else generator.uniform(0, 0.15)
+        time.sleep(life)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        lives.append(life)
+    resumes = (folder / "s" / "sweep.yaml").exists()
+    code, stdout, stderr = run(folder, *(["search.resume=s"] if resumes else arguments), BNLAB_TEST_SECONDS="0.01")
+    assert code == 0, stdout + stderr
+    return lives
+
+
+def check_nothing_is_lost_or_twice(folder, expected):
+    table = rows(folder)
+    finished = [row for row in table if row["state"] == "completed"]
+    assert len(finished) == NUM_TRIALS
+    assert sorted(float(row["optimizer.lr"]) for row in finished) == expected  # each draw once
+    assert {row["state"] for row in table} <= {"completed", "interrupted"}
+    numbers = [int(row["number"]) for row in table]
+    assert numbers == list(range(len(table)))
+    # the study says the same
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
+    study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
+    states = [trial.state.name for trial in study.trials]
+    assert states == [{"completed": "COMPLETE", "interrupted": "FAIL"}[row["state"]] for row in table]
+    # a finished trial was begun once, whatever happened to the sweep
+    begun = [int(number) for number, *_ in ran(folder)]
+    assert sorted(begun) == sorted(set(begun))
+    assert {int(row["number"]) for row in finished} <= set(begun)
+    # every file is readable, and none is left half written
+    for row in finished:
+        assert json.loads((folder / row["number"] / "summary.json").read_text())["status"] == "completed"
+    for file in folder.rglob("*"):
+        if file.is_file():
+            assert not file.name.endswith((".tmp", ".rename"))
+            assert not (file.name.startswith(".") and file.name != ".lock"), file
+    assert OmegaConf.load(folder / "best.yaml").objective == max(float(row["val_accuracy"]) for row in finished)
+    assert (folder / "search.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture(scope="module")
+def draws(tmp_path_factory):
+    """The learning rates of the sweep that nothing happens to."""
+    folder = tmp_path_factory.mktemp("whole")
+    code, _, stderr = run(folder, "search=random", f"search.num_trials={NUM_TRIALS}", LR, "hydra.sweep.dir=s")
+    assert code == 0, stderr
+    return sorted(float(row["optimizer.lr"]) for row in rows(folder / "s"))
+
+
+def test_a_sweep_killed_again_and_again_ends_with_every_trial_once(tmp_path, draws):
+    kill_and_resume(tmp_path, 3)
+    check_nothing_is_lost_or_twice(tmp_path / "s", draws)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+def test_a_sweep_killed_ten_times_ends_with_every_trial_once(tmp_path, draws, seed, launcher):
+    arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
+    lives = kill_and_resume(tmp_path, 10, *arguments, seed=seed)
+    check_nothing_is_lost_or_twice(tmp_path / "s", draws)
+    interrupted = sum(row["state"] == "interrupted" for row in rows(tmp_path / "s"))
+    print(f"killed after {', '.join(f'{life:.2f}' for life in lives)} s; {interrupted} trials tried again")

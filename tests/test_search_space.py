@@ -1,0 +1,230 @@
+"""What can be searched, what cannot, and that a wrong space ends in one line before any job."""
+
+import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from bnlab import UserError
+from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
+from bnlab.search.space import Choice, Condition, Parameter, Space, parameter_of
+
+
+def parse(text, seed=0):
+    return parameter_of(OverridesParser.create().parse_override(text), seed)
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("a=interval(1, 4)", Uniform(1, 4)),
+        ("a=int(interval(1, 4))", Integers(1, 4)),
+        ("a=tag(log, interval(1e-4, 1))", Log(1e-4, 1)),
+        ("a=tag(log, int(interval(16, 512)))", LogIntegers(16, 512)),
+        ("a=int(tag(log, interval(16, 512)))", LogIntegers(16, 512)),
+        ("a=tag(one_minus_log, interval(0.9, 0.999))", OneMinusLog(0.9, 0.999)),
+        ("a=choice(relu, tanh)", Choice(("relu", "tanh"), ("relu", "tanh"))),
+        ("a=1,2.5,true", Choice((1, 2.5, True), ("1", "2.5", "True"))),
+        ("a=[1,2],[3]", Choice(("[1,2]", "[3]"), ("[1,2]", "[3]"))),
+        ("a=range(1, 10, 3)", Choice((1, 4, 7), ("1", "4", "7"), step=3)),
+        ("a=range(0, 1, 0.25)", Choice((0.0, 0.25, 0.5, 0.75), ("0.0", "0.25", "0.5", "0.75"))),
+    ],
+)
+def test_every_form_is_read(text, values):
+    parameter = parse(text)
+    assert parameter.values == values
+    assert parameter.key == "a"
+    assert parameter.condition is None
+
+
+def test_a_condition_is_a_tag():
+    parameter = parse("optimizer.beta1=tag(one_minus_log, 'optimizer=adam|adamw', interval(0.9, 0.999))")
+    assert parameter.condition == Condition("optimizer", ("adam", "adamw"))
+    assert parse("a=tag('b=true', choice(1, 2))").condition.holds(True)
+
+
+def test_a_shuffled_list_has_the_same_order_each_time_it_is_read():
+    orders = [parse("a=shuffle(range(0, 20))").values.values for _ in range(3)]
+    assert len(set(orders)) == 1
+    assert sorted(orders[0]) == list(range(20)) != list(orders[0])
+    assert parse("a=shuffle(range(0, 20))", seed=1).values.values != orders[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("a=tag(log, interval(0, 1))", "`a`: A log scale must have both ends > 0, but got 0 to 1."),
+        ("a=tag(one_minus_log, interval(0.9, 1))", "both ends in [0, 1)"),
+        ("a=tag(one_minus_log, int(interval(1, 9)))", "not for integers"),
+        ("a=interval(5, 1)", "lower to its higher end, but got 5 to 1"),
+        ("a=tag(logarithmic, interval(1, 5))", "a tag is log, one_minus_log, or a condition"),
+        ("a=tag(log, one_minus_log, interval(0.1, 0.5))", "a tag is log, one_minus_log, or a condition"),
+        ("a=tag(log, choice(1, 2))", "its values are listed"),
+        ("a=tag('b=1', 'c=2', choice(1, 2))", "has 2 conditions"),
+        ("a=1,2,1", "lists a value twice"),
+        ("a=range(5, 1)", "no values"),
+    ],
+)
+def test_a_wrong_form_says_what_is_wrong(text, said):
+    with pytest.raises(UserError) as caught:
+        parse(text)
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def space(*texts, **constants):
+    return Space(tuple(parse(text) for text in texts), constants)
+
+
+def test_a_float_is_written_at_full_precision():
+    for value in (0.1 + 0.2, 1e-5 / 3, 123456.789):
+        text = parse("a=interval(0, 1e9)").override(value)
+        assert OverridesParser.create().parse_override(text).value() == value
+
+
+def test_a_parameter_exists_where_its_condition_holds():
+    adam_or_sgd = space("beta1=tag('optimizer=adam', interval(0.5, 0.9))", "optimizer=adam,sgd")
+    for name, keys in (("adam", {"optimizer", "beta1"}), ("sgd", {"optimizer"})):
+        point = adam_or_sgd.draw(lambda parameter, name=name: name if parameter.key == "optimizer" else 0.7)
+        assert set(point) == keys
+    assert adam_or_sgd.overrides({"beta1": 0.7, "optimizer": "adam"}) == ["beta1=0.7", "optimizer=adam"]
+
+
+def test_a_condition_on_what_is_not_active_does_not_hold():
+    chain = space("a=1,2", "b=tag('a=1', choice(3, 4))", "c=tag('b=3', choice(5, 6))")
+    assert chain.grid() == [
+        {"a": 1, "b": 3, "c": 5},
+        {"a": 1, "b": 3, "c": 6},
+        {"a": 1, "b": 4},
+        {"a": 2},
+    ]
+
+
+def test_a_grid_has_every_combination_once_in_order():
+    assert space("a=1,2", "b=x,y").grid() == [
+        {"a": 1, "b": "x"},
+        {"a": 1, "b": "y"},
+        {"a": 2, "b": "x"},
+        {"a": 2, "b": "y"},
+    ]
+    assert Space(()).grid() == [{}]
+
+
+def test_conditions_in_a_circle_are_refused():
+    with pytest.raises(UserError, match="circle"):
+        space("a=tag('b=1', choice(1, 2))", "b=tag('a=1', choice(1, 2))")
+    with pytest.raises(UserError, match="neither a setting nor searched"):
+        space("a=tag('nowhere=1', choice(1, 2))")
+
+
+def test_both_ends_are_held_against_the_rule_of_the_setting():
+    Parameter("optimizer.momentum", Uniform(0, 0.9)).check_rule()
+    with pytest.raises(UserError, match=r"`optimizer.momentum` must be .* but got 1.5"):
+        Parameter("optimizer.momentum", Uniform(0, 1.5)).check_rule()
+
+
+# From the command line: one line, exit code 2, and no job
+
+WRONG = {
+    "log end": (["search=random", "optimizer.lr=tag(log,interval(0,1))"], "`optimizer.lr`: A log scale must have"),
+    "one_minus_log end": (
+        ["search=random", "optimizer.beta1=tag(one_minus_log,interval(0.9,1))"],
+        "both ends in [0, 1), but got 0.9 to 1",
+    ),
+    "ends swapped": (["search=tpe", "optimizer.lr=interval(1,0.1)"], "from its lower to its higher end"),
+    "interval in a grid": (["optimizer.lr=interval(0.1,1)"], "search=grid needs single values, but `optimizer.lr`"),
+    "no space": (["search=random"], "search=random has no space"),
+    "rule": (["search=random", "optimizer.beta1=interval(0.5,1.5)"], "`optimizer.beta1` must be"),
+    "rule of a choice": (["data.batch_size=16,0"], "`data.batch_size` must be"),
+    "float for an integer": (["search=random", "data.batch_size=interval(16,64)"], "must be a whole number"),
+    "unknown setting": (["search=random", "optimizer.larning_rate=interval(0,1)"], "optimizer.larning_rate"),
+    "unknown choice": (["optimizer=adam,momentu"], "Could not find 'optimizer/momentu'"),
+    "no such setting there": (
+        ["search=random", "optimizer=adam,sgd", "optimizer.beta1=interval(0,0.9)"],
+        "`optimizer.beta1` does not exist with optimizer=sgd: say where it does",
+    ),
+    "unknown kind": (["search=rnadom", "search/space=learning_rate"], "Could not find 'search/rnadom'"),
+    "unknown space": (["search=random", "search/space=lr"], "Could not find 'search/space/lr'"),
+    "num_trials": (["search=random", "search/space=important", "search.num_trials=0"], "`search.num_trials` must be"),
+    "num_trials null": (["search=tpe", "search/space=important", "search.num_trials=null"], "must be a number"),
+    "shrink": (["search=coarse_to_fine", "search/space=important", "search.shrink=1"], "`search.shrink` must be"),
+    "pruner": (["search=random", "search/space=important", "search.pruner=best"], "`search.pruner` must be"),
+    "seeds and seed": (["seed=1,2", "search.seeds=2"], "search one of the two"),
+    "objective": (["objective=val_loss,val_accuracy"], "cannot be searched itself"),
+    "resume nothing": (["search.resume=nowhere"], "is not the folder of a sweep"),
+    "driver": (["seed=1,2", "search.storage=mysql+nodriver://host/x"], "`search.storage`: mysql+nodriver://host/x"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_a_wrong_search_ends_in_one_line_before_any_job(case, train, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("bnlab.train.task", lambda config: pytest.fail("a job ran"))
+    arguments, said = WRONG[case]
+    outcome = train("-m", *arguments)
+    assert outcome.exit_code == 2
+    assert said in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert not list(tmp_path.rglob("study.journal"))
+
+
+def test_a_password_is_not_shown(train, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    outcome = train("-m", "seed=1,2", "search.storage=mysql+nodriver://me:secret@host/x")
+    assert "me:***@host" in outcome.stderr
+    assert "secret" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "optimizer", "keys"),
+    [
+        ("learning_rate", "adam", ["optimizer.lr"]),
+        ("important", "adam", ["optimizer.lr", "optimizer.beta1", "data.batch_size", "model.num_units"]),
+        ("important", "momentum", ["optimizer.lr", "optimizer.momentum", "data.batch_size", "model.num_units"]),
+        (
+            "all",
+            "adam",
+            [
+                "optimizer.lr",
+                "optimizer.beta1",
+                "data.batch_size",
+                "model.num_units",
+                "model.num_layers",
+                "scheduler",
+                "scheduler.gamma",
+                "scheduler.decay_rate",
+                "optimizer.weight_decay",
+                "optimizer.beta2",
+                "optimizer.eps",
+            ],
+        ),
+    ],
+)
+def test_ready_made_spaces_hold_what_matters_in_order(name, optimizer, keys, train, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr("bnlab.train.task", lambda config: seen.append(config) or 0.5)
+    outcome = train("-m", "search=random", f"search/space={name}", f"optimizer={optimizer}", "search.num_trials=24")
+    assert outcome.exit_code == 0, outcome.stderr
+    header = next(tmp_path.rglob("trials.csv")).read_text().splitlines()[0].split(",")
+    assert header[3:-4] == keys
+    assert len(seen) == 24
+    assert all(1e-4 <= config.optimizer.lr <= 1 for config in seen)
+    if name != "learning_rate":
+        assert {len(config.model.hidden) for config in seen} == ({1, 2, 3, 4, 5} if name == "all" else {3})
+        assert len({config.model.hidden[0] for config in seen}) > 12
+
+
+def test_the_command_line_takes_precedence_over_a_space(train, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    seen = []
+    monkeypatch.setattr("bnlab.train.task", lambda config: seen.append(config) or 0.5)
+    arguments = [
+        "search=random",
+        "search/space=important",
+        "optimizer.lr=0.25",
+        "data.batch_size=7,8",
+        "search.num_trials=12",
+    ]
+    assert train("-m", *arguments).exit_code == 0
+    assert {config.optimizer.lr for config in seen} == {0.25}
+    assert {config.data.batch_size for config in seen} == {7, 8}
+    assert len({config.model.num_units for config in seen}) > 8
