@@ -151,10 +151,18 @@ def update_running_statistics(
     mask: Tensor | None,
     stack_dims: int,
 ) -> None:
-    """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics."""
-    if running_var is not None:
-        number = count(x, mask, stack_dims)
-        var = var * (number / (number - 1).clamp(min=1) if isinstance(number, Tensor) else number / (number - 1))
+    """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics.
+
+    What a mask leaves no value of has no mean, and what it leaves one of no variance: there the statistic stays.
+    """
+    if mask is not None and running_mean is not None and running_var is not None:
+        valid = mask.sum(list(range(stack_dims, mask.dim()))).unsqueeze(-1)
+        unbiased = var * (valid / (valid - 1).clamp(min=1))
+        mean = torch.where(valid > 0, mean, running_mean)
+        var = torch.where(valid > 1, unbiased, running_var)
+    elif running_var is not None:
+        number = count(x, None, stack_dims)
+        var = var * (number / (number - 1))
     move(mean, var, running_mean, running_var, num_batches_tracked, momentum)
 
 

@@ -143,14 +143,15 @@ typedef struct {
     T *factors;    // (3, C)
 } OF(Network);
 
-// A few rows are added up in T, less the first of them, before the sums in double take them, less the network's first row:
-// sum (x - o) and sum (x - o)^2 from d = x - x_0 by x - o = d + (x_0 - o).
+// A few rows are added up in T, less the mean so far, before the sums in double take them, less the network's first row:
+// sum (x - o) and sum (x - o)^2 from d = x - m by x - o = d + (m - o). One row alone is added up in double.
 INLINE void OF(add_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
-                         double *restrict square, const int rows) {
+                         double *restrict square, int64_t done, const int rows) {
+    const double a_row = done ? 1 / (double)done : 0;
     for (int64_t c = 0; c < C; c++) {
-        const T start = x[c];
+        const T start = rows > 1 ? (T)(first[c] + sum[c] * a_row) : x[c];
         T s = 0, q = 0;
-        for (int r = 1; r < rows; r++) {
+        for (int r = 0; r < rows; r++) {
             const T d = x[r * C + c] - start;
             s += d;
             q += d * d;
@@ -161,6 +162,16 @@ INLINE void OF(add_rows)(const T *restrict x, const T *restrict first, int64_t C
     }
 }
 
+// The first rows go one by one: until there is a mean, one value far off would take the others' digits.
+INLINE void OF(add_all_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
+                             double *restrict square, int64_t done, int64_t rows) {
+    int64_t n = 0;
+    for (; n < rows && done + n < 4; n++) OF(add_rows)(x + n * C, first, C, sum, square, done + n, 1);
+    for (; n + 16 <= rows; n += 16) OF(add_rows)(x + n * C, first, C, sum, square, done + n, 16);
+    for (; n + 4 <= rows; n += 4) OF(add_rows)(x + n * C, first, C, sum, square, done + n, 4);
+    for (; n < rows; n++) OF(add_rows)(x + n * C, first, C, sum, square, done + n, 1);
+}
+
 static void OF(rows_sum)(void *argument, int64_t block) {
     const OF(Network) *network = argument;
     const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C);
@@ -168,10 +179,7 @@ static void OF(rows_sum)(void *argument, int64_t block) {
     const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
     double *sum = network->sums + block * 2 * C, *square = sum + C;
     memset(sum, 0, 2 * (size_t)C * sizeof(double));
-    int64_t n = block * step;
-    for (; n + 16 <= end; n += 16) OF(add_rows)(x + n * C, x, C, sum, square, 16);
-    for (; n + 4 <= end; n += 4) OF(add_rows)(x + n * C, x, C, sum, square, 4);
-    for (; n < end; n++) OF(add_rows)(x + n * C, x, C, sum, square, 1);
+    OF(add_all_rows)(x + block * step * C, x, C, sum, square, 0, end - block * step);
 }
 
 static void OF(rows_normalize)(void *argument, int64_t block) {
@@ -262,16 +270,16 @@ static void OF(channel_forward)(void *argument, int64_t channel) {
     const Problem *p = argument;
     const int64_t N = p->N, C = p->C, L = p->L, k = channel / C, c = channel % C, base = (k * N * C + c) * L;
     const T *x = (const T *)p->in + base;
-    double sum[LANES] = {0}, square[LANES] = {0};
+    double sum[LANES] = {0}, square[LANES] = {0}, rest_sum = 0, rest_square = 0;
     T first[LANES], mean, scale, shift;
     for (int lane = 0; lane < LANES; lane++) first[lane] = *x;
     for (int64_t n = 0; n < N; n++) {
         const T *row = x + n * C * L;
-        int64_t l = 0;
-        for (; l + 16 * LANES <= L; l += 16 * LANES) OF(add_rows)(row + l, first, LANES, sum, square, 16);
-        for (; l + LANES <= L; l += LANES) OF(add_rows)(row + l, first, LANES, sum, square, 1);
-        for (; l < L; l++) OF(add_rows)(row + l, first, 1, sum, square, 1);
+        const int64_t rows = L / LANES;
+        OF(add_all_rows)(row, first, LANES, sum, square, n * rows, rows);
+        for (int64_t l = rows * LANES; l < L; l++) OF(add_rows)(row + l, first, 1, &rest_sum, &rest_square, 0, 1);
     }
+    sum[0] += rest_sum, square[0] += rest_square;
     for (int lane = 1; lane < LANES; lane++) sum[0] += sum[lane], square[0] += square[lane];
     OF(finish_forward)(p, k, c, *x, sum[0], square[0], &mean, &scale, &shift);
     for (int64_t n = 0; n < N; n++) {

@@ -1,0 +1,88 @@
+"""Errors against float64, and the memory that forward and backward take."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import nn
+
+from bnlab.batch_norm import BatchNorm1d, batch_norm, kernel, use_kernel
+from bnlab.bench.batch_norm import EXACTNESS_MEANS, EXACTNESS_N, bytes_kept, errors, peak_bytes
+
+
+@pytest.fixture(params=[True, False], ids=["kernel", "plain"], autouse=True)
+def path(request: pytest.FixtureRequest) -> Iterator[bool]:
+    if request.param and not kernel.is_available():
+        pytest.skip("no C compiler for the CPU kernel")
+    with use_kernel(request.param):
+        yield request.param
+
+
+@pytest.mark.parametrize("mean", EXACTNESS_MEANS)
+@pytest.mark.parametrize("num_samples", EXACTNESS_N)
+def test_errors_are_at_most_1e_6_normwise(num_samples: int, mean: float) -> None:
+    assert max(errors(BatchNorm1d, num_samples, mean, seed=0)) <= 1e-6
+
+
+def test_length_and_evaluation_are_as_exact() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(50, 8, 300) + 1e6
+    exact = x.double()
+    mean, var = exact.mean((0, 2)), exact.var((0, 2), correction=0)
+    reference = (exact - mean[:, None]) / (var[:, None] + 1e-5).sqrt()
+    y = batch_norm(x, None, None, training=True)
+    assert (y - reference).abs().max() / reference.abs().max() < 1e-6
+    y = batch_norm(x, mean.float(), var.float())
+    reference = (exact - mean.float().double()[:, None]) / (var[:, None] + 1e-5).sqrt()
+    assert (y - reference).abs().max() / reference.abs().max() < 1e-6
+
+
+def test_running_statistics_are_as_exact() -> None:
+    x = torch.randn(8192, 16, generator=torch.Generator().manual_seed(0)) + 1e4
+    layer = BatchNorm1d(16, momentum=1.0)
+    layer(x)
+    torch.testing.assert_close(layer.running_mean, x.double().mean(0).float(), rtol=6e-8 * 2, atol=0)
+    torch.testing.assert_close(layer.running_var, x.double().var(0).float(), rtol=1e-6, atol=0)
+
+
+def test_a_first_sample_far_off_is_no_reference_point() -> None:
+    x = torch.randn(4096, 8, generator=torch.Generator().manual_seed(0)) + 1e4
+    x[0] = 0.0
+    exact = x.double() - x.double().mean(0)
+    reference = exact / (exact.square().mean(0) + 1e-5).sqrt()
+    assert (batch_norm(x, None, None, training=True) - reference).abs().max() / reference.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("value", [0.1, 3e6, -7e-3])
+def test_a_constant_channel_gives_the_bias(value: float) -> None:
+    bias = torch.tensor([2.0, -3.0])
+    x = torch.full((77, 2), value)
+    y = batch_norm(x, None, None, torch.ones(2), bias, True, eps=1e-12)
+    torch.testing.assert_close(y, bias.expand(77, 2), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_in_its_channel(value: float) -> None:
+    x = torch.randn(40, 5)
+    clean = batch_norm(x, None, None, training=True)
+    x[3, 2] = value
+    y = batch_norm(x, None, None, training=True)
+    assert y[:, 2].isnan().any()
+    torch.testing.assert_close(y[:, [0, 1, 3, 4]], clean[:, [0, 1, 3, 4]], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"affine": False}, {"track_running_stats": False}, {"affine": False, "track_running_stats": False}]
+)
+@pytest.mark.parametrize("shape", [(60, 100), (256, 1024), (8, 128, 256)], ids=str)
+def test_no_more_bytes_are_kept_for_backward_than_torch_keeps(shape: tuple[int, ...], options: dict[str, bool]) -> None:
+    ours, theirs = (bytes_kept(cls(shape[1], **options), shape) for cls in (BatchNorm1d, nn.BatchNorm1d))
+    assert ours <= theirs
+
+
+@pytest.mark.parametrize("shape", [(256, 1024), (8192, 256), (64, 128, 256)], ids=str)
+def test_peak_memory_is_at_most_a_tenth_above_torchs(shape: tuple[int, ...]) -> None:
+    ours, theirs = (peak_bytes(cls(shape[1]), shape) for cls in (BatchNorm1d, nn.BatchNorm1d))
+    # x, y, dL/dy and dL/dx, of which torch's layer holds all at the end
+    assert theirs > 3.9 * torch.Size(shape).numel() * 4
+    assert ours <= 1.1 * theirs

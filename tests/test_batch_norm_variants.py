@@ -1,0 +1,97 @@
+"""Ghost batch norm and batch renormalization."""
+
+import pytest
+import torch
+from torch import nn
+
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d
+
+
+def test_ghost_normalizes_each_virtual_batch_alone() -> None:
+    torch.manual_seed(0)
+    layer = GhostBatchNorm1d(3, virtual_batch_size=4, momentum=0.3)
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    x = torch.randn(11, 3, requires_grad=True)  # 2 virtual batches, of 6 and 5
+    y = layer(x)
+    parts = [x[:6], x[6:]]
+    expected = [nn.functional.batch_norm(part, None, None, layer.weight, layer.bias, True) for part in parts]
+    torch.testing.assert_close(y, torch.cat(expected))
+    leaves, g = [x, layer.weight, layer.bias], torch.randn(11, 3)
+    torch.testing.assert_close(torch.autograd.grad(y, leaves, g), torch.autograd.grad(torch.cat(expected), leaves, g))
+    mean = torch.stack([part.mean(0) for part in parts]).mean(0)
+    var = torch.stack([part.var(0) for part in parts]).mean(0)
+    torch.testing.assert_close(layer.running_mean, 0.3 * mean.detach())
+    torch.testing.assert_close(layer.running_var, 0.7 + 0.3 * var.detach())
+    assert layer.num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 3), (8, 3, 5)], ids=str)
+@pytest.mark.parametrize("make", [lambda: GhostBatchNorm1d(3, virtual_batch_size=8), lambda: BatchRenorm1d(3)])
+def test_variants_become_batch_norm_at_their_limits(make: object, shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    variant, plain = make(), BatchNorm1d(3)  # type: ignore[operator]
+    for training in (True, True, False):
+        x, g = torch.randn(shape), torch.randn(shape)
+        results = []
+        for layer in (variant.train(training), plain.train(training)):
+            leaf = x.clone().requires_grad_()
+            y = layer(leaf)
+            results.append([y, *torch.autograd.grad(y, [leaf, *layer.parameters()], g)])
+        torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(variant.state_dict(), plain.state_dict())
+
+
+def test_renorm_is_the_papers_formula_and_its_gradient_takes_r_and_d_for_constants() -> None:
+    torch.manual_seed(0)
+    layer = BatchRenorm1d(3, r_max=2.0, d_max=0.5, ramp_start=0, ramp_end=4, momentum=0.2).double()
+    layer.running_mean.copy_(torch.tensor([0.0, 5.0, -1.0]))
+    layer.running_var.copy_(torch.tensor([1.0, 100.0, 0.01]))
+    layer.num_batches_tracked.fill_(2)  # half up the ramp: r_max 1.5, d_max 0.25
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    x = torch.randn(16, 3, dtype=torch.float64, requires_grad=True)
+    mean, var = layer.running_mean.clone(), layer.running_var.clone()
+    y = layer(x)
+    batch_mean, sigma_b = x.mean(0), (x.var(0, correction=0) + 1e-5).sqrt()
+    sigma = (var + 1e-5).sqrt()
+    r = (sigma_b / sigma).clamp(1 / 1.5, 1.5).detach()
+    d = ((batch_mean - mean) / sigma).clamp(-0.25, 0.25).detach()
+    assert ((r > 1 / 1.5) & (r < 1.5)).any()  # one in bounds, others clipped
+    expected = layer.weight * ((x - batch_mean) / sigma_b * r + d) + layer.bias
+    torch.testing.assert_close(y, expected)
+    leaves, g = [x, layer.weight, layer.bias], torch.randn(16, 3, dtype=torch.float64)
+    torch.testing.assert_close(torch.autograd.grad(y, leaves, g), torch.autograd.grad(expected, leaves, g))
+    torch.testing.assert_close(layer.running_mean, 0.8 * mean + 0.2 * batch_mean.detach())
+    torch.testing.assert_close(layer.running_var, 0.8 * var + 0.2 * x.var(0).detach())
+
+
+def test_variants_take_masks() -> None:
+    torch.manual_seed(0)
+    x, mask = torch.randn(8, 3), torch.tensor([1, 1, 1, 0, 1, 1, 0, 1]).bool()
+    ghost = GhostBatchNorm1d(3, virtual_batch_size=4)
+    y = ghost(x, mask)
+    for rows in (slice(0, 4), slice(4, 8)):
+        expected = nn.functional.batch_norm(x[rows][mask[rows]], None, None, training=True)
+        torch.testing.assert_close(y[rows][mask[rows]], expected)
+    renorm = BatchRenorm1d(3, ramp_start=0, ramp_end=0)
+    x = torch.where(mask[:, None], x, torch.nan)
+    assert (renorm(x, mask)[~mask] == 0).all()
+    assert renorm(x, mask).isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: GhostBatchNorm1d(3, virtual_batch_size=1), "`virtual_batch_size` must be at least 2"),
+        (lambda: BatchRenorm1d(3, r_max=0.5), "`r_max` must be at least 1"),
+        (lambda: BatchRenorm1d(3, d_max=-1.0), "`d_max` must be at least 0"),
+        (lambda: BatchRenorm1d(3, ramp_start=9, ramp_end=3), "ramp_start <= ramp_end"),
+    ],
+)
+def test_impossible_bounds_are_refused(make: object, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()  # type: ignore[operator]
+
+
+def test_variants_are_repeated_by_their_repr() -> None:
+    assert "virtual_batch_size=16" in repr(GhostBatchNorm1d(3, virtual_batch_size=16))
+    assert "r_max=2.5, d_max=5.0, ramp_start=5000, ramp_end=25000" in repr(BatchRenorm1d(3, r_max=2.5))
