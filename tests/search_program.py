@@ -1,4 +1,4 @@
-"""The program of the tests that kill it: bnlab.train, with a simulated objective that takes BNLAB_TEST_SECONDS a trial."""
+"""The program of tests that kill it: bnlab.train with a simulated objective, which takes BNLAB_TEST_SECONDS a trial."""
 
 import math
 import os
@@ -6,8 +6,9 @@ import signal
 import time
 from pathlib import Path
 
-import bnlab.train
 from hydra.core.hydra_config import HydraConfig
+
+import bnlab.train
 
 
 def task(config):

@@ -129,7 +129,7 @@ def is_alive(pid):
 NUM_TRIALS = 30
 
 
-def kill_and_resume(folder, kills, *arguments, seed=0):
+def kill_and_resume(folder, kills, *arguments, seed=0, longest=2.5):
     """Kill the sweep at random moments, `kills` times in all; then let it end. How long each attempt lived."""
     generator = random.Random(seed)
     arguments = ["search=random", f"search.num_trials={NUM_TRIALS}", LR, "hydra.sweep.dir=s", *arguments]
@@ -139,7 +139,7 @@ def kill_and_resume(folder, kills, *arguments, seed=0):
         process = start(folder, *(arguments if first else ["search.resume=s"]), BNLAB_TEST_SECONDS="0.1")
         # from the planning on: an early kill comes while the study is made, a late one in the middle of trials
         wait_for(lambda: (folder / "s").is_dir())
-        life = generator.uniform(0, 1.2) if attempt % 3 else generator.uniform(0, 0.15)
+        life = generator.uniform(0, longest) if attempt % 3 else generator.uniform(0, 0.15)
         time.sleep(life)
         process.send_signal(signal.SIGKILL)
         process.communicate()
@@ -197,7 +197,7 @@ def test_a_sweep_killed_again_and_again_ends_with_every_trial_once(tmp_path, dra
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_a_sweep_killed_ten_times_ends_with_every_trial_once(tmp_path, draws, seed, launcher):
     arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
-    lives = kill_and_resume(tmp_path, 10, *arguments, seed=seed)
+    lives = kill_and_resume(tmp_path, 10, *arguments, seed=seed, longest=5 if arguments else 2.5)
     check_nothing_is_lost_or_twice(tmp_path / "s", draws)
     interrupted = sum(row["state"] == "interrupted" for row in rows(tmp_path / "s"))
     print(f"killed after {', '.join(f'{life:.2f}' for life in lives)} s; {interrupted} trials tried again")

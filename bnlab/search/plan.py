@@ -12,6 +12,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
@@ -25,6 +26,7 @@ __all__ = ["Plan", "TakenTrial"]
 
 _NOBODYS_AFTER_S = 5.0
 _WAIT_FOR_SIBLING_S = 10.0
+_PATIENCE_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,24 @@ class Plan:
         return True
 
     def tell(self, number: int, result: Mapping[str, Any]) -> None:
-        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_accuracy"}."""
+        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_accuracy"}.
+
+        A database that fails is asked again, for a while; what it had done of the first try is not done twice.
+        """
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                self._tell_once(number, result)
+                return
+            except StorageInternalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
+
+    def _tell_once(self, number: int, result: Mapping[str, Any]) -> None:
+        identifier = trial_id(self._storage, self._study_id, number)
+        if self._storage.get_trial(identifier).state.is_finished():
+            return
         status = result["status"]
         kept = {
             "state": status,
@@ -209,7 +228,6 @@ class Plan:
             "reason": result.get("error", ""),
             "test_accuracy": result.get("test_accuracy"),
         }
-        identifier = trial_id(self._storage, self._study_id, number)
         self._storage.set_trial_user_attr(identifier, RESULT, kept)
         if status in ("completed", "diverged"):
             value = kept["objective"]

@@ -8,14 +8,16 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy.exc import SQLAlchemyError
 
 from bnlab.errors import UserError, user_errors
 from bnlab.search.journal import Journal
 
-__all__ = ["declare_planned", "join_or_create", "open_storage", "study_id", "trial_id"]
+__all__ = ["close", "declare_planned", "join_or_create", "open_storage", "release", "study_id", "trial_id"]
 
 _PLANNED = "planned"
 _WAIT_S = 60.0
+_ATTEMPTS = 10
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
@@ -29,7 +31,32 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     with user_errors(f"`search.storage`: {_without_password(url)} cannot be opened: "):
         if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # of the two drivers, the one that is here
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        for _ in range(_ATTEMPTS):
+            try:
+                return _database(url)
+            except SQLAlchemyError as error:
+                if not any(sign in str(error).lower() for sign in ("already exists", "duplicate", "locked")):
+                    raise
+                time.sleep(0.5)  # another sweep is making the tables at this moment
+        return _database(url)
+
+
+def _database(url: str) -> RDBStorage:
+    waits = {"connect_args": {"timeout": _WAIT_S}} if url.startswith("sqlite:") else {}
+    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **waits})
+
+
+def release(storage: BaseStorage) -> None:
+    """Give back the connection that this thread has, if any."""
+    if isinstance(storage, RDBStorage):
+        storage.remove_session()
+
+
+def close(storage: BaseStorage) -> None:
+    """Close all connections."""
+    release(storage)
+    if isinstance(storage, RDBStorage):
+        storage.engine.dispose()
 
 
 def join_or_create(

@@ -14,6 +14,7 @@ from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from optuna.storages import BaseStorage
 from rich.console import Console
 
 from bnlab.errors import UserError, one_line
@@ -26,7 +27,7 @@ from bnlab.search.leaderboard import Leaderboard
 from bnlab.search.plan import Plan, TakenTrial
 from bnlab.search.progress import SweepProgress
 from bnlab.search.samplers import build_sampler
-from bnlab.search.storage import declare_planned, join_or_create, open_storage
+from bnlab.search.storage import close, declare_planned, join_or_create, open_storage, release
 from bnlab.search.trials import Trial, read_trials
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "sweep"]
@@ -69,14 +70,18 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     with folder.lock():
         mend(folder.journal)
         definition = _definition(search, config, arguments, folder, stored)
-        folder.write_definition(definition)
-        running = _Sweep(search, definition, folder, resumes=stored is not None)
-        context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
-        HydraConfig.instance().set_config(config)
-        launcher = Plugins.instance().instantiate_launcher(
-            config=config, hydra_context=context, task_function=Job(task)
-        )
-        return running.run(launcher)
+        storage = open_storage(search.settings.storage, folder.journal)
+        try:
+            folder.write_definition(definition)
+            running = _Sweep(search, definition, folder, storage, resumes=stored is not None)
+            context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
+            HydraConfig.instance().set_config(config)
+            launcher = Plugins.instance().instantiate_launcher(
+                config=config, hydra_context=context, task_function=Job(task)
+            )
+            return running.run(launcher)
+        finally:
+            close(storage)
 
 
 def _resumed(
@@ -127,11 +132,13 @@ def _definition(
 class _Sweep:
     """The state of a sweep between its batches."""
 
-    def __init__(self, search: Search, definition: Definition, folder: SweepFolder, *, resumes: bool) -> None:
+    def __init__(
+        self, search: Search, definition: Definition, folder: SweepFolder, storage: BaseStorage, *, resumes: bool
+    ) -> None:
         self._search = search
         self._definition = definition
         self._folder = folder
-        storage = open_storage(search.settings.storage, folder.journal)
+        self._storage = storage
         self._study, is_new = join_or_create(storage, definition.study, search.minimize, search.signature(), resumes)
         self._plan = Plan(
             self._study,
@@ -259,6 +266,10 @@ class _Sweep:
     def has_started(self, number: int) -> bool:
         return self._folder.has_started(number)
 
+    def release(self) -> None:
+        """Called by a thread at its end."""
+        release(self._storage)
+
     def _write_now_and_then(self) -> None:
         """At most a twentieth of the time, however many trials there are to write."""
         start = time.monotonic()
@@ -331,6 +342,7 @@ class _Watch:
                 self._sweep.seen([number for number in self.open if self._sweep.has_started(number)])
             except Exception:  # a busy database: whatever is missed is told at the end of the batch
                 logging.getLogger(__name__).debug("telling while the batch runs failed", exc_info=True)
+        self._sweep.release()
 
     def collect(self) -> None:
         """Tell the trials that have ended since the last time."""

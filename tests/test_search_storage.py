@@ -1,0 +1,197 @@
+"""A study in a database: sweeps that share it, and a PostgreSQL server that the tests start."""
+
+import csv
+import glob
+import os
+import shutil
+import socket
+import subprocess
+import time
+
+import optuna
+import pytest
+from test_search_processes import LR, run, start
+
+from bnlab.search.folder import SweepFolder
+from bnlab.search.journal import Journal, mend
+from bnlab.search.storage import close, open_storage
+
+NUM_TRIALS = 24
+
+
+@pytest.fixture(scope="module")
+def postgresql(tmp_path_factory):
+    """The address of a server of this test's own."""
+    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or [shutil.which("initdb")]
+    if not found[-1]:
+        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+    pytest.importorskip("psycopg", reason="no driver for PostgreSQL is installed (pip install 'psycopg[binary]')")
+    programs = os.path.dirname(found[-1])
+    folder = tmp_path_factory.mktemp("postgresql")
+    data = folder / "data"
+    as_owner = []
+    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
+        for parent in (folder, *folder.parents[:2]):
+            parent.chmod(0o755)
+        shutil.chown(folder, "postgres")
+        as_owner = ["runuser", "-u", "postgres", "--"]
+
+    def call(program, *arguments):
+        subprocess.run(
+            [*as_owner, f"{programs}/{program}", *arguments], check=True, cwd=folder, capture_output=True, timeout=60
+        )
+
+    call("initdb", "-D", str(data), "-U", "bnlab", "--auth=trust", "--no-sync")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+    call("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
+    yield f"postgresql://bnlab@127.0.0.1:{port}/postgres"
+    call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+
+
+def rows(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def two_sweeps(folder, url, *arguments):
+    """Two sweeps of one study at once, in two folders, as two machines would have them."""
+    processes = [
+        start(
+            folder,
+            *(f"search.storage={url}", "search.study=shared", f"hydra.sweep.dir={name}", *arguments),
+            BNLAB_TEST_SECONDS="0.02",
+        )
+        for name in ("a", "b")
+    ]
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stdout + stderr
+
+
+def ran_in(folder, name):
+    return [line.split() for line in (folder / name / "ran.txt").read_text().splitlines()]
+
+
+def check_shared(folder, url):
+    storage = open_storage(url, folder / "unused")
+    study = optuna.load_study(study_name="shared", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * NUM_TRIALS
+    a, b = ran_in(folder, "a"), ran_in(folder, "b")
+    assert len(a) > 2
+    assert len(b) > 2  # both had a share
+    assert sorted(int(number) for number, *_ in a + b) == list(range(NUM_TRIALS))  # none lost, none doubled
+    assert len({lr for _, lr, *_ in a + b}) == NUM_TRIALS
+    by_number = {int(number): float(lr) for number, lr, *_ in a + b}
+    assert {trial.number: trial.params["optimizer.lr"] for trial in study.trials} == by_number
+    close(storage)
+
+
+def test_two_sweeps_share_a_study_in_postgresql(tmp_path, postgresql):
+    two_sweeps(tmp_path, postgresql, "search=random", f"search.num_trials={NUM_TRIALS}", "search.batch_size=2", LR)
+    check_shared(tmp_path, postgresql)
+
+
+def test_two_sweeps_share_a_grid_in_postgresql(tmp_path, postgresql):
+    values = [10 ** (-i / 8) for i in range(NUM_TRIALS)]
+    url = f"{postgresql}?application_name=grid"
+    processes = [
+        start(
+            tmp_path,
+            f"optimizer.lr={','.join(map(repr, values))}",
+            *(f"search.storage='{url}'", "search.study=grid", f"hydra.sweep.dir={name}", "search.batch_size=3"),
+        )
+        for name in ("a", "b")
+    ]
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=120)
+        assert process.returncode == 0, stdout + stderr
+    tried = [float(lr) for name in ("a", "b") for _, lr, *_ in ran_in(tmp_path, name)]
+    assert sorted(tried) == sorted(values)
+
+
+def test_a_sweep_in_postgresql_is_resumed(tmp_path, postgresql):
+    arguments = ("search=random", "search.num_trials=10", LR, "hydra.sweep.dir=s", "search.batch_size=3")
+    process = start(tmp_path, *arguments, f"search.storage={postgresql}", BNLAB_TEST_SECONDS="0.2")
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "s" / "4").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    code, stdout, stderr = run(tmp_path, "search.resume=s")
+    assert code == 0, stdout + stderr
+    states = [row["state"] for row in rows(tmp_path / "s")]
+    assert states.count("completed") == 10
+    assert states.count("interrupted") == 1
+
+
+def test_a_sweep_in_sqlite_is_a_sweep_like_any(tmp_path):
+    url = f"sqlite:///{tmp_path}/study.db"
+    two_sweeps(tmp_path, url, "search=random", f"search.num_trials={NUM_TRIALS}", "search.batch_size=2", LR)
+    check_shared(tmp_path, url)
+
+
+def test_sweeps_that_share_a_study_must_ask_for_the_same(tmp_path):
+    arguments = (f"search.storage=sqlite:///{tmp_path}/s.db", "search.study=x", "search=random", "search.num_trials=2")
+    assert run(tmp_path, *arguments, LR)[0] == 0
+    code, _, stderr = run(tmp_path, *arguments, "optimizer.lr=interval(0.1,1)")
+    assert code == 2
+    assert "The study 'x' has space" in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_an_address_from_the_environment_is_not_written_down(tmp_path):
+    url = f"sqlite:///{tmp_path}/s.db?timeout=77"
+    arguments = ("search=random", "search.num_trials=2", LR, "search.storage=${oc.env:STUDY}", "hydra.sweep.dir=s")
+    code, stdout, stderr = run(tmp_path, *arguments, STUDY=url)
+    assert code == 0, stdout + stderr
+    assert all("timeout=77" not in file.read_text() for file in (tmp_path / "s").glob("*.[ymc]*"))
+    assert run(tmp_path, "search.resume=s", STUDY=url)[0] == 0
+
+
+def test_optunas_own_class_reads_and_continues_the_journal(tmp_path):
+    """What optuna-dashboard opens."""
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(Journal(tmp_path / "j")), study_name="s")
+    for value in (3.0, 1.0):
+        study.tell(study.ask(), value)
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "j"))
+    again = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
+    assert again.best_value == 1.0
+    again.tell(again.ask(), 0.5)
+    assert study.best_value == 0.5
+
+
+def test_a_torn_last_line_is_mended(tmp_path):
+    path = tmp_path / "j"
+    study = optuna.create_study(storage=optuna.storages.JournalStorage(Journal(path)), study_name="s")
+    study.tell(study.ask(), 3.0)
+    with path.open("a") as file:
+        file.write('{"op_code": 4, "wor')
+    mend(path)
+    again = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(Journal(path)))
+    again.tell(again.ask(), 1.0)
+    reread = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(Journal(path)))
+    assert [trial.value for trial in reread.trials] == [3.0, 1.0]
+
+
+def test_the_dashboard_shows_a_sweep(tmp_path):
+    pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
+    code, _, stderr = run(tmp_path, "search=random", "search.num_trials=3", LR, "hydra.sweep.dir=s")
+    assert code == 0, stderr
+    script = """
+import sys, json
+from wsgiref.util import setup_testing_defaults
+from optuna_dashboard import wsgi
+from optuna_dashboard._storage_url import get_storage
+environ = {}; setup_testing_defaults(environ); environ["PATH_INFO"] = "/api/studies"
+body = b"".join(wsgi(get_storage(sys.argv[1]))(environ, lambda *arguments: None))
+print([study["study_name"] for study in json.loads(body)["study_summaries"]])
+"""
+    import sys
+
+    journal = SweepFolder(tmp_path / "s").journal
+    shown = subprocess.run([sys.executable, "-c", script, str(journal)], capture_output=True, text=True, timeout=60)
+    assert "-s']" in shown.stdout, shown.stderr
