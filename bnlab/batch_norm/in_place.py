@@ -12,7 +12,9 @@ from bnlab.batch_norm.formulas import batch_dims, per_channel, total
 
 __all__ = ["backward", "normalize"]
 
-BLOCK = 65536  # values of a network whose product is held at a time
+# The products of two x-shaped tensors are held at most a quarter at a time. Smaller blocks would fit the cache, but each
+# costs a start of all threads, and that costs more as soon as another process has one of the cores.
+SMALL, PARTS = 65536, 4
 
 
 def normalize(
@@ -68,10 +70,10 @@ def empty_like(x: Tensor) -> Tensor:
 def sum_of_products(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:
     """sum(a b) over the batch, (*stack, C), the products a block at a time."""
     num_rows = a.shape[stack_dims]
-    a_row = a.shape[stack_dims + 1 :].numel()
-    step = max(1, BLOCK // max(1, a_row))
-    if num_rows <= step:
+    a_network = a.shape[stack_dims:].numel()
+    if a_network <= SMALL or num_rows < PARTS:
         return total(a * b, stack_dims)
+    step = -(-num_rows // PARTS)
     dims = batch_dims(a, stack_dims)
     result = a.new_zeros(a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2])
     product = torch.empty_like(a.narrow(stack_dims, 0, step))
