@@ -119,20 +119,22 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
         running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims = settings
         if mask is None:
-            y, rounded, mean, var = in_place.normalize(x, weight, bias, eps, stack_dims)
+            y, rounded, mean, var, inv_std = in_place.normalize(x, weight, bias, eps, stack_dims)
+            in_place.update_running_statistics(
+                x, mean, var, running_mean, running_var, num_batches_tracked, momentum, stack_dims
+            )
         else:
             found, c = formulas.batch_statistics(x, mask, stack_dims)
-            scale = formulas.inverse_std(found.var, eps)
-            if weight is not None:
-                scale = scale * weight
-            y = formulas.affine(c, found.residual, scale, bias, mask, stack_dims).to(x.dtype).contiguous()
             rounded, mean, var = found.mean, found.mean + found.residual, found.var
-        formulas.update_running_statistics(
-            x, mean, var, running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims
-        )
+            inv_std = formulas.inverse_std(var, eps)
+            scale = inv_std if weight is None else inv_std * weight
+            y = formulas.affine(c, found.residual, scale, bias, mask, stack_dims).to(x.dtype).contiguous()
+            formulas.update_running_statistics(
+                x, mean, var, running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims
+            )
         ctx.settings = settings
         ctx.bias_dtype = None if bias is None else bias.dtype
-        ctx.save_for_backward(x, weight, mask, rounded, formulas.inverse_std(var, eps))
+        ctx.save_for_backward(x, weight, mask, rounded, inv_std)
         return y
 
     @staticmethod

@@ -77,7 +77,15 @@ def batch_norm(
         y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     with torch.no_grad():
         formulas.update_running_statistics(
-            input, mean.detach(), var.detach(), running_mean, running_var, num_batches_tracked, momentum, mask, stack_dims
+            input,
+            mean.detach(),
+            var.detach(),
+            running_mean,
+            running_var,
+            num_batches_tracked,
+            momentum,
+            mask,
+            stack_dims,
         )
     return y
 

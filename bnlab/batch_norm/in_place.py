@@ -1,4 +1,4 @@
-"""The formulas of `formulas.py` with few allocations: one x-shaped tensor, the result, and a block that fits the cache.
+"""The formulas of `formulas.py` with few allocations and few operations: each costs a small batch microseconds.
 
 For eager mode on floating point tensors without a mask; a result is written over step by step, so nothing here can be
 differentiated. The results agree with `formulas.py` to rounding.
@@ -8,33 +8,61 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.formulas import batch_dims, per_channel, total
+from bnlab.batch_norm.formulas import batch_dims, per_channel
 
-__all__ = ["backward", "normalize"]
+__all__ = ["backward", "normalize", "update_running_statistics"]
 
-# The products of two x-shaped tensors are held at most a quarter at a time. Smaller blocks would fit the cache, but each
-# costs a start of all threads, and that costs more as soon as another process has one of the cores.
+# The products of two x-shaped tensors are held at most a quarter at a time. Smaller blocks would fit the cache, but
+# each costs a start of all threads, and that costs more as soon as another process has one of the cores.
 SMALL, PARTS = 65536, 4
 
 
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, stack_dims: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """y, and the rounded mean, the mean and the biased variance of the batch, (*stack, C)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, and of the batch the rounded mean, the mean, the biased variance and 1 / sqrt(var + eps), each (*stack, C)."""
     dtype = formulas.computed_in(x)
-    upcast = x.to(dtype)
-    number = formulas.count(x, None, stack_dims)
-    rounded = total(upcast, stack_dims).div_(number)
-    # A half type's copy is ours to write over; x itself is not.
-    y = torch.sub(upcast, per_channel(rounded, x, stack_dims), out=empty_like(x) if upcast is x else upcast)
-    residual = total(y, stack_dims).div_(number)
-    var = sum_of_products(y, y, stack_dims).div_(number).addcmul_(residual, residual, value=-1).clamp_(min=0)
-    scale = formulas.inverse_std(var, eps)
-    if weight is not None:
-        scale = scale * weight
-    shift = residual * -scale if bias is None else torch.addcmul(bias.to(dtype), residual, scale, value=-1)
+    dims = batch_dims(x, stack_dims)
+    upcast = x if x.dtype == dtype else x.to(dtype)
+    rounded = upcast.mean(dims)
+    y = minus(upcast, per_channel(rounded, x, stack_dims), overwrite=upcast is not x)
+    residual = y.mean(dims)
+    var = sum_of_products(y, y, dims, stack_dims).div_(formulas.count(x, None, stack_dims))
+    var = var.addcmul_(residual, residual, value=-1).clamp_(min=0)
+    inv_std = (var + formulas.per_network(eps, var)).rsqrt_()
+    scale = inv_std if weight is None else inv_std * weight
+    if bias is None:
+        shift = residual * -scale
+    else:
+        shift = torch.addcmul(bias if bias.dtype == dtype else bias.to(dtype), residual, scale, value=-1)
     torch.addcmul(per_channel(shift, x, stack_dims), y, per_channel(scale, x, stack_dims), out=y)
-    return y.to(x.dtype).contiguous(), rounded, residual.add_(rounded), var
+    if upcast is not x:
+        y = y.to(x.dtype).contiguous()
+    return y, rounded, residual.add_(rounded), var, inv_std
+
+
+def update_running_statistics(
+    x: Tensor,
+    mean: Tensor,
+    var: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    num_batches_tracked: Tensor | None,
+    momentum: Tensor | float | None,
+    stack_dims: int,
+) -> None:
+    """As `formulas.update_running_statistics`, in fewer operations where the dtypes allow."""
+    if momentum is None or running_mean is None or running_var is None or running_mean.dtype != mean.dtype:
+        formulas.update_running_statistics(
+            x, mean, var, running_mean, running_var, num_batches_tracked, momentum, None, stack_dims
+        )
+        return
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    number = formulas.count(x, None, stack_dims)
+    factor = formulas.per_network(momentum, mean)
+    running_mean.lerp_(mean, factor)
+    running_var.lerp_(var * (number / (number - 1)), factor)
 
 
 def backward(
@@ -47,34 +75,37 @@ def backward(
     needs_x: bool,
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """dL/dx, dL/dweight and dL/dbias; see `formulas.backward`."""
-    number = formulas.count(x, None, stack_dims)
-    upcast, g = x.to(mean.dtype), grad_y.to(mean.dtype)
-    c = torch.sub(upcast, per_channel(mean, x, stack_dims), out=empty_like(x) if upcast is x else upcast)
-    residual = total(c, stack_dims).div_(number)
-    sum_g = total(g, stack_dims)
-    sum_g_x_hat = sum_of_products(g, c, stack_dims).addcmul_(residual, sum_g, value=-1).mul_(inv_std)
+    dims = batch_dims(x, stack_dims)
+    same = x.dtype == mean.dtype
+    upcast, g = (x, grad_y) if same else (x.to(mean.dtype), grad_y.to(mean.dtype))
+    c = minus(upcast, per_channel(mean, x, stack_dims), overwrite=not same)
+    residual = c.mean(dims)
+    sum_g = g.sum(dims)
+    sum_g_x_hat = sum_of_products(g, c, dims, stack_dims).addcmul_(residual, sum_g, value=-1).mul_(inv_std)
     if not needs_x:
         return None, sum_g_x_hat, sum_g
     scale = inv_std if weight is None else inv_std * weight
-    slope = (scale * inv_std).mul_(sum_g_x_hat).div_(-number)
-    shift = (scale * sum_g).div_(-number).addcmul_(slope, residual, value=-1)
+    minus_scale = scale * (-1 / formulas.count(x, None, stack_dims))
+    slope = (minus_scale * inv_std).mul_(sum_g_x_hat)
+    shift = minus_scale.mul_(sum_g).addcmul_(slope, residual, value=-1)
     torch.addcmul(per_channel(shift, x, stack_dims), c, per_channel(slope, x, stack_dims), out=c)
-    return c.addcmul_(g, per_channel(scale, x, stack_dims)).to(x.dtype), sum_g_x_hat, sum_g
+    c.addcmul_(g, per_channel(scale, x, stack_dims))
+    return c if same else c.to(x.dtype), sum_g_x_hat, sum_g
 
 
-def empty_like(x: Tensor) -> Tensor:
-    """Contiguous, as torch's results are, whatever x is."""
-    return torch.empty_like(x, memory_format=torch.contiguous_format)
+def minus(x: Tensor, mean: Tensor, *, overwrite: bool) -> Tensor:
+    """x - mean, contiguous; into x itself if it is ours to write over."""
+    if overwrite:
+        return x.sub_(mean)
+    return torch.sub(x, mean) if x.is_contiguous() else torch.sub(x, mean).contiguous()
 
 
-def sum_of_products(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:
-    """sum(a b) over the batch, (*stack, C), the products a block at a time."""
+def sum_of_products(a: Tensor, b: Tensor, dims: list[int], stack_dims: int) -> Tensor:
+    """sum(a b) over the batch, (*stack, C), the products a part at a time."""
     num_rows = a.shape[stack_dims]
-    a_network = a.shape[stack_dims:].numel()
-    if a_network <= SMALL or num_rows < PARTS:
-        return total(a * b, stack_dims)
+    if a.shape[stack_dims:].numel() <= SMALL or num_rows < PARTS:
+        return (a * b).sum(dims)
     step = -(-num_rows // PARTS)
-    dims = batch_dims(a, stack_dims)
     result = a.new_zeros(a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2])
     product = torch.empty_like(a.narrow(stack_dims, 0, step))
     for start in range(0, num_rows, step):

@@ -91,7 +91,7 @@ class BatchNorm1d(_BatchNorm):
         training = self.training
         if not training:
             training, num_batches_tracked = running_mean is None and running_var is None, None
-        elif not self.track_running_stats or recomputing():
+        elif not self.track_running_stats or not (is_compiling() or graph_task() == -1):  # see recomputing()
             running_mean = running_var = num_batches_tracked = None
         return batch_norm(
             input,

@@ -1,15 +1,16 @@
 """Our batch norm beside torch's: `python -m bnlab.bench batch_norm` for time and memory, `--exactness` for errors.
 
-Time is that of forward and backward of the layer in training, fp32, in microseconds, medians of interleaved rounds. Beside
-it stands the time of one copy of the data into existing memory; forward and backward have to pass over the data 8 times,
-which is 4 copies. Errors are normwise, max |error| / max |reference|, against float64.
+Time is that of forward and backward of the layer in training, fp32, in microseconds, medians of interleaved rounds.
+Beside it stands the time of one copy of the data into existing memory; forward and backward have to pass over the data
+8 times, which is 4 copies. Errors are normwise, max |error| / max |reference|, against float64.
 """
 
 import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from rich.console import Console
@@ -184,9 +185,12 @@ def bytes_kept(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def peak_bytes(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """The most bytes at a time in tensors from before forward to after backward: x, y, dL/dy, dL/dx and what is between."""
+    """The most bytes at a time in tensors, from before forward to after backward."""
     x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with (
+        silent_stderr(),  # the profiler reports its own starts and stops there
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         layer(x).backward(g)
     now = peak = 0
     assert profile.profiler is not None
@@ -195,6 +199,20 @@ def peak_bytes(layer: nn.Module, shape: tuple[int, ...]) -> int:
             now += event.nbytes()
             peak = max(peak, now)
     return peak + x.nbytes + g.nbytes
+
+
+@contextmanager
+def silent_stderr() -> Iterator[None]:
+    """Below Python's own sys.stderr, which C++ does not write to."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 # ---- exactness -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,180 @@
+"""The CPU kernel: where it is built and kept, when it runs, and that it agrees with plain torch in every case."""
+
+import ctypes
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, use_kernel
+
+needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
+
+
+@needs_compiler
+def test_kernel_is_compiled_into_the_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "cache"))
+    with ThreadPoolExecutor(3) as pool:  # at once, as processes that start together do
+        (library,) = {future.result() for future in [pool.submit(kernel.compiled) for _ in range(3)]}
+    assert list((tmp_path / "cache").iterdir()) == [library]  # and nothing unfinished beside it
+    assert ctypes.CDLL(str(library)).run_float
+    written = library.stat().st_mtime_ns
+    assert kernel.compiled() == library
+    assert library.stat().st_mtime_ns == written
+
+
+@needs_compiler
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "file" / "below"))
+    assert kernel.compiled().exists()
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_working_compiler_plain_torch_runs(
+    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("BNLAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("CC", compiler)
+    monkeypatch.setattr(kernel, "run_of", {})
+    monkeypatch.setattr(kernel, "state", {"wanted": True, "loaded": False, "forked": False})
+    with caplog.at_level("INFO"):
+        y = BatchNorm1d(4)(torch.randn(9, 4, requires_grad=True))
+    assert type(y.grad_fn).__name__ == "InPlaceBatchNormFunctionBackward"
+    assert "could not be built" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def test_environment_switches_the_kernel_off() -> None:
+    program = "from bnlab.batch_norm import kernel; print(kernel.is_available())"
+    assert run(program, BNLAB_KERNEL="0") == "False"
+
+
+@needs_compiler
+def test_kernel_works_in_a_forked_child_after_threads_ran() -> None:
+    # Compared as bytes: torch's own operations wait for ever in such a child.
+    program = """
+import os, torch
+from bnlab.batch_norm import batch_norm
+torch.set_num_threads(3)
+x = torch.randn(4000, 64)
+before = batch_norm(x, None, None, training=True).numpy().tobytes()
+child = os.fork()
+if not child:
+    os._exit(0 if batch_norm(x, None, None, training=True).numpy().tobytes() == before else 3)
+print(os.waitpid(child, 0)[1])
+"""
+    assert run(program) == "0"
+
+
+def run(program: str, **environment: str) -> str:
+    everything = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
+    done = subprocess.run([sys.executable, "-c", program], env=everything, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(4000, 70), (6, 50, 300)], ids=str)
+def test_number_of_threads_changes_no_bit(shape: tuple[int, ...]) -> None:
+    before = torch.get_num_threads()
+    x, g = torch.randn(shape), torch.randn(shape)
+    results = []
+    try:
+        for threads in (1, 2, 3, 4):
+            torch.set_num_threads(threads)
+            leaf = x.clone().requires_grad_()
+            y = batch_norm(leaf, None, None, training=True)
+            results.append((y.detach(), torch.autograd.grad(y, leaf, g)[0]))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert torch.equal(result[0], results[0][0])
+        assert torch.equal(result[1], results[0][1])
+
+
+SIZES = [
+    (2, 1),
+    (3, 17),
+    (16, 16),
+    (61, 100),
+    (700, 129),
+    (70000, 1),
+    (1, 2, 5),
+    (3, 2, 1),
+    (5, 3, 16),
+    (2, 3, 1000),
+    (33, 9, 47),
+]
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("parameters", ["both", "weight", "bias", "none"])
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+def test_kernel_agrees_with_plain_torch(shape: tuple[int, ...], parameters: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    num_features = shape[1]
+    x, g = torch.randn(shape, dtype=torch.float64) + 5, torch.randn(shape, dtype=torch.float64)
+    weight = torch.randn(num_features, dtype=torch.float64) if parameters in ("both", "weight") else None
+    bias = torch.randn(num_features, dtype=torch.float64) if parameters in ("both", "bias") else None
+    results = []
+    for by_kernel, as_dtype in ((True, dtype), (False, torch.float64)):
+        with use_kernel(by_kernel):
+            given = [None if t is None else t.to(dtype).to(as_dtype).requires_grad_() for t in (x, weight, bias)]
+            buffers = torch.zeros(num_features, dtype=as_dtype), torch.ones(num_features, dtype=as_dtype)
+            y = batch_norm(given[0], *buffers, *given[1:], True, 0.3, eps=1e-3)
+            leaves = [tensor for tensor in given if tensor is not None]
+            gradients = torch.autograd.grad(y, leaves, g.to(dtype).to(as_dtype))
+            results.append([t.detach().double() for t in (y, *gradients, *buffers)])
+    precision = 4e-7 if dtype == torch.float32 else 1e-14
+    for found, exact in zip(*results, strict=True):
+        scale = max(float(exact.abs().max()), 1.0)
+        assert (found - exact).abs().max() <= precision * scale * 3
+
+
+@needs_compiler
+def test_kernel_is_chosen_exactly_where_it_applies() -> None:
+    x, one = torch.randn(6, 3), torch.ones(3)
+
+    def takes(x: torch.Tensor, weight: torch.Tensor | None = None, stack_dims: int = 0) -> bool:
+        return eager.kernel_takes(x, None, None, weight, None, 1e-5, stack_dims)
+
+    assert takes(x)
+    assert takes(x.t())  # made contiguous
+    assert takes(x.double(), one.double())
+    assert takes(torch.nn.Parameter(x), torch.nn.Parameter(one))
+    assert takes(torch.randn(2, 6, 3), torch.ones(2, 3), stack_dims=1)
+    for refused in (
+        (x.bfloat16(),),
+        (x.to("meta"),),
+        (x[:1],),
+        (x[:0],),
+        (x, one.double()),
+        (x, torch.ones(4)),
+        (x, torch.ones(6)[::2]),
+        (torch.randn(2, 6, 3), torch.ones(3), 1),
+        (x.as_subclass(Marked),),
+    ):
+        assert not takes(*refused), refused
+    with use_kernel(False):
+        assert not takes(x)
+    assert eager.is_eager()
+
+
+class Marked(torch.Tensor):
+    pass
+
+
+@needs_compiler
+def test_gradients_of_a_batch_of_gradients_do_not_reach_the_kernel() -> None:
+    x = torch.randn(6, 3, requires_grad=True)
+    y = BatchNorm1d(3)(x)
+    gs = torch.randn(4, 6, 3)
+    (batched,) = torch.autograd.grad(y, x, gs, is_grads_batched=True, retain_graph=True)
+    for g, expected in zip(gs, batched, strict=True):
+        torch.testing.assert_close(torch.autograd.grad(y, x, g, retain_graph=True)[0], expected)
