@@ -38,7 +38,7 @@ JOBS = {
 }
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def loader():
     register()
     unique = count()
@@ -48,7 +48,9 @@ def loader():
 
 
 @pytest.fixture(
-    params=[["hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.sweep.dir=a b"]], ids=len
+    scope="module",
+    params=[["hydra.mode=MULTIRUN"], ["hydra.mode=MULTIRUN", "hydra/launcher=joblib", "hydra.sweep.dir=a b"]],
+    ids=["basic", "joblib"],
 )
 def master(request, loader):
     config = loader.load_configuration("train", [*request.param, "seed=1,2"], run_mode=RunMode.MULTIRUN)
@@ -72,13 +74,16 @@ def tree(node):
     return about, node._value()
 
 
+@pytest.fixture(scope="module")
+def fast(loader, master):
+    """One for all the jobs, so that each could find traces of the one before."""
+    return SweepConfigLoader(loader)
+
+
 @pytest.mark.parametrize("job", JOBS)
-def test_a_changed_copy_is_what_hydra_composes(job, loader, master):
-    fast = SweepConfigLoader(loader)
-    fast.load_sweep_config(master, ["seed=99", "optimizer.lr=0.5", "optimizer=sgd"])  # leaves no trace in the next
-    fast.load_sweep_config(master, ["seed=99"])
+def test_a_changed_copy_is_what_hydra_composes(job, loader, master, fast):
+    expected = loader.load_sweep_config(master, list(JOBS[job]))
     for again in range(2):
-        expected = loader.load_sweep_config(master, list(JOBS[job]))
         got = fast.load_sweep_config(master, list(JOBS[job]))
         assert tree(got) == tree(expected), again
         assert list(got.keys()) == list(expected.keys())

@@ -149,6 +149,7 @@ WRONG = {
     "pruner": (["search=random", "search/space=important", "search.pruner=best"], "`search.pruner` must be"),
     "seeds and seed": (["seed=1,2", "search.seeds=2"], "search one of the two"),
     "objective": (["objective=val_loss,val_accuracy"], "cannot be searched itself"),
+    "twice": (["optimizer.lr=1,2", "++optimizer.lr=3,4"], "`optimizer.lr` is searched twice"),
     "resume nothing": (["search.resume=nowhere"], "is not the folder of a sweep"),
     "driver": (["seed=1,2", "search.storage=mysql+nodriver://host/x"], "`search.storage`: mysql+nodriver://host/x"),
 }

@@ -124,6 +124,12 @@ def test_a_grid_runs_every_combination_once(sweep):
     assert pairs == [(lr, momentum) for lr in (0.1, 0.01) for momentum in (0.8, 0.9, 0.95)]
 
 
+def test_of_a_key_that_is_given_twice_the_last_holds(sweep):
+    _, left = sweep("optimizer.lr=0.1,0.2", "seed=5,6", "optimizer.lr=0.3,0.4", "seed=7")
+    assert [float(row["optimizer.lr"]) for row in left.rows] == [0.3, 0.4]
+    assert OmegaConf.load(left.folder / "best.yaml").overrides[0] == "seed=7"
+
+
 def test_a_sweep_without_anything_to_vary_is_one_job(sweep):
     outcome, left = sweep("optimizer.lr=0.1")
     assert outcome.exit_code == 0

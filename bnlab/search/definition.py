@@ -83,7 +83,8 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
         node: Any = OmegaConf.to_container(config.search, resolve=True)
     settings = SearchSettings.read(node)
     parser = OverridesParser.create(config_loader=loader)
-    given = [override for override in parser.parse_overrides(list(arguments)) if not _is_of_search(override)]
+    overrides = parser.parse_overrides(list(arguments))
+    given = _last_of_each([override for override in overrides if not _is_of_search(override)])
     named = {override.key_or_group for override in given}
     entries = [_entry(parser, key, value) for key, value in node["space"].items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
@@ -110,6 +111,17 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     search = Search(settings, space, fixed, points, objective, int(config.seed))
     _check_jobs(search, config, loader)
     return search
+
+
+def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
+    """A key that is given twice has its last value, as in a single run; Hydra sees to those that are not searched."""
+    last = {override.get_key_element(): override for override in overrides}
+    return [
+        override
+        for override in overrides
+        if override is (final := last[override.get_key_element()])
+        or not (override.is_sweep_override() or final.is_sweep_override())
+    ]
 
 
 def _is_of_search(override: Override) -> bool:
@@ -151,7 +163,7 @@ def _drop_what_is_never_active(space: Space) -> Space:
         or parameter.condition.key in keys
         or parameter.condition.holds(space.constants[parameter.condition.key])
     )
-    return space if len(kept) == len(keys) else _drop_what_is_never_active(Space(kept, space.constants))
+    return space if len(kept) == len(space.parameters) else _drop_what_is_never_active(Space(kept, space.constants))
 
 
 def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> None:

@@ -95,6 +95,8 @@ class Space:
     def __post_init__(self) -> None:
         keys = {parameter.key for parameter in self.parameters}
         for parameter in self.parameters:
+            if [other.key for other in self.parameters].count(parameter.key) > 1:
+                raise UserError(f"`{parameter.key}` is searched twice: name it once.")
             condition = parameter.condition
             if condition and condition.key not in keys and self.constants.get(condition.key) is None:
                 raise UserError(

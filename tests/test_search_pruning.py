@@ -1,0 +1,82 @@
+"""Pruning ends the hopeless trials, and leaves them their folder and their curve."""
+
+import csv
+import json
+
+import optuna
+import pytest
+
+from bnlab.search.journal import Journal
+from bnlab.search.pruning import build_pruner
+
+EPOCHS = 8
+
+
+@pytest.fixture
+def rows(train, monkeypatch, tmp_path):
+    def run(pruner, *arguments):
+        monkeypatch.chdir(tmp_path)
+        folder = tmp_path / pruner
+        outcome = train(
+            *("-m", f"hydra.sweep.dir={folder}", f"search.pruner={pruner}", f"trainer.max_epochs={EPOCHS}"),
+            *("norm=torch", "trainer.accelerator=cpu", "model.num_layers=1", "model.num_units=20", *arguments),
+        )
+        assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+        with (folder / "trials.csv").open(newline="") as file:
+            return folder, list(csv.DictReader(file))
+
+    return run
+
+
+# Five good learning rates first, for the median; then one good and two at which nothing is learned.
+RATES = "optimizer.lr=0.01,0.012,0.014,0.016,0.018,0.02,1e-8,2e-8"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's remarks on short epochs
+@pytest.mark.parametrize("pruner", ["median", "successive_halving"])
+def test_hopeless_trials_are_stopped_and_keep_folder_and_curve(rows, pruner):
+    folder, table = rows(pruner, RATES)
+    states = [row["state"] for row in table]
+    assert states[6:] == ["pruned", "pruned"]
+    assert "completed" in states[:6]
+    for row in table:
+        with (folder / row["folder"] / "metrics.csv").open(newline="") as file:
+            curve = list(csv.DictReader(file))
+        assert (len(curve) < EPOCHS) == (row["state"] == "pruned")
+        assert len(curve) >= 3
+        assert json.loads((folder / row["folder"] / "summary.json").read_text())["status"] == row["state"]
+        assert (folder / row["folder"] / "curves.png").is_file()
+        assert (folder / row["folder"] / "checkpoints" / "last.ckpt").is_file()
+    storage = optuna.storages.JournalStorage(Journal(folder / "study.journal"))
+    study = optuna.load_study(study_name=None, storage=storage)
+    for trial, row in zip(study.trials, table, strict=True):
+        assert (trial.state.name == "PRUNED") == (row["state"] == "pruned")
+        with (folder / row["folder"] / "metrics.csv").open(newline="") as file:
+            curve = {int(line["epoch"]): float(line["val_accuracy"]) for line in csv.DictReader(file)}
+        assert trial.intermediate_values == curve
+    ranked = (folder / "leaderboard.md").read_text().partition("## Not completed")[0]
+    listed = {line.split("|")[2].strip() for line in ranked.splitlines() if line.startswith("|")} - {"trial", "---"}
+    assert listed == {row["number"] for row in table if row["state"] == "completed"}
+
+
+def test_without_a_pruner_every_trial_runs_to_its_end(rows):
+    _, table = rows("none", "optimizer.lr=0.01,1e-8")
+    assert [row["state"] for row in table] == ["completed", "completed"]
+
+
+@pytest.mark.parametrize("direction", ["maximize", "minimize"])
+def test_the_pruners_know_which_direction_is_better(direction):
+    sign = 1 if direction == "maximize" else -1
+    study = optuna.create_study(direction=direction)
+    for _ in range(6):
+        trial = study.ask()
+        for epoch in range(1, 11):
+            trial.report(sign * 0.9, epoch)
+        study.tell(trial, sign * 0.9)
+    for value, hopeless in ((sign * 0.1, True), (sign * 0.99, False)):
+        trial = study.ask()
+        for epoch in range(1, 10):
+            trial.report(value, epoch)
+        frozen = study.trials[-1]
+        assert build_pruner("median").prune(study, frozen) == hopeless
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
