@@ -1,10 +1,10 @@
 // Batch norm on the CPU, forward and backward; `kernel.py` compiles and calls it, `formulas.py` derives it.
 //
-// x is (K, N, C, L), contiguous: K independent networks, C channels, statistics over N and L. With L = 1 rows of channels
-// are walked in blocks (rows_*), else channels one at a time (channel_*).
+// x is (K, N, C, L), contiguous: K independent networks, C channels, statistics over N and L. With L = 1 rows of
+// channels are walked in blocks (rows_*), else channels one at a time (channel_*).
 //
-// Sums are taken in double, of x minus its first value in the channel: exact to the last bit of a float for any mean.
-// The partition into blocks depends on N and C alone, so neither the number of threads nor K changes a bit of the result.
+// Sums are taken in double, of x minus its first value in the channel: exact to the last bits of a float for any mean.
+// The partition into blocks depends on N and C alone, so neither the number of threads nor K changes a bit of a result.
 
 #ifndef T
 #include <math.h>
@@ -43,27 +43,31 @@ void configure(Parallel parallel, int (*get_thread_num)(void), int (*get_num_thr
     num_threads = get_num_threads;
 }
 
+typedef void (*Task)(void *, int64_t);
 typedef struct {
-    void (*task)(void *, int64_t);
+    Task task;
     void *argument;
     int64_t count;
+    int last_first;
 } Tasks;
 
-static void share(void *pointer) {
-    const Tasks *tasks = pointer;
-    const int64_t team = num_threads(), member = thread_num();
-    for (int64_t i = tasks->count * member / team; i < tasks->count * (member + 1) / team; i++)
-        tasks->task(tasks->argument, i);
+static void some(const Tasks *tasks, int64_t first, int64_t end) {
+    for (int64_t i = first; i < end; i++) tasks->task(tasks->argument, tasks->last_first ? first + end - 1 - i : i);
 }
 
-static void each(void (*task)(void *, int64_t), void *argument, int64_t count, int64_t threads) {
+static void share(void *tasks) {
+    const int64_t count = ((const Tasks *)tasks)->count, team = num_threads(), member = thread_num();
+    some(tasks, count * member / team, count * (member + 1) / team);
+}
+
+// A second pass over the same data goes last_first: what the first pass read last is still in the cache.
+static void each(Task task, void *argument, int64_t count, int64_t threads, int last_first) {
+    Tasks tasks = {task, argument, count, last_first};
     if (threads > count) threads = count;
-    if (threads > 1 && gomp_parallel) {
-        Tasks tasks = {task, argument, count};
+    if (threads > 1 && gomp_parallel)
         gomp_parallel(share, &tasks, (unsigned)threads, 0);
-    } else {
-        for (int64_t i = 0; i < count; i++) task(argument, i);
-    }
+    else
+        some(&tasks, 0, count);
 }
 
 // Outputs of 32 MB and more come from fresh pages every time, whose faults cost more than the arithmetic.
@@ -95,8 +99,8 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 #else
 
 // What one channel's sums say: all that forward needs to finish the channel, and its running statistics.
-INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, double sum, double square, T *mean, T *scale,
-                               T *shift) {
+INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, double sum, double square, T *mean,
+                               T *scale, T *shift) {
     const int64_t i = k * p->C + c;
     const double n = (double)p->N * (double)p->L, offset = sum / n;
     const double var = fmax(square / n - offset * offset, square - square);  // the last is 0, or NaN
@@ -120,8 +124,8 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, 
 }
 
 // dL/dx = g scale + (x - mean) slope + shift; see formulas.backward.
-INLINE void OF(finish_backward)(const Problem *p, int64_t k, int64_t c, double sum_g, double sum_gc, double sum_c, T *scale,
-                                T *slope, T *shift) {
+INLINE void OF(finish_backward)(const Problem *p, int64_t k, int64_t c, double sum_g, double sum_gc, double sum_c,
+                                T *scale, T *slope, T *shift) {
     const int64_t i = k * p->C + c;
     const double n = (double)p->N * (double)p->L, residual = sum_c / n, inv_std = ((const T *)p->inv_std)[i];
     const double sum_gx_hat = (sum_gc - residual * sum_g) * inv_std;
@@ -134,7 +138,7 @@ INLINE void OF(finish_backward)(const Problem *p, int64_t k, int64_t c, double s
     if (p->dbias) ((T *)p->dbias)[i] = (T)sum_g;
 }
 
-// ---- rows: (K, N, C), L = 1 -------------------------------------------------------------------------------------------
+// ---- rows: (K, N, C), L = 1 ----
 
 typedef struct {
     const Problem *p;
@@ -143,7 +147,7 @@ typedef struct {
     T *factors;    // (3, C)
 } OF(Network);
 
-// A few rows are added up in T, less the mean so far, before the sums in double take them, less the network's first row:
+// A few rows are added up in T, less the mean m so far, before the sums in double take them, less the first row o:
 // sum (x - o) and sum (x - o)^2 from d = x - m by x - o = d + (m - o). One row alone is added up in double.
 INLINE void OF(add_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
                          double *restrict square, int64_t done, const int rows) {
@@ -196,7 +200,8 @@ static void OF(rows_normalize)(void *argument, int64_t block) {
 
 // A few rows are added up in T before the sums in double take them: here x is centered already, so nothing cancels.
 INLINE void OF(add_gradient_rows)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
-                                  double *restrict sum_g, double *restrict sum_gc, double *restrict sum_c, const int rows) {
+                                  double *restrict sum_g, double *restrict sum_gc, double *restrict sum_c,
+                                  const int rows) {
     for (int64_t c = 0; c < C; c++) {
         T a = 0, b = 0, s = 0;
         for (int r = 0; r < rows; r++) {
@@ -245,26 +250,27 @@ static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
     double *sums = malloc((size_t)(blocks * kinds * C) * sizeof(double) + (size_t)(3 * C) * sizeof(T));
     OF(Network) network = {p, k, sums, (T *)(sums + blocks * kinds * C)};
     T *first = network.factors, *second = first + C, *third = second + C;
-    each(p->grad ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads);
+    each(p->grad ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads, 0);
     for (int64_t block = 1; block < blocks; block++)
         for (int64_t i = 0; i < kinds * C; i++) sums[i] += sums[block * kinds * C + i];
     if (p->grad) {
         for (int64_t c = 0; c < C; c++)
             OF(finish_backward)(p, k, c, sums[c], sums[C + c], sums[2 * C + c], first + c, second + c, third + c);
-        if (p->out) each(OF(rows_differentiate), &network, blocks, threads);
+        if (p->out) each(OF(rows_differentiate), &network, blocks, threads, 1);
     } else {
         const T *x = (const T *)p->in + k * p->N * C;
-        for (int64_t c = 0; c < C; c++) OF(finish_forward)(p, k, c, x[c], sums[c], sums[C + c], first + c, second + c, third + c);
-        each(OF(rows_normalize), &network, blocks, threads);
+        for (int64_t c = 0; c < C; c++)
+            OF(finish_forward)(p, k, c, x[c], sums[c], sums[C + c], first + c, second + c, third + c);
+        each(OF(rows_normalize), &network, blocks, threads, 1);
     }
     free(sums);
 }
 
 static void OF(rows_of_network)(void *argument, int64_t k) { OF(rows)(argument, k, 1); }
 
-// ---- channels: (K, N, C, L), one channel of one network a task ----------------------------------------------------------
+// ---- channels: (K, N, C, L), one channel of one network a task ----
 
-// A row of L values is taken for rows of LANES channels, so that the same loops serve; the lanes are added up at the end.
+// A row of L values is taken for rows of LANES channels, so that the same loops serve; the lanes are added up last.
 
 static void OF(channel_forward)(void *argument, int64_t channel) {
     const Problem *p = argument;
@@ -319,9 +325,9 @@ void OF(run)(const Problem *p) {
     if (p->num_batches_tracked) ++*p->num_batches_tracked;
     if (p->out) prefer_huge_pages(p->out, size * (int64_t)sizeof(T));
     if (p->L > 1)
-        each(p->grad ? OF(channel_backward) : OF(channel_forward), (void *)p, p->K * p->C, threads);
+        each(p->grad ? OF(channel_backward) : OF(channel_forward), (void *)p, p->K * p->C, threads, 0);
     else if (p->K >= threads)
-        each(OF(rows_of_network), (void *)p, p->K, threads);
+        each(OF(rows_of_network), (void *)p, p->K, threads, 0);
     else
         for (int64_t k = 0; k < p->K; k++) OF(rows)(p, k, threads);
 }

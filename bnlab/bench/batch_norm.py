@@ -243,10 +243,11 @@ def errors(cls: type[nn.Module], num_samples: int, mean: float, seed: int) -> tu
     x += mean
     weight = torch.rand(num_features, generator=generator) + 0.5
     layer = cls(num_features)
-    layer.weight.data.copy_(weight)  # type: ignore[union-attr, operator]
+    parameter = layer.get_parameter("weight")
+    parameter.data.copy_(weight)
     x.requires_grad_()
     y = layer(x)
-    found = (y.detach(), *torch.autograd.grad(y, [x, layer.weight], g))  # type: ignore[list-item]
+    found = (y.detach(), *torch.autograd.grad(y, [x, parameter], g))
     exact_x, exact_g = x.detach().double(), g.double()
     centered = exact_x - exact_x.mean(0)
     inv_std = 1 / (centered.square().mean(0) + 1e-5).sqrt()
