@@ -53,7 +53,8 @@ def search(
     num_rows = -(-len(axes) // num_columns)
     figure = Figure(figsize=(1 + 3.6 * num_columns, 0.6 + 3 * num_rows), layout="constrained")
     panels = figure.subplots(num_rows, num_columns, sharey=True, squeeze=False)
-    best = (min if minimize else max)(trials, key=lambda trial: trial["objective"])
+    ranked = [trial for trial in trials if trial["state"] != "pruned"] or trials
+    best = (min if minimize else max)(ranked, key=lambda trial: trial["objective"])
     for panel, (key, scale) in zip(panels.flat, axes.items(), strict=False):
         for state, (colour, marker) in TRIALS.items():
             shown = [trial for trial in trials if trial["state"] == state and key in trial]
@@ -91,17 +92,27 @@ def _position(value: Any, scale: str | Sequence[str]) -> Any:
 
 def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
     if not isinstance(scale, str):
-        panel.set_xticks(range(len(scale)), scale)
+        turn = 20 if sum(map(len, scale)) > 24 else 0  # side by side they would run into each other
+        panel.set_xticks(range(len(scale)), scale, rotation=turn)
         panel.set_xlim(-0.5, len(scale) - 0.5)
     elif scale == "log":
         panel.set_xscale("log")
+        low, high = panel.get_xlim()
+        if high / low < 100:  # powers of ten alone would be one tick or two, and matplotlib's others overlap
+            ticks = [value for value in _ONE_TWO_FIVE if low <= value <= high]
+            panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
+        panel.xaxis.set_minor_formatter(NullFormatter())
     elif scale == "one_minus_log":
         panel.set_xscale(
             "function", functions=(lambda x: -np.log10(np.maximum(1 - x, 1e-12)), lambda u: 1 - 10.0 ** (-u))
         )
         low, high = panel.get_xlim()
-        ticks = [value for value in _NINES if low <= value <= high]
+        ticks = [value for value in _ONE_MINUS_ONE_TWO_FIVE if low <= value <= high]
+        if len(ticks) > 5:
+            ticks = [value for value in _NINES if low <= value <= high]
         panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
 
 
-_NINES = [0, 0.5, *(round(1 - step * 10.0**-decade, 8) for decade in range(1, 7) for step in (1, 0.5))]
+_ONE_TWO_FIVE = [step * 10.0**decade for decade in range(-12, 7) for step in (1, 2, 5)]
+_NINES = [0, *(round(1 - 10.0**-decade, 8) for decade in range(1, 7))]
+_ONE_MINUS_ONE_TWO_FIVE = [0, *(round(1 - step * 10.0**-decade, 8) for decade in range(1, 7) for step in (5, 2, 1))]

@@ -72,13 +72,19 @@ class Leaderboard:
 
     def write_figure(self, folder: SweepFolder) -> None:
         """The objective against each parameter, where there is anything to show."""
-        shown_trials = [trial for trial in self.trials if trial.objective is not None]
-        if not shown_trials or not self.space.parameters:
+        points = [
+            {**trial.values, "objective": trial.objective, "state": trial.state}
+            for trial in self.trials
+            if trial.objective is not None
+        ]
+        if self.seeds > 1:
+            points = [{**best.values, "objective": best.mean, "state": "completed"} for best in self.ranking]
+        if not points or not self.space.parameters:
             return
         from bnlab.figures import search  # matplotlib takes half a second
 
         figure = search(
-            [{**trial.values, "objective": trial.objective, "state": trial.state} for trial in shown_trials],
+            points,
             {parameter.key: _axis(parameter) for parameter in self.space.parameters},
             self.objective,
             minimize=self.minimize,
@@ -87,8 +93,8 @@ class Leaderboard:
         figure.savefig(buffer, format="png", dpi=120)
         write_bytes(folder.figure, buffer.getvalue())
 
-    def table(self) -> Table | None:
-        """The ten best."""
+    def table(self, width: int) -> Table | None:
+        """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""
         ranking = self.ranking
         if not ranking:
             return None
@@ -100,10 +106,21 @@ class Leaderboard:
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        for column in self._columns():
-            table.add_column(column.replace("_", " "), justify="right", overflow="fold")  # long names fold at a space
-        for place, configuration in enumerate(ranking[:NUM_ON_SCREEN], 1):
-            table.add_row(*self._row(place, configuration))
+        # Long names are folded at the spaces that stand for their underscores.
+        columns = [column.replace("_", " ") for column in self._columns()]
+        rows = [self._row(place, configuration) for place, configuration in enumerate(ranking[:NUM_ON_SCREEN], 1)]
+        left = width - 2  # the edges
+        for index, column in enumerate(columns):
+            longest = max(len(text) for text in (*column.split(" "), *(row[index] for row in rows)))
+            left -= longest + 2
+            if left < 0:
+                columns, rows = columns[:index], [row[:index] for row in rows]
+                table.caption = f"The other {len(self._columns()) - index} columns are in the files."
+                table.caption_justify = "left"
+                break
+            table.add_column(column, justify="right", min_width=longest, overflow="fold")
+        for row in rows:
+            table.add_row(*row)
         return table
 
     def counts(self) -> Counter[str]:

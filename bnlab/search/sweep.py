@@ -296,7 +296,7 @@ class _Sweep:
         leaderboard = self._write()
         leaderboard.write_figure(self._folder)
         say = self._console.print
-        table = leaderboard.table()
+        table = leaderboard.table(self._console.width)
         if table is not None:
             say(table)
         counts = leaderboard.counts()

@@ -1,0 +1,54 @@
+"""The figure of a search shows what the trials are, on the scale on which they were drawn."""
+
+import pytest
+
+from bnlab.figures import search
+
+TRIALS = [
+    {"lr": 0.001, "momentum": 0.9, "units": 16, "optimizer": "sgd", "objective": 0.5, "state": "completed"},
+    {"lr": 0.1, "momentum": 0.99, "units": 64, "optimizer": "adam", "objective": 0.9, "state": "completed"},
+    {"lr": 1.0, "momentum": 0.999, "units": 32, "optimizer": "adam", "objective": 0.1, "state": "diverged"},
+    {"lr": 0.01, "units": 20, "optimizer": "sgd", "objective": 0.95, "state": "pruned"},
+]
+AXES = {"lr": "log", "momentum": "one_minus_log", "units": "linear", "optimizer": ["sgd", "adam"]}
+
+
+@pytest.fixture
+def panels():
+    figure = search(TRIALS, AXES, "val_accuracy", minimize=False)
+    figure.canvas.draw()
+    return {axes.get_xlabel(): axes for axes in figure.axes if axes.get_visible()}
+
+
+def points(panel, label):
+    (line,) = [line for line in panel.lines if line.get_label() == label]
+    return list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+
+
+def test_every_trial_is_a_point_in_the_panels_of_its_parameters(panels):
+    assert list(panels) == list(AXES)
+    assert points(panels["lr"], "completed") == [(0.001, 0.5), (0.1, 0.9)]
+    assert points(panels["lr"], "diverged") == [(1.0, 0.1)]
+    assert points(panels["lr"], "pruned") == [(0.01, 0.95)]
+    assert not [line for line in panels["momentum"].lines if line.get_label() == "pruned"]  # it has no momentum
+    assert points(panels["optimizer"], "completed") == [(0, 0.5), (1, 0.9)]
+    assert [text.get_text() for text in panels["optimizer"].get_xticklabels()] == ["sgd", "adam"]
+
+
+def test_the_best_is_marked_and_is_no_pruned_trial(panels):
+    assert points(panels["lr"], "best") == [(0.1, 0.9)]
+    figure = search(TRIALS, AXES, "val_loss", minimize=True)
+    assert points(figure.axes[0], "best") == [(1.0, 0.1)]
+
+
+def test_each_panel_has_the_scale_of_its_parameter(panels):
+    def place(panel, x):
+        return panel.transData.transform((x, 0.5))[0]
+
+    log, one_minus_log = panels["lr"], panels["momentum"]
+    assert place(log, 0.1) - place(log, 0.01) == pytest.approx(place(log, 0.01) - place(log, 0.001))
+    assert place(one_minus_log, 0.999) - place(one_minus_log, 0.99) == pytest.approx(
+        place(one_minus_log, 0.99) - place(one_minus_log, 0.9)
+    )
+    assert [text.get_text() for text in one_minus_log.get_xticklabels()] == ["0.9", "0.99", "0.999"]
+    assert panels["units"].get_xscale() == "linear"
