@@ -41,7 +41,9 @@ def call(x: Tensor, tensors: dict[str, Tensor], stack_dims: int, training: bool,
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(
-    "shape", [(8, 64, 100), (3, 7, 5), (2, 3000, 70), (5, 130, 257), (2, 6, 5, 9), (3, 40, 70, 33), (4, 9, 1)], ids=str
+    "shape",
+    [(8, 64, 100), (4, 3000, 257), (3, 7, 5), (2, 3000, 70), (5, 130, 257), (2, 6, 5, 9), (3, 40, 70, 33), (4, 9, 1)],
+    ids=str,
 )
 def test_stack_equals_one_call_a_network_bit_for_bit(
     shape: tuple[int, ...], dtype: torch.dtype, training: bool, num_threads: int

@@ -14,6 +14,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 // As kernel.py packs it. In forward `in` is x and `out` is y; in backward `in` is x and `out` is dL/dx. Any of weight,
 // bias, dweight, dbias, out (backward only) and the running statistics may be NULL.
@@ -80,6 +83,27 @@ static void prefer_huge_pages(void *pointer, int64_t bytes) {
     }
 #else
     (void)pointer, (void)bytes;
+#endif
+}
+
+// So large an output is out of the cache before anyone reads it. Past the cache, its old content is not read first.
+enum { PAST_CACHE = 1 << 23, PIECE = 256 };
+
+static void write_past_cache(void *restrict to, const void *restrict from, size_t bytes) {
+#ifdef __SSE2__
+    if (!((uintptr_t)to % 16 || bytes % 16)) {
+        for (size_t i = 0; i < bytes / 16; i++)
+            _mm_stream_si128((__m128i *)to + i, _mm_loadu_si128((const __m128i *)from + i));
+        return;
+    }
+#endif
+    memcpy(to, from, bytes);
+}
+
+// What was written past the cache is seen by other threads from here on.
+static void finish_writing(void) {
+#ifdef __SSE2__
+    _mm_sfence();
 #endif
 }
 
@@ -186,16 +210,32 @@ static void OF(rows_sum)(void *argument, int64_t block) {
     OF(add_all_rows)(x + block * step * C, x, C, sum, square, 0, end - block * step);
 }
 
+INLINE void OF(normalize_row)(const T *restrict x, const T *restrict mean, const T *restrict scale,
+                              const T *restrict shift, T *restrict y, int64_t C) {
+    for (int64_t c = 0; c < C; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
+}
+
 static void OF(rows_normalize)(void *argument, int64_t block) {
     const OF(Network) *network = argument;
     const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C), base = network->k * N * C;
     const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
     const T *restrict mean = network->factors, *restrict scale = mean + C, *restrict shift = scale + C;
+    const int past_cache = network->p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
     for (int64_t n = block * step; n < end; n++) {
         const T *restrict x = (const T *)network->p->in + base + n * C;
         T *restrict y = (T *)network->p->out + base + n * C;
-        for (int64_t c = 0; c < C; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
+        if (past_cache) {
+            for (int64_t c = 0; c < C; c += PIECE) {
+                const int64_t piece = c + PIECE < C ? PIECE : C - c;
+                T values[PIECE];
+                OF(normalize_row)(x + c, mean + c, scale + c, shift + c, values, piece);
+                write_past_cache(y + c, values, (size_t)piece * sizeof(T));
+            }
+        } else {
+            OF(normalize_row)(x, mean, scale, shift, y, C);
+        }
     }
+    if (past_cache) finish_writing();
 }
 
 // A few rows are added up in T before the sums in double take them: here x is centered already, so nothing cancels.
@@ -231,6 +271,12 @@ static void OF(rows_sum_gradient)(void *argument, int64_t block) {
     for (; n < end; n++) OF(add_gradient_rows)(x + n * C, g + n * C, mean, C, a, b, s, 1);
 }
 
+INLINE void OF(differentiate_row)(const T *restrict x, const T *restrict g, const T *restrict mean,
+                                  const T *restrict scale, const T *restrict slope, const T *restrict shift,
+                                  T *restrict dx, int64_t C) {
+    for (int64_t c = 0; c < C; c++) dx[c] = g[c] * scale[c] + ((x[c] - mean[c]) * slope[c] + shift[c]);
+}
+
 static void OF(rows_differentiate)(void *argument, int64_t block) {
     const OF(Network) *network = argument;
     const Problem *p = network->p;
@@ -238,11 +284,22 @@ static void OF(rows_differentiate)(void *argument, int64_t block) {
     const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
     const T *restrict mean = (const T *)p->mean + network->k * C;
     const T *restrict scale = network->factors, *restrict slope = scale + C, *restrict shift = slope + C;
+    const int past_cache = p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
     for (int64_t n = block * step; n < end; n++) {
         const T *restrict x = (const T *)p->in + base + n * C, *restrict g = (const T *)p->grad + base + n * C;
         T *restrict dx = (T *)p->out + base + n * C;
-        for (int64_t c = 0; c < C; c++) dx[c] = g[c] * scale[c] + ((x[c] - mean[c]) * slope[c] + shift[c]);
+        if (past_cache) {
+            for (int64_t c = 0; c < C; c += PIECE) {
+                const int64_t piece = c + PIECE < C ? PIECE : C - c;
+                T values[PIECE];
+                OF(differentiate_row)(x + c, g + c, mean + c, scale + c, slope + c, shift + c, values, piece);
+                write_past_cache(dx + c, values, (size_t)piece * sizeof(T));
+            }
+        } else {
+            OF(differentiate_row)(x, g, mean, scale, slope, shift, dx, C);
+        }
     }
+    if (past_cache) finish_writing();
 }
 
 static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
