@@ -185,5 +185,8 @@ def test_fp32_buffers_survive_a_move_to_half(dtype: torch.dtype) -> None:
 
 def test_one_valid_sample_gives_the_bias() -> None:
     mask = torch.tensor([True, False, False])
-    y = batch_norm(torch.randn(3, 2), None, None, None, torch.tensor([1.0, 2.0]), True, mask=mask)
+    x, mean, var = torch.randn(3, 2), torch.zeros(2), torch.ones(2)
+    y = batch_norm(x, mean, var, None, torch.tensor([1.0, 2.0]), True, mask=mask)
+    torch.testing.assert_close(mean, 0.1 * x[0])
+    assert (var == 1).all()  # one value has no variance to learn
     torch.testing.assert_close(y, torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]))
