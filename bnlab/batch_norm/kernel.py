@@ -49,7 +49,12 @@ log = logging.getLogger(__name__)
 SOURCE = Path(__file__).with_name("kernel.c")
 FLAGS = ["-O3", "-shared", "-fPIC"]
 # The first that the compiler and the processor know. Vectors of 512 bits are whole cache lines: 15 % on large batches.
-NATIVE = (["-march=native", "-mprefer-vector-width=512"], ["-march=native"], ["-mcpu=native"], [])
+NATIVE: tuple[list[str], ...] = (
+    ["-march=native", "-mprefer-vector-width=512"],
+    ["-march=native"],
+    ["-mcpu=native"],
+    [],
+)
 
 # `Problem` of kernel.c: 14 pointers, 5 integers, 2 doubles.
 pack = struct.Struct("@14P5q2d").pack
