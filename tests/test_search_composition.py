@@ -91,6 +91,14 @@ def test_a_changed_copy_is_what_hydra_composes(job, loader, master, fast):
         assert got.hydra.sweep.dir == expected.hydra.sweep.dir
 
 
+def test_what_the_sweep_resolves_later_reaches_the_jobs(loader):
+    master = loader.load_configuration("train", ["hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN)
+    fast = SweepConfigLoader(loader)
+    fast.load_sweep_config(master, ["seed=1"])
+    resolved = master.hydra.run.dir
+    assert fast.load_sweep_config(master, ["seed=2"]).hydra.run.dir == resolved
+
+
 @pytest.mark.parametrize("wrong", ["optimizer.lrr=1", "optimizer=nothing", "optimizer.lr.x=1", "+optimizer.lr=2"])
 def test_what_hydra_refuses_is_refused_with_the_same_words(wrong, loader, master):
     messages = []

@@ -192,6 +192,19 @@ def test_a_sweep_killed_again_and_again_ends_with_every_trial_once(tmp_path, dra
     check_nothing_is_lost_or_twice(tmp_path / "s", draws)
 
 
+def test_what_had_ended_when_the_sweep_was_killed_is_kept(tmp_path):
+    """Trial 3 kills the sweep, whose basic launcher runs it, right after the others: nobody has told the study."""
+    arguments = ("search=random", "search.num_trials=6", LR, "hydra.sweep.dir=s")
+    assert run(tmp_path, *arguments, BNLAB_TEST_KILL="3")[0] == -signal.SIGKILL
+    objectives = [json.loads((tmp_path / "s" / str(i) / "summary.json").read_text())["objective"] for i in range(3)]
+    code, stdout, stderr = run(tmp_path, "search.resume=s")
+    assert code == 0, stdout + stderr
+    table = rows(tmp_path / "s")
+    assert [row["state"] for row in table] == [*["completed"] * 3, "interrupted", *["completed"] * 3]
+    assert [float(row["val_accuracy"]) for row in table[:3]] == objectives
+    assert [number for number, *_ in ran(tmp_path / "s")] == list("0123456")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])

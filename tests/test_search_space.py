@@ -134,6 +134,7 @@ WRONG = {
     "no space": (["search=random"], "search=random has no space"),
     "rule": (["search=random", "optimizer.beta1=interval(0.5,1.5)"], "`optimizer.beta1` must be"),
     "rule of a choice": (["data.batch_size=16,0"], "`data.batch_size` must be"),
+    "rule in the middle of a list": (["data.batch_size=16,0,32"], "`data.batch_size` must be"),
     "float for an integer": (["search=random", "data.batch_size=interval(16,64)"], "must be a whole number"),
     "unknown setting": (["search=random", "optimizer.larning_rate=interval(0,1)"], "optimizer.larning_rate"),
     "unknown choice": (["optimizer=adam,momentu"], "Could not find 'optimizer/momentu'"),
