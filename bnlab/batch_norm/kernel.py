@@ -4,15 +4,19 @@ Where no compiler is found the formulas in plain torch do the same. `BNLAB_KERNE
 `with use_kernel(False):`, asks for that. The compiled file is kept in `$BNLAB_CACHE`, else `$XDG_CACHE_HOME/bnlab`,
 else `~/.cache/bnlab`; where that cannot be written, in a temporary folder for this process alone.
 
-What was tried: forward + backward over the time of torch.nn.BatchNorm1d, fp32, eager, 1 thread, torch 2.15 on 4 cores
-of an AMD EPYC with AVX-512 that others were using too (ratios of interleaved medians, good to about 0.1):
+What was tried: forward + backward over the time of torch.nn.BatchNorm1d in eager mode, fp32, torch 2.15 on 4 cores
+of an AMD EPYC with AVX-512 (interleaved medians; a neighbour on the machine moves a ratio by 0.1, on 8192x256 by 0.5):
 
-    shape                         60x100  64x256  256x1024  1024x1024  8192x256  65536x256  64x128x256  mean
-    this kernel                     0.98    0.92      0.85       0.55      0.75       0.56        0.43  0.70
+    1 thread, shape               60x100  64x256  256x1024  1024x1024  8192x256  65536x256  64x128x256  mean
+    this kernel                     0.97    0.96      0.58       0.83      0.58       0.50        0.51  0.68
     Numba, one loop over rows       1.17    1.08      1.12       1.05      0.56       1.06           -  0.98
-    Inductor on `formulas.py`       1.64    1.57      1.32       1.01      0.58       1.13        0.37  0.98
-    ATen, in place (`in_place.py`)  3.07    2.34      2.18       1.18      0.97       1.38        0.87  1.55
+    Inductor on `formulas.py`       1.97    1.76      1.42       1.42      1.24       1.17        0.49  1.26
+    ATen, in place (`in_place.py`)  3.02    2.75      1.53       1.58      0.96       1.35        1.06  1.61
     ATen, a cache block at a time   3.11    2.91      1.24       1.17      1.08       1.38        0.94  1.52
+    4 threads
+    this kernel                     0.88    0.93      1.00       0.98      0.70       0.61        0.51  0.78
+    Inductor on `formulas.py`       1.41    1.38      1.25       1.35      0.78       1.11        0.55  1.07
+    ATen, in place (`in_place.py`)  2.69    2.69      3.78       2.83      1.62       1.76        2.89  2.51
 
 Numba takes 0.2 s to import in every process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s
 once, then 1 ms a process, and uses torch's threads. A PyTorch extension in C++ would save a call of Python each way, at
