@@ -18,12 +18,13 @@ of an AMD EPYC with AVX-512 (interleaved medians; a neighbour on the machine mov
     Inductor on `formulas.py`       1.41    1.38      1.25       1.35      0.78       1.11        0.55  1.07
     ATen, in place (`in_place.py`)  2.69    2.69      3.78       2.83      1.62       1.76        2.89  2.51
 
-Numba takes 0.2 s to import in every process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s
-once, then 1 ms a process, and uses torch's threads. A PyTorch extension in C++ would save a call of Python each way, at
-40 s of compiling against a fixed version of torch. What is left on small shapes is Python and the autograd engine: an
-empty `autograd.Function` takes 0.6 of native's time at 60x100, the kernel itself 5 of about 68 microseconds. Above
-about 8 MB memory is what limits. Blocking ATen's operations for the cache pays on one thread, but with several each
-operation starts all of them, and waits for the core that another process has.
+The Numba and the cache block rows were measured on a busier machine than the others. Numba takes 0.2 s to import in
+every process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s once, then 1 ms a process, and
+uses torch's threads. A PyTorch extension in C++ could save Python's part of each call, at the price of compiling
+torch's headers; it was not tried. What is left on small shapes is Python and the autograd engine: an empty
+`autograd.Function` takes 0.6 of native's time at 60x100, the kernel itself 5 of about 68 microseconds. Above about
+8 MB memory is what limits. Blocking ATen's operations for the cache pays on one thread, but with several each operation
+starts all of them, and waits for the core that another process has.
 """
 
 import atexit
