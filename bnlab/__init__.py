@@ -22,6 +22,8 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "search":  # its scales are for use in a notebook too, and need no further import
+        return import_module("bnlab.search")
     if name not in _HOME:
         raise AttributeError(f"module 'bnlab' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)

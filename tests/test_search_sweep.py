@@ -328,6 +328,42 @@ def test_a_launcher_that_cannot_start_is_said_in_one_line(sweep, spy, monkeypatc
     monkeypatch.undo()
 
 
+def test_a_job_that_cannot_be_composed_is_a_row_and_the_others_go_on(sweep):
+    """Only one combination in the middle lacks the setting, so that the check before the sweep does not see it."""
+    outcome, left = sweep(
+        "optimizer=adam,sgd,adamw",
+        "scheduler=step,constant,cosine",
+        "optimizer.beta1=tag('scheduler=constant',choice(0.5))",
+    )
+    assert outcome.exit_code == 1
+    failed = [row for row in left.rows if row["state"] == "failed"]
+    assert len(left.rows) == 9
+    assert [(row["optimizer"], row["scheduler"]) for row in failed] == [("sgd", "constant")]
+    assert "Could not override 'optimizer.beta1'" in failed[0]["reason"]
+    assert len(list(left.folder.glob("[0-9]/summary.json"))) == 8
+
+
+def test_a_launcher_that_fails_in_the_middle_loses_the_job_it_was_at(sweep, spy, monkeypatch):
+    calls = []
+
+    def launch(job_overrides, initial_job_idx):
+        calls.append(len(job_overrides))
+        for overrides in job_overrides:
+            folder = Path("sweep") / overrides[-1].partition("=")[2]
+            folder.mkdir(parents=True)
+            if folder.name == "2":
+                raise OSError("lost the node")
+            (folder / "summary.json").write_text('{"status": "completed", "objective": 0.5, "seconds": 1.0}')
+        return [None] * len(job_overrides)
+
+    spy.launch = launch
+    outcome, left = sweep("search=random", "search.num_trials=5", LR)
+    assert outcome.exit_code == 1
+    assert calls == [5, 2]
+    assert [row["state"] for row in left.rows] == ["completed", "completed", "failed", "completed", "completed"]
+    assert left.rows[2]["reason"] == "the launcher failed: OSError: lost the node"
+
+
 def test_progress_is_readable_in_a_log(sweep, monkeypatch):
     monkeypatch.setattr("bnlab.search.progress.LINE_EVERY_S", 0.2)
 

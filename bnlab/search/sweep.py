@@ -73,7 +73,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         storage = open_storage(search.settings.storage, folder.journal)
         try:
             folder.write_definition(definition)
-            running = _Sweep(search, definition, folder, storage, resumes=stored is not None)
+            running = _Sweep(search, definition, folder, storage, config, loader, resumes=stored is not None)
             context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
             HydraConfig.instance().set_config(config)
             launcher = Plugins.instance().instantiate_launcher(
@@ -133,8 +133,18 @@ class _Sweep:
     """The state of a sweep between its batches."""
 
     def __init__(
-        self, search: Search, definition: Definition, folder: SweepFolder, storage: BaseStorage, *, resumes: bool
+        self,
+        search: Search,
+        definition: Definition,
+        folder: SweepFolder,
+        storage: BaseStorage,
+        config: DictConfig,
+        loader: SweepConfigLoader,
+        *,
+        resumes: bool,
     ) -> None:
+        self._config = config
+        self._loader = loader
         self._search = search
         self._definition = definition
         self._folder = folder
@@ -210,31 +220,51 @@ class _Sweep:
         return batch
 
     def _launch(self, launcher: Any, batch: Sequence[TakenTrial]) -> None:
-        jobs = [[*self._search.overrides(trial.point, trial.repeat), f"{SUBDIR}={trial.number}"] for trial in batch]
-        watch = _Watch(self, [trial.number for trial in batch])
-        try:
-            with watch:
-                returns: Sequence[JobReturn | None] = launcher.launch(jobs, initial_job_idx=batch[0].number)
-        except BaseException as error:
-            watch.collect()
-            any_started = any(self.has_started(trial.number) for trial in batch)
-            for number in watch.open:
-                if not isinstance(error, Exception):
-                    if self.has_started(number):
-                        self.tell(number, {"status": "interrupted"})
-                elif any_started:
-                    reason = f"the launcher failed: {type(error).__name__}: {one_line(error)}"
-                    self.tell(number, {"status": "failed", "error": reason})
-            if not isinstance(error, Exception):
+        """Run a batch to its end. What a failing launcher leaves is launched again, without the job it fell over."""
+        left = list(batch)
+        while left:
+            jobs = [self._job(trial) for trial in left]
+            watch = _Watch(self, [trial.number for trial in left])
+            try:
+                with watch:
+                    returns: Sequence[JobReturn | None] = launcher.launch(jobs, initial_job_idx=left[0].number)
+            except Exception as error:
+                watch.collect()
+                again = self._after_failure(error, [trial for trial in left if trial.number in watch.open])
+                if len(again) == len(left):
+                    raise UserError(f"The launcher cannot start a job: {one_line(error)}") from error
+                left = again
+            except BaseException:
+                watch.collect()
+                for number in filter(self.has_started, list(watch.open)):
+                    self.tell(number, {"status": "interrupted"})
                 raise
-            if not any_started:
-                raise UserError(f"The launcher cannot start a job: {one_line(error)}") from error
-            return
-        watch.collect()
-        for number, job_return in zip((trial.number for trial in batch), returns, strict=True):
-            if number in watch.open:
-                self._tell_return(number, job_return)
+            else:
+                watch.collect()
+                for trial, job_return in zip(left, returns, strict=True):
+                    if trial.number in watch.open:
+                        self._tell_return(trial.number, job_return)
+                left = []
         self._progress.update(running=())
+
+    def _job(self, trial: TakenTrial) -> list[str]:
+        return [*self._search.overrides(trial.point, trial.repeat), f"{SUBDIR}={trial.number}"]
+
+    def _after_failure(self, error: Exception, unfinished: Sequence[TakenTrial]) -> list[TakenTrial]:
+        """The trials to launch again; those that the launcher failed at are told so."""
+        left = []
+        for trial in unfinished:
+            if self.has_started(trial.number):
+                reason = f"the launcher failed: {type(error).__name__}: {one_line(error)}"
+                self.tell(trial.number, {"status": "failed", "error": reason})
+                continue
+            try:
+                self._loader.load_sweep_config(self._config, self._job(trial))
+            except Exception as reason_of_job:
+                self.tell(trial.number, {"status": "failed", "error": one_line(reason_of_job)})
+            else:
+                left.append(trial)
+        return left
 
     def _tell_return(self, number: int, job_return: JobReturn | None) -> None:
         """End a trial that left no summary, by what the launcher says of it."""
