@@ -1,0 +1,94 @@
+"""K networks of one architecture as one: each network a row of numbers, each parameter a view over all rows."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bnlab.errors import UserError
+
+__all__ = ["Stack"]
+
+
+class Stack:
+    """The parameters and buffers of K networks that differ in their values only.
+
+    All parameters lie in one tensor, a row a network, in the order of `network.parameters()`: what is done to every
+    parameter alike (an update, a copy of the best weights, a network that leaves) is one operation on rows.
+
+    Args:
+        networks: modules with the same names, shapes and dtypes.
+        dtype: what to convert to; None for the dtype they have.
+    Attributes:
+        template: the first network, for its structure.
+        rows: (K, P), P numbers a network.
+        gradients: as rows.
+        shapes: of each parameter, without K.
+        buffers: name to (K, *shape).
+    Raises:
+        UserError: a network that differs from the first in more than its values.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> None:
+        self.template = copy.deepcopy(networks[0])
+        states = [dict(network.named_parameters()) for network in networks]
+        self.shapes = {name: parameter.shape for name, parameter in states[0].items()}
+        buffers = [dict(network.named_buffers()) for network in networks]
+        for index, (state, of_network) in enumerate(zip(states, buffers, strict=True)):
+            if _signature(state | of_network) != _signature(states[0] | buffers[0]):
+                raise UserError(
+                    f"Networks of a stack must have the same parameters and buffers, but network {index} differs from "
+                    "the first: stack only networks of one architecture."
+                )
+        dtypes = {parameter.dtype for parameter in states[0].values()}
+        if len(dtypes) > 1:
+            raise UserError(
+                f"The parameters of a stacked network must have one dtype, but got {sorted(map(str, dtypes))}."
+            )
+        self.rows = torch.stack(
+            [torch.cat([parameter.detach().flatten() for parameter in state.values()]) for state in states]
+        ).to(dtype=dtype)
+        self.gradients = torch.zeros_like(self.rows)
+        self.buffers = {name: torch.stack([of_network[name] for of_network in buffers]) for name in buffers[0]}
+        self.buffers = {
+            name: buffer.to(dtype=dtype) if buffer.is_floating_point() else buffer
+            for name, buffer in self.buffers.items()
+        }
+
+    @property
+    def size(self) -> int:
+        """K."""
+        return len(self.rows)
+
+    def views(self, rows: Tensor) -> dict[str, Tensor]:
+        """Of `rows`, or anything of its last dimension: each parameter's part by name, (*leading, *shape)."""
+        sizes = [shape.numel() for shape in self.shapes.values()]
+        return {
+            name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
+            for (name, shape), part in zip(self.shapes.items(), rows.split(sizes, -1), strict=True)
+        }
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with the networks at `indices` only."""
+        chosen = torch.tensor(indices, device=self.rows.device)
+        self.rows, self.gradients = self.rows[chosen], self.gradients[chosen]
+        self.buffers = {name: buffer[chosen] for name, buffer in self.buffers.items()}
+
+    def state_dict(self, index: int) -> dict[str, Tensor]:
+        """A copy of one network's state, as `network.state_dict()` names and orders it."""
+        state = {name: view.clone() for name, view in self.views(self.rows[index]).items()}
+        state |= {name: buffer[index].clone() for name, buffer in self.buffers.items()}
+        return {name: state[name] for name in self.template.state_dict()}
+
+    def load_state_dict(self, index: int, state: Mapping[str, Tensor]) -> None:
+        """The opposite of `state_dict`."""
+        for name, view in self.views(self.rows[index]).items():
+            view.copy_(state[name])
+        for name, buffer in self.buffers.items():
+            if name in state:
+                buffer[index] = state[name]
+
+
+def _signature(state: Mapping[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype]]:
+    return [(name, tensor.shape, tensor.dtype) for name, tensor in state.items()]
