@@ -106,7 +106,9 @@ def test_workers_end_when_the_sweep_is_killed(tmp_path):
     )
     wait_for(lambda: (tmp_path / "s" / "ran.txt").exists() and len(ran(tmp_path / "s")) == 2)
     process.kill()
-    process.communicate()
+    process.wait()  # not communicate(): a worker that lives on holds the pipes open
+    for pipe in (process.stdout, process.stderr):
+        pipe.close()
     wait_for(lambda: not any(is_alive(int(pid)) for _, _, pid, _ in ran(tmp_path / "s")))
 
 
