@@ -133,8 +133,11 @@ class Leaderboard:
 
     def _row(self, place: int, configuration: Configuration) -> list[str]:
         trials = configuration.trials
-        numbers = str(trials[0].number) if len(trials) == 1 else f"{trials[0].number} to {trials[-1].number}"
-        row = [str(place), numbers, _with_deviation(configuration.mean, configuration.deviation)]
+        row = [
+            str(place),
+            _numbers([trial.number for trial in trials]),
+            _with_deviation(configuration.mean, configuration.deviation),
+        ]
         if any(trial.test_accuracy is not None for trial in self.trials):
             tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
             row.append(f"{math.fsum(tests) / len(tests):.2%}" if tests else "")
@@ -237,6 +240,13 @@ def _short(keys: Sequence[str]) -> list[str]:
     """The last part of each key where that says which one it is."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return [key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """As "3 to 5" where none is left out in between, as one that was tried again is."""
+    if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
 
 
 def _number(value: Any) -> str:
