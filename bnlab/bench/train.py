@@ -1,10 +1,11 @@
 """`python -m bnlab.bench train`: steps a second of a plain loop, of bnlab, and of the usual Lightning template."""
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -114,15 +115,9 @@ def template(root: str, num_steps: int) -> float:
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     loader: DataLoader = DataLoader(MNIST(root, train=True, transform=transform), batch_size=BATCH_SIZE, shuffle=True)
     clock = StepClock()
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = L.Trainer(
-            default_root_dir=folder,
-            max_steps=num_steps,
-            callbacks=[clock],
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            accelerator="cpu",
-        )
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as unseen, redirect_stdout(unseen):
+        # The Trainer's own defaults: progress bar, logger and checkpoints are what a template leaves on.
+        trainer = L.Trainer(default_root_dir=folder, max_steps=num_steps, callbacks=[clock], accelerator="cpu")
         trainer.fit(_Template(), loader)
     return clock.steps_per_second()
 
