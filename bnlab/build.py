@@ -1,5 +1,6 @@
 """From a checked config to the objects it names; every group is a `_target_` and its arguments."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.data import Splits
-from bnlab.errors import user_errors
+from bnlab.errors import UserError, user_errors
+from bnlab.network import has_batch_norm
 
-__all__ = ["arguments_of", "build_logger", "build_network", "build_splits"]
+__all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
 
 
 _WIDTHS = ("num_layers", "num_units")  # numbers from which the config makes the list `hidden`
@@ -57,6 +59,18 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes
             num_classes=num_classes,
             _convert_="all",
             **layers,
+        )
+
+
+def check_batch_sizes(network: nn.Module, sizes: Sequence[int]) -> None:
+    """
+    Raises:
+        UserError: a batch of one sample, with batch norm in the network.
+    """
+    if has_batch_norm(network) and min(sizes) == 1:
+        raise UserError(
+            "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
+            "norm=none trains on single samples."
         )
 
 

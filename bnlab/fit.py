@@ -16,19 +16,19 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
-from bnlab.build import arguments_of, build_logger, build_network, build_splits
+from bnlab.build import arguments_of, build_logger, build_network, build_splits, check_batch_sizes
 from bnlab.classifier import Classifier
 from bnlab.config import check, describe
 from bnlab.data import DataModule
-from bnlab.errors import UserError, one_line, user_errors
+from bnlab.errors import one_line, user_errors
 from bnlab.figures import curves
 from bnlab.interrupt import InterruptBetweenSteps, Interrupted
-from bnlab.network import has_batch_norm, num_parameters
+from bnlab.network import num_parameters
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
-from bnlab.summary import Summary, beginning, best_of, closing_table, headline
+from bnlab.summary import Summary, beginning, closing_table, ending, headline
 
 __all__ = ["build_data", "build_trainer", "fit", "test"]
 
@@ -76,7 +76,7 @@ def fit(
 def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback]) -> Summary:
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
-    _check_batch_norm_has_batches(network, data)
+    check_batch_sizes(network, data.train_dataloader().sizes)
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
@@ -104,19 +104,16 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callback
     if recorder.rows:
         figure = curves(recorder.columns(), describe(config), recorder.best and recorder.best["epoch"])
         run.write_figure(figure)
-    return {
-        "status": status,
-        "diverged_epoch": recorder.diverged_epoch,
-        **best_of(recorder.best, config.objective),
-        "epochs": len(recorder.rows),
-        "steps": trainer.global_step,
-        "test_loss": test_metrics.get("test_loss"),
-        "test_accuracy": test_metrics.get("test_accuracy"),
-        "parameters": num_parameters(network),
-        "samples_per_second": classifier.num_samples_trained / fit_seconds,
-        "sample_shape": list(data.splits.sample_shape),
-        "num_classes": data.splits.num_classes,
-    }
+    return ending(
+        recorder,
+        config.objective,
+        status=status,
+        steps=trainer.global_step,
+        test_metrics=test_metrics,
+        num_parameters=num_parameters(network),
+        samples_per_second=classifier.num_samples_trained / fit_seconds,
+        splits=data.splits,
+    )
 
 
 def build_data(config: DictConfig) -> DataModule:
@@ -168,14 +165,6 @@ def test(trainer: L.Trainer, classifier: Classifier, data: DataModule, checkpoin
     classifier.load_state_dict(weights)
     trainer.test(classifier, data, verbose=False)
     return {name: classifier.epoch_metrics[name] for name in ("test_loss", "test_accuracy")}
-
-
-def _check_batch_norm_has_batches(network: torch.nn.Module, data: DataModule) -> None:
-    if has_batch_norm(network) and min(data.train_dataloader().sizes) == 1:
-        raise UserError(
-            "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
-            "norm=none trains on single samples."
-        )
 
 
 def _silence_lightning() -> None:

@@ -12,8 +12,8 @@ BETTER = {"val_accuracy": lambda new, best: new > best, "val_loss": lambda new, 
 class History:
     """The rows of metrics.csv and the rules that read them, the same for every way of training.
 
-    An epoch is the best if it improves on all before; a tie does not. One whose loss is not finite is a divergence: it is
-    kept, but never the best.
+    An epoch is the best if it improves on all before; a tie does not. One whose loss is not finite is a divergence: it
+    is kept, but never the best.
 
     Args:
         objective: "val_accuracy" (highest) or "val_loss" (lowest).

@@ -1,16 +1,22 @@
 """What a run came to: the fields of summary.json that every way of training fills, and the table that closes a run."""
 
+import functools
 import importlib.metadata
 import platform
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.table import Table
 
-__all__ = ["Summary", "beginning", "best_of", "closing_table", "headline", "versions"]
+from bnlab.history import History
+
+if TYPE_CHECKING:
+    from bnlab.data import Splits
+
+__all__ = ["Summary", "beginning", "closing_table", "ending", "headline", "versions"]
 
 Summary = dict[str, Any]
 
@@ -27,6 +33,33 @@ def beginning(config: DictConfig, overrides: Sequence[str]) -> Summary:
     }
 
 
+def ending(
+    history: History,
+    objective: str,
+    *,
+    status: str,
+    steps: int,
+    test_metrics: Mapping[str, float],
+    num_parameters: int,
+    samples_per_second: float,
+    splits: "Splits",
+) -> Summary:
+    """What is known after the training; `test_metrics` are those of the best epoch's weights, empty without one."""
+    return {
+        "status": status,
+        "diverged_epoch": history.diverged_epoch,
+        **best_of(history.best, objective),
+        "epochs": len(history.rows),
+        "steps": steps,
+        "test_loss": test_metrics.get("test_loss"),
+        "test_accuracy": test_metrics.get("test_accuracy"),
+        "parameters": num_parameters,
+        "samples_per_second": samples_per_second,
+        "sample_shape": list(splits.sample_shape),
+        "num_classes": splits.num_classes,
+    }
+
+
 def best_of(row: Mapping[str, float] | None, objective: str) -> Summary:
     """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
     best = row or {}
@@ -38,6 +71,7 @@ def best_of(row: Mapping[str, float] | None, objective: str) -> Summary:
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}

@@ -9,7 +9,9 @@ from torch import Tensor
 from bnlab.data.splits import Split
 from bnlab.errors import UserError
 
-__all__ = ["Batches", "EpochOrder"]
+__all__ = ["EVALUATION_BATCH_SIZE", "Batches", "EpochOrder"]
+
+EVALUATION_BATCH_SIZE = 1024
 
 
 class EpochOrder:

@@ -4,13 +4,11 @@ from typing import Any
 
 import lightning as L
 
-from bnlab.data.batches import Batches, EpochOrder
+from bnlab.data.batches import EVALUATION_BATCH_SIZE, Batches, EpochOrder
 from bnlab.data.normalization import Normalization
 from bnlab.data.splits import Splits
 
-__all__ = ["EVALUATION_BATCH_SIZE", "DataModule"]
-
-EVALUATION_BATCH_SIZE = 1024
+__all__ = ["DataModule"]
 
 
 class DataModule(L.LightningDataModule):
@@ -48,6 +46,4 @@ class DataModule(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """What a new sample must go through before the network, kept in the checkpoint beside the weights."""
-        if self.normalization is None:
-            return {}
-        return {"mean": self.normalization.mean, "std": self.normalization.std}
+        return {} if self.normalization is None else self.normalization.state_dict()

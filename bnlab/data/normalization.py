@@ -30,6 +30,9 @@ class Normalization:
     def __call__(self, x: Tensor) -> Tensor:
         return (x - self.mean) / torch.where(self.std == 0, 1, self.std)
 
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"mean": self.mean, "std": self.std}
+
     def of_splits(self, splits: Splits) -> Splits:
         train, val, test = (Split(self(split.x), split.y) for split in (splits.train, splits.val, splits.test))
         return Splits(train, val, test, splits.num_classes)

@@ -1,0 +1,187 @@
+"""The layers of a stacked MLP, forward and backward by hand: no graph is recorded, and large results are reused.
+
+Each layer takes (K, N, C) of K networks, or (N, C) that they share, in `forward`; `backward` takes dL/dy of the newest
+forward, writes the gradients of its parameters to where they belong, and returns dL/dx.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bnlab.batch_norm import batch_norm, in_place, kernel
+from bnlab.batch_norm.eager import kernel_takes
+
+__all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "OutputLinear"]
+
+aten = torch.ops.aten
+
+
+class Layer(Protocol):
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    def evaluate(self, x: Tensor) -> Tensor: ...
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None: ...
+
+
+class Linear:
+    """y = x W^T + b:  dL/dW = g^T x,  dL/db = sum(g),  dL/dx = g W.
+
+    Args:
+        weight, bias: (K, out, in) and (K, out) or None; views that see every update.
+        grad_weight, grad_bias: where their gradients go.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, grad_weight: Tensor, grad_bias: Tensor | None) -> None:
+        self._weight, self._grad_weight, self._grad_bias = weight, grad_weight, grad_bias
+        self._transposed = weight.mT
+        self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_samples = x.shape[-2]
+        if num_samples not in self._results:
+            K, num_out, num_in = self._weight.shape
+            self._results[num_samples] = (
+                self._weight.new_empty(K, num_samples, num_out),
+                self._weight.new_empty(K, num_samples, num_in),
+            )
+        self._x = x if x.dim() == 3 else x.expand(len(self._weight), *x.shape)
+        y = self._results[num_samples][0]
+        if self._bias is None:
+            return torch.bmm(self._x, self._transposed, out=y)
+        return torch.baddbmm(self._bias, self._x, self._transposed, out=y)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        y = torch.matmul(x, self._transposed)
+        return y if self._bias is None else y.add_(self._bias)
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        torch.bmm(grad_y.mT, self._x, out=self._grad_weight)
+        if self._grad_bias is not None:
+            torch.sum(grad_y, 1, out=self._grad_bias)
+        if not needs_x:
+            return None
+        return torch.bmm(grad_y, self._weight, out=self._results[grad_y.shape[1]][1])
+
+
+class OutputLinear(Linear):
+    """`Linear` with a turned result, (K, out, N): y^T = W x^T + b. The loss wants it so; few outputs go faster so."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_samples = x.shape[-2]
+        if num_samples not in self._results:
+            K, num_out, num_in = self._weight.shape
+            self._results[num_samples] = (
+                self._weight.new_empty(K, num_out, num_samples),
+                self._weight.new_empty(K, num_samples, num_in),
+            )
+        self._x = x if x.dim() == 3 else x.expand(len(self._weight), *x.shape)
+        y = self._results[num_samples][0]
+        if self._bias is None:
+            return torch.bmm(self._weight, self._x.mT, out=y)
+        return torch.baddbmm(self._bias.mT, self._weight, self._x.mT, out=y)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        return super().evaluate(x).mT
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        return super().backward(grad_y.mT, needs_x)
+
+
+class BatchNorm:
+    """Batch norm by the formulas of `bnlab.batch_norm`, its kernel where that runs; torch's layer is computed so too.
+
+    Args:
+        affine, grad_affine: (K, A, C), weight and bias as they lie side by side in a row (A is 2, 1 or 0).
+        running_mean, running_var: (K, C), updated in place, or None.
+        eps: (K,).
+        momentum: (K,), or None to average all batches.
+    """
+
+    def __init__(
+        self,
+        affine: Tensor,
+        grad_affine: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        eps: Tensor,
+        momentum: Tensor | None,
+    ) -> None:
+        # The kernel wants each parameter in one piece.
+        self._affine = affine.transpose(0, 1)
+        self._pieces = torch.empty_like(self._affine, memory_format=torch.contiguous_format)  # (A, K, C)
+        self._weight, self._bias = [*self._pieces, None, None][:2]
+        self._grad_affine = [*grad_affine.unbind(1)]
+        self._running = running_mean, running_var
+        self._eps, self._momentum = eps, momentum
+        self.num_batches = torch.zeros((), dtype=torch.int64)
+        self._by_kernel: bool | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x = x
+        self._pieces.copy_(self._affine)
+        if self._by_kernel is None:
+            self._by_kernel = kernel_takes(x, *self._running, self._weight, self._bias, self._eps, 1)
+        settings = (*self._running, self.num_batches, self._momentum, self._eps, None, 1)
+        if self._by_kernel:
+            y, self._statistics = kernel.forward(x, self._weight, self._bias, settings)
+            return y
+        y, self._mean, mean, var, self._inv_std = in_place.normalize(x, self._weight, self._bias, self._eps, 1)
+        in_place.update_running_statistics(x, mean, var, *self._running, self.num_batches, self._momentum, 1)
+        return y
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        self._pieces.copy_(self._affine)
+        no_statistics = self._running[0] is None
+        return batch_norm(x, *self._running, self._weight, self._bias, no_statistics, 0.0, self._eps, stack_dims=1)
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        if self._by_kernel:
+            needs = needs_x, self._weight is not None, self._bias is not None
+            grad_x, *gradients = kernel.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
+        else:
+            grad_x, *gradients = in_place.backward(
+                self._x, grad_y, self._weight, self._mean, self._inv_std, 1, needs_x
+            )
+        for target, gradient in zip(self._grad_affine, gradients, strict=False):
+            target.copy_(gradient)
+        return grad_x
+
+
+# Of each activation: the function and its derivative, as the operations that torch's own autograd calls. The flag says
+# which of x and y the derivative is taken from; one that needs only y is written over x.
+_Function = Callable[..., Any]
+ACTIVATIONS: dict[type[nn.Module], tuple[bool, _Function, _Function]] = {
+    nn.ReLU: (True, lambda x: x.relu_(), lambda g, y: aten.threshold_backward(g, y, 0)),
+    nn.Tanh: (True, lambda x: x.tanh_(), lambda g, y: aten.tanh_backward(g, y)),
+    nn.Sigmoid: (True, lambda x: x.sigmoid_(), lambda g, y: aten.sigmoid_backward(g, y)),
+    nn.LeakyReLU: (
+        False,
+        lambda x: nn.functional.leaky_relu(x),
+        lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
+    ),
+    nn.ELU: (False, lambda x: nn.functional.elu(x), lambda g, x: aten.elu_backward(g, 1.0, 1, 1, False, x)),
+    nn.GELU: (False, lambda x: nn.functional.gelu(x), lambda g, x: aten.gelu_backward(g, x)),
+    nn.SiLU: (False, lambda x: nn.functional.silu(x), lambda g, x: aten.silu_backward(g, x)),
+}
+
+
+class Activation:
+    """y = f(x) and dL/dx = f'(x) g, for the activations of `bnlab.network.ACTIVATIONS`."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._from_y, self._function, self._derivative = ACTIVATIONS[type(module)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self._function(x)
+        self._kept = y if self._from_y else x
+        return y
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        return self._function(x)
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        return self._derivative(grad_y, self._kept) if needs_x else None

@@ -1,0 +1,125 @@
+"""K multilayer perceptrons as one, with a step written by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnlab.batch_norm import BatchNorm1d
+from bnlab.network import MLP
+from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, OutputLinear
+from bnlab.stacked.loss import cross_entropy_and_gradient
+from bnlab.stacked.stack import Stack
+
+__all__ = ["StackedMLP"]
+
+_NORMS = (BatchNorm1d, nn.BatchNorm1d)
+
+
+class StackedMLP:
+    """The networks of a stack of `bnlab.network.MLP`s: their losses, their gradients, their logits.
+
+    Args:
+        networks: K of them, of one architecture; eps and momentum of their batch norms may differ.
+        dtype: what to train in; None for the dtype they have.
+    Attributes:
+        stack: the numbers.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> None:
+        self.stack = Stack(networks, dtype)
+        self._norms: dict[str, tuple[Tensor, Tensor | None]] = {}  # eps and momentum of each network
+        for name, module in networks[0].named_children():
+            if isinstance(module, _BatchNorm):
+                of_networks: Any = [network.get_submodule(name) for network in networks]
+                eps = torch.tensor([norm.eps for norm in of_networks], dtype=torch.float64).to(self.stack.rows)
+                momentum = None
+                if module.momentum is not None:
+                    momentum = torch.tensor([norm.momentum for norm in of_networks], dtype=torch.float64)
+                    momentum = momentum.to(self.stack.rows)
+                self._norms[name] = eps, momentum
+        self._build()
+
+    @staticmethod
+    def takes(network: nn.Module) -> bool:
+        """Whether it is made of the layers that are known here."""
+        return type(network) is MLP and all(
+            type(module) in (nn.Flatten, nn.Linear, *ACTIVATIONS)
+            or (type(module) in _NORMS and not getattr(module, "frozen", False))
+            for module in network
+        )
+
+    def _build(self) -> None:
+        """The layers, over the rows of the stack."""
+        stack = self.stack
+        views, gradients, buffers = stack.views(stack.rows), stack.views(stack.gradients), stack.buffers
+        self._layers: list[Layer] = []
+        self._counts: list[tuple[Tensor, Tensor]] = []
+        start = 0
+        *_, output = stack.template.children()
+        for name, module in stack.template.named_children():
+            if isinstance(module, nn.Linear):
+                weight, bias = f"{name}.weight", f"{name}.bias"
+                kind = OutputLinear if module is output else Linear
+                self._layers.append(kind(views[weight], views.get(bias), gradients[weight], gradients.get(bias)))
+            elif isinstance(module, _BatchNorm):
+                pieces = len(list(module.parameters()))
+                part = slice(start, start + pieces * module.num_features)
+                running = [buffers.get(f"{name}.running_{statistic}") for statistic in ("mean", "var")]
+                layer = BatchNorm(
+                    stack.rows[:, part].unflatten(1, (pieces, module.num_features)),
+                    stack.gradients[:, part].unflatten(1, (pieces, module.num_features)),
+                    *running,
+                    *self._norms[name],
+                )
+                self._layers.append(layer)
+                count = buffers.get(f"{name}.num_batches_tracked")
+                if count is not None:
+                    layer.num_batches.copy_(count[0])
+                    self._counts.append((count, layer.num_batches))
+            elif not isinstance(module, nn.Flatten):
+                self._layers.append(Activation(module))
+            start += sum(parameter.numel() for parameter in module.parameters())
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
+
+        Args:
+            x: (K, N, features), or (N, features) for all networks.
+            y: classes, (K, N) or (N,).
+        Returns:
+            the mean losses (K,), and the logits (K, classes, N), which the next step writes over.
+        """
+        logits = x
+        for layer in self._layers:
+            logits = layer.forward(logits)
+        losses, gradient = cross_entropy_and_gradient(logits, y)
+        grad: Tensor | None = gradient
+        for index in range(len(self._layers) - 1, -1, -1):
+            assert grad is not None
+            grad = self._layers[index].backward(grad, index > 0)
+        return losses, logits
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(K, classes, N) in evaluation mode, from (N, features)."""
+        for layer in self._layers:
+            x = layer.evaluate(x)
+        return x
+
+    def sync(self) -> None:
+        """Bring what is counted once for all networks into the stack's buffers."""
+        for buffer, count in self._counts:
+            buffer.fill_(count)
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with the networks at `indices` only."""
+        self.sync()
+        self.stack.keep(indices)
+        chosen = list(indices)
+        self._norms = {
+            name: (eps[chosen], None if momentum is None else momentum[chosen])
+            for name, (eps, momentum) in self._norms.items()
+        }
+        self._build()
