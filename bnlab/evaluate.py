@@ -15,13 +15,16 @@ def evaluate(folder: str | Path) -> dict[str, float]:
         UserError: the folder holds no run, or its data are not there any more.
     """
     from bnlab.classifier import Classifier
-    from bnlab.fit import build_data, build_trainer, test
+    from bnlab.fit import build_data, build_trainer, num_threads, test
     from bnlab.runs import load
+    from bnlab.threads import use_threads
 
     run = load(folder)
     run.config.logger = {"_target_": None}
     trainer = build_trainer(run.config, run.folder)
-    return test(trainer, Classifier(run.network), build_data(run.config), run.folder.best_checkpoint)
+    data = build_data(run.config)
+    with use_threads(num_threads(run.config, run.network, data)):
+        return test(trainer, Classifier(run.network), data, run.folder.best_checkpoint)
 
 
 def main() -> None:

@@ -29,8 +29,9 @@ from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
 from bnlab.summary import Summary, beginning, closing_table, ending, headline
+from bnlab.threads import suitable_num_threads, use_threads
 
-__all__ = ["build_data", "build_trainer", "fit", "test"]
+__all__ = ["build_data", "build_trainer", "fit", "num_threads", "test"]
 
 
 def fit(
@@ -83,7 +84,7 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callback
     with user_errors("`optimizer`, `scheduler`: "):
         classifier.configure_optimizers()  # what they refuse is found before the trainer starts
     recorder = Recorder(run, config.objective)
-    with InterruptBetweenSteps() as interrupt:
+    with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
         status, test_metrics = "completed", {}
@@ -121,6 +122,12 @@ def build_data(config: DictConfig) -> DataModule:
     return DataModule(
         build_splits(config), batch_size=config.data.batch_size, normalize=config.data.normalize, seed=config.seed
     )
+
+
+def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:
+    """The threads of `config.num_threads`, which rounding depends on: testing again takes as many as training did."""
+    batch_size = max(data.train_dataloader().sizes)
+    return suitable_num_threads(config.get("num_threads", "auto"), num_parameters(network), batch_size)
 
 
 def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:

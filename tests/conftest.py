@@ -1,5 +1,6 @@
 """What several test files need: real MNIST, and the program run in this process."""
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,6 +8,9 @@ from pathlib import Path
 
 import pytest
 from omegaconf import DictConfig
+
+# Threads that wait for each other on busy cores are what makes a test slow; those about threads set their number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 MNIST_ROOT = REPOSITORY.parent / "shared" / "data"

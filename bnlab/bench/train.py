@@ -23,12 +23,13 @@ from bnlab.classifier import Classifier
 from bnlab.config import compose
 from bnlab.data import DataModule
 from bnlab.errors import report_user_errors
-from bnlab.fit import build_data, build_trainer
+from bnlab.fit import build_data, build_trainer, num_threads
 from bnlab.network import MLP
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
+from bnlab.threads import use_threads
 
 __all__ = ["main"]
 
@@ -75,7 +76,7 @@ def bnlab_run(config: Any, data: DataModule, *, whole: bool) -> float:
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, use_threads(num_threads(config, network, data)):
         run = RunFolder(Path(folder))
         run.create(config, [])
         clock = StepClock()
@@ -178,8 +179,8 @@ def _quiet_lightning() -> Iterator[None]:
 
 def _table(medians: dict[str, float], num_rounds: int) -> Table:
     table = Table(
-        title=f"MNIST, 784-64-128-64-10, batch {BATCH_SIZE}, {torch.get_num_threads()} threads, "
-        f"medians of {num_rounds} interleaved rounds",
+        title=f"MNIST, 784-64-128-64-10, batch {BATCH_SIZE}, medians of {num_rounds} interleaved rounds; "
+        f"torch has {torch.get_num_threads()} threads, of which bnlab takes as many as the network is worth",
         title_justify="left",
     )
     table.add_column("way")

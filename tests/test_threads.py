@@ -1,0 +1,37 @@
+import json
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from rich.console import Console
+
+import bnlab
+from bnlab.fit import fit
+from bnlab.threads import SMALL_STEP, suitable_num_threads, use_threads
+
+
+def test_auto_takes_one_thread_for_a_small_step_and_all_for_others() -> None:
+    with use_threads(3):
+        assert suitable_num_threads("auto", SMALL_STEP // 64, 64) == 1
+        assert suitable_num_threads("auto", SMALL_STEP // 64 + 1, 64) == 3
+        assert suitable_num_threads(2, 1, 1) == 2
+
+
+@pytest.mark.parametrize(("wanted", "expected"), [("auto", 1), ("2", 2)])
+def test_training_and_testing_run_on_the_chosen_threads(wanted: str, expected: int, tmp_path: Path) -> None:
+    seen: list[int] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, *arguments: object) -> None:
+            seen.append(torch.get_num_threads())
+
+        on_test_batch_end = on_train_batch_end
+
+    config = bnlab.compose(["trainer.max_steps=2", "trainer.accelerator=cpu", f"num_threads={wanted}"])
+    with use_threads(3):
+        fit(config, tmp_path / "run", console=Console(quiet=True), callbacks=[Watch()])
+        assert torch.get_num_threads() == 3
+    assert set(seen) == {expected}
+    assert len(seen) == 3
+    assert json.loads((tmp_path / "run/summary.json").read_text())["status"] == "completed"
