@@ -86,8 +86,8 @@ class Networks:
 @pytest.mark.parametrize("fused", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_thousand_steps_equal_torch_optim_to_1e_12(name: str, fused: bool) -> None:
-    if fused and not name.startswith("adam"):
-        pytest.skip("only Adam and AdamW have a fused form here")
+    if fused and name.startswith("rmsprop"):
+        pytest.skip("torch has no fused form of it")
     networks = Networks(name, fused=fused)
     start = networks.rows.clone()
     for _ in range(1000):

@@ -4,7 +4,7 @@ Each layer takes (K, N, C) of K networks, or (N, C) that they share, in `forward
 forward, writes the gradients of its parameters to where they belong, and returns dL/dx.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from bnlab.batch_norm import batch_norm, in_place, kernel
 from bnlab.batch_norm.eager import kernel_takes
 
-__all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "OutputLinear"]
+__all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
 
 aten = torch.ops.aten
 
@@ -67,38 +67,14 @@ class Linear:
         return torch.bmm(grad_y, self._weight, out=self._results[grad_y.shape[1]][1])
 
 
-class OutputLinear(Linear):
-    """`Linear` with a turned result, (K, out, N): y^T = W x^T + b. The loss wants it so; few outputs go faster so."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        num_samples = x.shape[-2]
-        if num_samples not in self._results:
-            K, num_out, num_in = self._weight.shape
-            self._results[num_samples] = (
-                self._weight.new_empty(K, num_out, num_samples),
-                self._weight.new_empty(K, num_samples, num_in),
-            )
-        self._x = x if x.dim() == 3 else x.expand(len(self._weight), *x.shape)
-        y = self._results[num_samples][0]
-        if self._bias is None:
-            return torch.bmm(self._weight, self._x.mT, out=y)
-        return torch.baddbmm(self._bias.mT, self._weight, self._x.mT, out=y)
-
-    def evaluate(self, x: Tensor) -> Tensor:
-        return super().evaluate(x).mT
-
-    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
-        return super().backward(grad_y.mT, needs_x)
-
-
 class BatchNorm:
-    """Batch norm by the formulas of `bnlab.batch_norm`, its kernel where that runs; torch's layer is computed so too.
+    """Batch norm by the formulas of `bnlab.batch_norm`, by its kernel where that runs.
 
     Args:
         affine, grad_affine: (K, A, C), weight and bias as they lie side by side in a row (A is 2, 1 or 0).
         running_mean, running_var: (K, C), updated in place, or None.
-        eps: (K,).
-        momentum: (K,), or None to average all batches.
+        eps: (K,), float64.
+        momentum: (K,), float64, or None to average all batches.
     """
 
     def __init__(
@@ -116,7 +92,8 @@ class BatchNorm:
         self._weight, self._bias = [*self._pieces, None, None][:2]
         self._grad_affine = [*grad_affine.unbind(1)]
         self._running = running_mean, running_var
-        self._eps, self._momentum = eps, momentum
+        self._eps, self._momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
+        self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._by_kernel: bool | None = None
 
@@ -143,12 +120,53 @@ class BatchNorm:
             needs = needs_x, self._weight is not None, self._bias is not None
             grad_x, *gradients = kernel.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
         else:
-            grad_x, *gradients = in_place.backward(
-                self._x, grad_y, self._weight, self._mean, self._inv_std, 1, needs_x
-            )
+            grad_x, *gradients = in_place.backward(self._x, grad_y, self._weight, self._mean, self._inv_std, 1, needs_x)
         for target, gradient in zip(self._grad_affine, gradients, strict=False):
             target.copy_(gradient)
         return grad_x
+
+
+class NativeBatchNorm(BatchNorm):
+    """torch's own batch norm, network by network: what norm=torch is there to compare with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x = x
+        self._pieces.copy_(self._affine)
+        self.num_batches += 1
+        y = torch.empty_like(x)
+        self._saved = []
+        for network, eps, momentum in self._each():
+            x_k, weight, bias, running_mean, running_var, y_k = self._of(network, x, *self._running, y)
+            result, *saved = torch.native_batch_norm(x_k, weight, bias, running_mean, running_var, True, momentum, eps)
+            y_k.copy_(result)
+            self._saved.append(saved)
+        return y
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        grad_x = torch.empty_like(self._x)
+        mask = needs_x, self._weight is not None, self._bias is not None
+        for network, eps, _ in self._each():
+            x, weight, _, running_mean, running_var, g = self._of(network, self._x, *self._running, grad_y)
+            result, *gradients = aten.native_batch_norm_backward(
+                g, x, weight, running_mean, running_var, *self._saved[network], True, eps, mask
+            )
+            if needs_x:
+                grad_x[network].copy_(result)
+            for target, gradient in zip(self._grad_affine, gradients, strict=False):
+                target[network].copy_(gradient)
+        return grad_x if needs_x else None
+
+    def _each(self) -> Iterator[tuple[int, float, float]]:
+        eps, momenta = self._numbers
+        if momenta is None:
+            momenta = [1.0 / max(int(self.num_batches), 1)] * len(eps)
+        yield from zip(range(len(eps)), eps, momenta, strict=True)
+
+    def _of(
+        self, network: int, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, y: Tensor
+    ) -> list[Any]:
+        tensors = (x, self._weight, self._bias, running_mean, running_var, y)
+        return [None if tensor is None else tensor[network] for tensor in tensors]
 
 
 # Of each activation: the function and its derivative, as the operations that torch's own autograd calls. The flag says

@@ -1,6 +1,7 @@
 """The mean cross-entropy of K networks, each over its own batch, and its gradient.
 
-Logits are (K, classes, N): along the samples, log_softmax over 10 classes takes a twentieth of its time along classes.
+Inside, logits are turned to (K, classes, N), where log_softmax over 10 classes takes a twentieth of its time, and N is
+padded to whole vectors: what is left over would be rounded in another way than for a network alone.
 """
 
 import torch
@@ -8,21 +9,34 @@ from torch import Tensor
 
 __all__ = ["cross_entropy", "cross_entropy_and_gradient"]
 
+_VECTOR = 32  # a multiple of the numbers in a vector register, fp32 and float64
+
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """L = -mean_n log softmax(z_n)[y_n], (K,), from z (K, classes, N) and y (K, N) or, shared, (N,)."""
-    return torch.log_softmax(logits, 1).gather(1, _index(logits, classes)).squeeze(1).mean(1).neg_()
+    """L = -mean_n log softmax(z_n)[y_n], (K,), from z (K, N, classes) and y (K, N) or, shared, (N,)."""
+    return _losses(_log_p(logits), _index(logits, classes))
 
 
 def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """L, (K,), and dL/dz = (softmax(z) - one_hot(y)) / N, (K, classes, N)."""
-    index = _index(logits, classes)
-    log_p = torch.log_softmax(logits, 1)
-    losses = log_p.gather(1, index).squeeze(1).mean(1).neg_()
-    gradient = log_p.exp_()
-    gradient.scatter_add_(1, index, gradient.new_full((), -1.0).expand(index.shape))
-    return losses, gradient.div_(logits.shape[2])
+    """L, (K,), and dL/dz = (softmax(z) - one_hot(y)) / N, (K, N, classes)."""
+    num_samples = logits.shape[1]
+    log_p, index = _log_p(logits), _index(logits, classes)
+    # By the operation that autograd calls for a network alone: the same gradient, bit for bit.
+    gradient = torch.zeros_like(log_p).scatter_(1, index, -1 / num_samples)
+    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_p, 1, logits.dtype)
+    return _losses(log_p, index), gradient[..., :num_samples].mT.contiguous()
+
+
+def _log_p(logits: Tensor) -> Tensor:
+    K, N, num_classes = logits.shape
+    turned = logits.new_zeros(K, num_classes, -(-N // _VECTOR) * _VECTOR)
+    turned[..., :N].copy_(logits.mT)
+    return torch.log_softmax(turned, 1)
 
 
 def _index(logits: Tensor, classes: Tensor) -> Tensor:
-    return classes.expand(len(logits), logits.shape[2]).unsqueeze(1)
+    return classes.expand(logits.shape[:2]).unsqueeze(1)
+
+
+def _losses(log_p: Tensor, index: Tensor) -> Tensor:
+    return log_p.gather(1, index).squeeze(1).mean(1).neg_()

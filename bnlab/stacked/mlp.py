@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnlab.batch_norm import BatchNorm1d
+from bnlab.data import Split
 from bnlab.network import MLP
-from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, OutputLinear
+from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
 from bnlab.stacked.loss import cross_entropy_and_gradient
 from bnlab.stacked.stack import Stack
 
@@ -34,11 +35,10 @@ class StackedMLP:
         for name, module in networks[0].named_children():
             if isinstance(module, _BatchNorm):
                 of_networks: Any = [network.get_submodule(name) for network in networks]
-                eps = torch.tensor([norm.eps for norm in of_networks], dtype=torch.float64).to(self.stack.rows)
+                eps = torch.tensor([norm.eps for norm in of_networks], dtype=torch.float64)
                 momentum = None
                 if module.momentum is not None:
                     momentum = torch.tensor([norm.momentum for norm in of_networks], dtype=torch.float64)
-                    momentum = momentum.to(self.stack.rows)
                 self._norms[name] = eps, momentum
         self._build()
 
@@ -51,6 +51,11 @@ class StackedMLP:
             for module in network
         )
 
+    @staticmethod
+    def prepare(split: Split) -> Split:
+        """The samples as `step` and `logits` take them: (N, features)."""
+        return Split(split.x.flatten(1), split.y)
+
     def _build(self) -> None:
         """The layers, over the rows of the stack."""
         stack = self.stack
@@ -58,17 +63,15 @@ class StackedMLP:
         self._layers: list[Layer] = []
         self._counts: list[tuple[Tensor, Tensor]] = []
         start = 0
-        *_, output = stack.template.children()
         for name, module in stack.template.named_children():
             if isinstance(module, nn.Linear):
                 weight, bias = f"{name}.weight", f"{name}.bias"
-                kind = OutputLinear if module is output else Linear
-                self._layers.append(kind(views[weight], views.get(bias), gradients[weight], gradients.get(bias)))
+                self._layers.append(Linear(views[weight], views.get(bias), gradients[weight], gradients.get(bias)))
             elif isinstance(module, _BatchNorm):
                 pieces = len(list(module.parameters()))
                 part = slice(start, start + pieces * module.num_features)
                 running = [buffers.get(f"{name}.running_{statistic}") for statistic in ("mean", "var")]
-                layer = BatchNorm(
+                layer = (BatchNorm if isinstance(module, BatchNorm1d) else NativeBatchNorm)(
                     stack.rows[:, part].unflatten(1, (pieces, module.num_features)),
                     stack.gradients[:, part].unflatten(1, (pieces, module.num_features)),
                     *running,
@@ -90,7 +93,7 @@ class StackedMLP:
             x: (K, N, features), or (N, features) for all networks.
             y: classes, (K, N) or (N,).
         Returns:
-            the mean losses (K,), and the logits (K, classes, N), which the next step writes over.
+            the mean losses (K,), and the logits (K, N, classes), which the next step writes over.
         """
         logits = x
         for layer in self._layers:
@@ -103,7 +106,7 @@ class StackedMLP:
         return losses, logits
 
     def logits(self, x: Tensor) -> Tensor:
-        """(K, classes, N) in evaluation mode, from (N, features)."""
+        """(K, N, classes) in evaluation mode, from (N, features)."""
         for layer in self._layers:
             x = layer.evaluate(x)
         return x

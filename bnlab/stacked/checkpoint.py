@@ -1,0 +1,93 @@
+"""The state of one network of a stack as Lightning's trainer would have saved it: either can go on from it."""
+
+import importlib.metadata
+import io
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bnlab.atomic_file import write_bytes
+
+__all__ = ["Snapshot", "write_checkpoint"]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The state of one network after an epoch, copied.
+
+    Attributes:
+        epoch: counted from 1.
+        step: optimizer steps so far.
+        steps_in_epoch: those of this epoch.
+        state: of the network.
+        optimizer, scheduler: their `state_dict`s.
+    """
+
+    epoch: int
+    step: int
+    steps_in_epoch: int
+    state: dict[str, Tensor]
+    optimizer: dict[str, Any]
+    scheduler: dict[str, Any] | None
+
+
+def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Tensor]) -> None:
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "epoch": snapshot.epoch - 1,
+            "global_step": snapshot.step,
+            "pytorch-lightning_version": _lightning_version(),
+            "state_dict": {f"network.{name}": tensor for name, tensor in snapshot.state.items()},
+            "loops": {"fit_loop": _fit_loop(snapshot)},
+            "callbacks": {},
+            "optimizer_states": [snapshot.optimizer],
+            "lr_schedulers": [] if snapshot.scheduler is None else [snapshot.scheduler],
+            "DataModule": normalization,
+        },
+        buffer,
+    )
+    write_bytes(path, buffer.getvalue())
+
+
+@cache
+def _lightning_version() -> str:
+    return importlib.metadata.version("lightning")
+
+
+def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
+    """Where the trainer stands, in the counters of Lightning's loops: at the end of an epoch, in its last hooks."""
+    total, current, epochs = snapshot.step, snapshot.steps_in_epoch, snapshot.epoch
+    no_state: dict[str, Any] = {}
+
+    def counters(number: int, *names: str) -> dict[str, int]:
+        return dict.fromkeys(names, number)
+
+    def progress(total: int, current: int, *names: str) -> dict[str, dict[str, int]]:
+        return {"total": counters(total, *names), "current": counters(current, *names)}
+
+    batch, pair = ("ready", "completed", "started", "processed"), ("ready", "completed")
+    has_schedule = snapshot.scheduler is not None
+    epoch_progress = counters(epochs, *batch) | {"completed": epochs - 1}
+    return {
+        "state_dict": no_state,
+        "epoch_progress": {"total": epoch_progress, "current": dict(epoch_progress)},
+        "epoch_loop.state_dict": {"_batches_that_stepped": total},
+        "epoch_loop.batch_progress": {**progress(total, current, *batch), "is_last_batch": True},
+        "epoch_loop.scheduler_progress": progress(epochs * has_schedule, int(has_schedule), *pair),
+        "epoch_loop.automatic_optimization.state_dict": no_state,
+        "epoch_loop.automatic_optimization.optim_progress": {
+            "optimizer": {
+                "step": progress(total, current, *pair),
+                "zero_grad": progress(total, current, "ready", "completed", "started"),
+            }
+        },
+        "epoch_loop.manual_optimization.state_dict": no_state,
+        "epoch_loop.manual_optimization.optim_step_progress": progress(0, 0, *pair),
+        "epoch_loop.val_loop.state_dict": no_state,
+        "epoch_loop.val_loop.batch_progress": {**progress(1, 1, *batch), "is_last_batch": True},
+    }

@@ -1,0 +1,47 @@
+"""The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+
+from bnlab.build import arguments_of, build_splits
+from bnlab.data import Normalization, Split, Splits
+
+__all__ = ["Data", "data_key", "load_data"]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Normalized `splits`, and what normalized them; None where they are as they were read."""
+
+    splits: Splits
+    normalization: Normalization | None
+
+    def split(self, name: str, dtype: torch.dtype, device: torch.device) -> Split:
+        split: Split = getattr(self.splits, name)
+        return Split(split.x.to(device, dtype), split.y.to(device))
+
+
+def data_key(config: DictConfig) -> str:
+    """Equal for configs whose data are equal."""
+    return json.dumps(arguments_of(config.data, "batch_size"), sort_keys=True)
+
+
+_loaded: dict[str, Data] = {}  # the newest only
+
+
+def load_data(config: DictConfig) -> Data:
+    """
+    Raises:
+        UserError: the data are not there or cannot be read.
+    """
+    key: Any = data_key(config)
+    if key not in _loaded:
+        _loaded.clear()
+        splits = build_splits(config)
+        normalization = Normalization.of(splits.train) if config.data.normalize else None
+        _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization)
+    return _loaded[key]

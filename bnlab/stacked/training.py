@@ -1,0 +1,190 @@
+"""The loop that trains the networks of a stack together, from their first epoch to their folders."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import nn
+
+from bnlab.data.batches import EVALUATION_BATCH_SIZE
+from bnlab.data.splits import Split
+from bnlab.stacked.batches import StackedBatches
+from bnlab.stacked.checkpoint import Snapshot
+from bnlab.stacked.data import Data
+from bnlab.stacked.loss import cross_entropy
+from bnlab.stacked.metrics import StackedMetrics
+from bnlab.stacked.mlp import StackedMLP
+from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients
+from bnlab.stacked.trial import Trial
+
+__all__ = ["Interrupted", "Training"]
+
+WRITE_EVERY_S = 10.0
+LOOK_EVERY_S = 0.2
+_DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
+
+
+class Interrupted(Exception):  # noqa: N818  # a request, not an error
+    """Whoever started the training wants it to end."""
+
+
+class Training:
+    """K trials that differ only in numbers, on their way as one.
+
+    Each has the batches, the updates, the schedule and the end that it has in a training of its own. One that ends
+    before the others leaves, and the rest go on smaller.
+
+    Args:
+        trials: built (`Trial.build`), all of one group (`bnlab.stacked.grouping`).
+        networks: of the trials.
+        data: what they train on.
+        device: where.
+        look: called every 0.2 s with the epoch and the trials under way; raises `Interrupted` to end the training.
+        after_epoch: called with each trial that goes on after an epoch; true ends it as pruned.
+    """
+
+    def __init__(
+        self,
+        trials: Sequence[Trial],
+        networks: Sequence[nn.Module],
+        data: Data,
+        *,
+        device: torch.device | None = None,
+        look: Callable[[int, int], None] = lambda epoch, num_trials: None,
+        after_epoch: Callable[[Trial], bool] = lambda trial: False,
+    ) -> None:
+        device = device or torch.device("cpu")
+        settings = trials[0].config.trainer
+        dtype = _DTYPES[str(settings.precision)]
+        self.all_trials = list(trials)
+        self._trials = list(trials)
+        self._networks = {id(trial): network for trial, network in zip(trials, networks, strict=True)}
+        self._dtype = dtype
+        self._model = StackedMLP(networks, dtype)
+        self._optimizer = StackedOptimizer(
+            [trial.optimizer for trial in trials], self._model.stack.rows, self._model.stack.gradients
+        )
+        self._max_epochs, self._max_steps = settings.max_epochs, settings.max_steps
+        self._clip = settings.get("gradient_clip_algorithm") or "norm"
+        self._train, self._val, self._test = (
+            self._model.prepare(data.split(name, dtype, device)) for name in ("train", "val", "test")
+        )
+        self._batches = StackedBatches(self._train, trials[0].batch_size, [trial.config.seed for trial in trials])
+        self._look, self._after_epoch = look, after_epoch
+        self._epoch = 0
+        self._next_look = 0.0
+        self._next_write = time.monotonic() + WRITE_EVERY_S
+        self._read_limits()
+
+    def _read_limits(self) -> None:
+        limits = [trial.config.trainer.get("gradient_clip_val") for trial in self._trials]
+        self._limits = None
+        if any(limits):
+            self._limits = torch.tensor(limits, dtype=torch.float64).to(self._model.stack.rows).unsqueeze(1)
+
+    @torch.no_grad()
+    def run(self) -> None:
+        """Train all to their end, and test the best weights of each."""
+        try:
+            while self._trials:
+                self._run_epoch()
+        except Interrupted:
+            for trial in self._trials:
+                trial.end_training("interrupted")
+            self._trials = []
+            return
+        self._test_best()
+
+    def _run_epoch(self) -> None:
+        model, optimizer = self._model, self._optimizer
+        rates = [trial.lr for trial in self._trials]
+        metrics = StackedMetrics()
+        num_steps = num_samples = 0
+        for x, y in self._batches.epoch(self._epoch):
+            losses, logits = model.step(x, y)
+            metrics.update(logits, y, losses)
+            if self._limits is not None:
+                clip_gradients(model.stack.gradients, self._limits, self._clip)
+            optimizer.step()
+            num_steps += 1
+            num_samples += y.shape[-1]
+            if time.monotonic() > self._next_look:
+                self._next_look = time.monotonic() + LOOK_EVERY_S
+                self._look(self._epoch + 1, len(self._trials))
+            if optimizer.num_steps == self._max_steps:
+                break
+        train = metrics.compute("train")
+        val = self._evaluate(self._val, "val")
+        model.sync()
+        self._epoch += 1
+        is_last = self._epoch == self._max_epochs or optimizer.num_steps == self._max_steps
+        for index, trial in enumerate(self._trials):
+            trial.steps += num_steps
+            trial.samples += num_samples
+            trial.schedule(val[index]["val_loss"])
+            trial.end_epoch(
+                rates[index], train[index] | val[index], lambda index=index: self._snapshot(index, num_steps)
+            )
+            if is_last and trial.status is None:
+                trial.status = "completed"
+            elif trial.status is None and self._after_epoch(trial):
+                trial.status = "pruned"
+        self._write_some(num_steps)
+        self._let_go(num_steps)
+        if self._trials:
+            self._optimizer.read()
+
+    def _test_best(self) -> None:
+        """The test metrics of each network's best weights, all in one stack once more."""
+        trials = [trial for trial in self.all_trials if trial.best is not None]
+        if not trials:
+            return
+        self._model = StackedMLP([self._networks[id(trial)] for trial in trials], self._dtype)
+        for index, trial in enumerate(trials):
+            assert trial.best is not None
+            self._model.stack.load_state_dict(index, trial.best.state)
+        for trial, metrics in zip(trials, self._evaluate(self._test, "test"), strict=True):
+            trial.test_metrics = metrics
+
+    def _evaluate(self, split: Split, stage: str) -> list[dict[str, float]]:
+        metrics = StackedMetrics()
+        for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
+            logits = self._model.logits(x)
+            metrics.update(logits, y, cross_entropy(logits, y))
+        return metrics.compute(stage)
+
+    def _snapshot(self, index: int, steps_in_epoch: int) -> Snapshot:
+        trial, stack = self._trials[index], self._model.stack
+        return Snapshot(
+            epoch=self._epoch,
+            step=trial.steps,
+            steps_in_epoch=steps_in_epoch,
+            state=stack.state_dict(index),
+            optimizer=self._optimizer.state_dict(index, stack.shapes),
+            scheduler=None if trial.scheduler is None else copy.deepcopy(trial.scheduler.state_dict()),
+        )
+
+    def _write_some(self, num_steps: int) -> None:
+        """In a long training, let readers see how far it has come."""
+        if time.monotonic() > self._next_write:
+            for index, trial in enumerate(self._trials):
+                trial.last = self._snapshot(index, num_steps)
+                trial.write_progress()
+            self._next_write = time.monotonic() + WRITE_EVERY_S
+
+    def _let_go(self, num_steps: int) -> None:
+        """Take out of the stack whoever has ended."""
+        staying = [index for index, trial in enumerate(self._trials) if trial.status is None]
+        if len(staying) == len(self._trials):
+            return
+        for index, trial in enumerate(self._trials):
+            if trial.status is not None:
+                trial.last = self._snapshot(index, num_steps)
+                trial.end_training(trial.status)
+        self._trials = [self._trials[index] for index in staying]
+        if staying:
+            self._model.keep(staying)
+            self._optimizer.keep(staying, self._model.stack.rows, self._model.stack.gradients)
+            self._batches.keep(staying)
+            self._read_limits()

@@ -1,0 +1,178 @@
+"""One network of a stack from its config to its run folder: what it is, how it goes, what it leaves."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from bnlab.atomic_file import write_text
+from bnlab.build import arguments_of, build_network, check_batch_sizes
+from bnlab.config import check, describe
+from bnlab.data import Batches
+from bnlab.errors import one_line, user_errors
+from bnlab.figures import curves
+from bnlab.history import History
+from bnlab.optimizer import build_optimizer, build_scheduler
+from bnlab.runs import RunFolder
+from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
+from bnlab.stacked.data import Data
+from bnlab.stacked.early_stopping import EarlyStopping
+from bnlab.summary import Summary, beginning, ending
+
+__all__ = ["Job", "Trial"]
+
+_LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
+
+
+@dataclass(frozen=True)
+class Job:
+    """A training to be done: the config, where its run folder goes, and the overrides that made the config."""
+
+    number: int
+    config: DictConfig
+    folder: Path
+    overrides: Sequence[str] = ()
+
+
+@dataclass
+class Trial:
+    """A network on its way through a stack.
+
+    Attributes:
+        begun: when, by `time.monotonic`.
+        best, last: its state after the best epoch and after the newest.
+        status: of summary.json; None while it trains.
+    """
+
+    job: Job
+    begun: float = field(default_factory=time.monotonic)
+    steps: int = 0
+    samples: int = 0
+    status: str | None = None
+    best: Snapshot | None = None
+    last: Snapshot | None = None
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    _lines: list[str] = field(default_factory=list)
+    _training_ended: float | None = None
+
+    def __post_init__(self) -> None:
+        self.config = self.job.config
+        self.run = RunFolder(self.job.folder)
+        self.summary: Summary = beginning(self.config, self.job.overrides)
+        self.history = History(self.config.objective)
+
+    def create(self) -> None:
+        """Check the config and make the folder.
+
+        Raises:
+            UserError: a config that cannot work, or a folder that cannot be written.
+        """
+        check(self.config)
+        self.run.create(self.config, self.job.overrides)
+
+    def build(self, data: Data) -> nn.Module:
+        """The network with its initial weights; its optimizer and schedule are kept here, and move its numbers.
+
+        Raises:
+            UserError: what cannot work, found before any training.
+        """
+        config, splits = self.config, data.splits
+        self.data = data
+        network = build_network(config, splits.sample_shape, splits.num_classes)
+        check_batch_sizes(network, Batches(splits.train, self.batch_size).sizes)
+        with user_errors("`optimizer`, `scheduler`: "):
+            self.optimizer: Optimizer = build_optimizer(config.optimizer, network.parameters())
+            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedules warn of steps not taken
+            self.scheduler: LRScheduler | None = build_scheduler(config.scheduler, self.optimizer)
+        with user_errors("`callbacks`: "):
+            self.stoppings = [EarlyStopping.of(arguments_of(callback)) for callback in config.callbacks.values()]
+        self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
+        return network
+
+    @property
+    def batch_size(self) -> int | None:
+        size = self.config.data.batch_size
+        return None if size == "full" else int(size)
+
+    @property
+    def lr(self) -> float:
+        return self.optimizer.param_groups[0]["lr"]
+
+    def schedule(self, val_loss: float) -> None:
+        """Move the learning rate to that of the next epoch."""
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(val_loss)
+        elif self.scheduler is not None:
+            self.scheduler.step()
+
+    def log(self, message: str) -> None:
+        record = logging.LogRecord("bnlab.stacked", logging.INFO, "", 0, message, None, None)
+        self._lines.append(_LINE.format(record))
+
+    def end_epoch(self, lr: float, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
+        """Take down an epoch; decides whether it was the last. `snapshot` gives the network's state."""
+        epoch = len(self.history.rows) + 1
+        improved = self.history.add(epoch, self.steps, lr, metrics)
+        self.log(f"epoch {epoch}: " + ", ".join(f"{name} {value:.5g}" for name, value in sorted(metrics.items())))
+        if improved:
+            self.best = snapshot()
+        if self.history.diverged_epoch is not None:
+            self.log(f"the loss of epoch {epoch} is not finite: the training diverged and ends here")
+            self.status = "diverged"
+        elif any([stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]):
+            self.log(f"epoch {epoch}: early stopping ends the training here")
+            self.status = "completed"
+
+    def end_training(self, status: str) -> None:
+        self._training_ended = time.monotonic()
+        self.status = status
+
+    def write_progress(self) -> None:
+        """What a reader can have of a training under way."""
+        if self.history.rows:
+            self.run.write_metrics(self.history.rows)
+        write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
+        normalization = self.data.normalization
+        statistics = {} if normalization is None else normalization.state_dict()
+        for snapshot, path in ((self.best, self.run.best_checkpoint), (self.last, self.run.last_checkpoint)):
+            if snapshot is not None:
+                write_checkpoint(path, snapshot, statistics)
+
+    def finish(self) -> Summary:
+        """Write all that the folder is to hold; summary.json comes last, for it says that all is there."""
+        assert self.status is not None
+        assert self._training_ended is not None
+        self.write_progress()
+        if self.history.rows:
+            best = self.history.best
+            figure = curves(self.history.columns(), describe(self.config), best and best["epoch"])
+            self.run.write_figure(figure)
+        self.summary |= ending(
+            self.history,
+            self.config.objective,
+            status=self.status,
+            steps=self.steps,
+            test_metrics=self.test_metrics,
+            num_parameters=self.num_parameters,
+            samples_per_second=self.samples / max(self._training_ended - self.begun, 1e-9),
+            splits=self.data.splits,
+        )
+        self._write_summary()
+        return self.summary
+
+    def fail(self, error: BaseException, status: str = "failed") -> Summary:
+        """Write why there are no results."""
+        self.summary |= {"status": status, "error": one_line(error)}
+        if self.run.path.is_dir():
+            self._write_summary()
+        return self.summary
+
+    def _write_summary(self) -> None:
+        self.summary["seconds"] = time.monotonic() - self.begun
+        self.run.write_summary(self.summary)

@@ -1,0 +1,127 @@
+"""Each network of a stack has the learning curve that it has alone."""
+
+import math
+
+import pytest
+import torch
+from stacked_oracle import alone, configs_of, stacked
+
+from bnlab.batch_norm import use_kernel
+from bnlab.stacked import layers
+
+EACH = {
+    "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],
+    "momentum": [{"optimizer.lr": 0.02, "optimizer.momentum": 0.9}, {"optimizer.lr": 0.1, "optimizer.momentum": 0.5}],
+    "nesterov": [{"optimizer.lr": 0.02, "optimizer.momentum": 0.9}, {"optimizer.lr": 0.1, "optimizer.momentum": 0.5}],
+    "rmsprop": [{"optimizer.lr": 1e-3, "optimizer.alpha": 0.9}, {"optimizer.lr": 1e-4, "optimizer.alpha": 0.99}],
+    "adam": [{"optimizer.lr": 2e-3, "optimizer.beta1": 0.8}, {"optimizer.lr": 1e-3, "optimizer.beta2": 0.99}],
+    "adamw": [{"optimizer.lr": 2e-3, "optimizer.weight_decay": 0.1}, {"optimizer.lr": 1e-3, "optimizer.beta1": 0.5}],
+}
+NORMS = [("none", "before"), ("batch", "before"), ("batch", "after"), ("torch", "before"), ("torch", "after")]
+TOLERANCES = {"32-true": 1e-5, "64-true": 1e-10}
+
+
+def check(configs, trials, tolerance: float) -> None:
+    for config, trial in zip(configs, trials, strict=True):
+        expected = alone(config)
+        columns = trial.history.columns()
+        for name, values in expected.items():
+            assert columns[name] == pytest.approx(values, rel=tolerance, abs=1e-12), name
+        val = expected["val_accuracy"]
+        assert trial.history.best["epoch"] == val.index(max(val)) + 1
+
+
+@pytest.mark.parametrize("bias", ["auto", True, False])
+@pytest.mark.parametrize(("norm", "placement"), NORMS)
+@pytest.mark.parametrize("optimizer", EACH)
+@pytest.mark.parametrize("precision", TOLERANCES)
+def test_stacked_trial_equals_single_run(precision, optimizer, norm, placement, bias) -> None:
+    """50 steps with different learning rates, betas, seeds and batch norm momenta in one stack."""
+    common = [f"optimizer={optimizer}", f"norm={norm}", "data.batch_size=64", "trainer.max_epochs=3"]
+    common += [f"trainer.precision={precision}", f"model.bias={bias}", "trainer.max_steps=50"]
+    if norm != "none":
+        common.append(f"norm.placement={placement}")
+    each = [{"seed": 3, **EACH[optimizer][0]}, {"seed": 4, **EACH[optimizer][1]}]
+    if norm != "none":
+        each[1] |= {"norm.momentum": 0.3, "norm.eps": 1e-3}
+    configs = configs_of(common, each)
+    check(configs, stacked(configs), TOLERANCES[precision])
+
+
+@pytest.mark.parametrize(
+    "common",
+    [
+        ["data.batch_size=full"],
+        ["data.batch_size=269"],  # 1 sample of 1077 is left over
+        ["norm.momentum=null"],
+        ["+norm.affine=false"],
+        ["+norm.track_running_stats=false"],
+        ["trainer.gradient_clip_val=0.1"],
+        ["trainer.gradient_clip_val=0.01", "trainer.gradient_clip_algorithm=value"],
+        ["model.hidden=[]"],
+        ["data.normalize=false"],
+        ["scheduler=constant"],
+        ["scheduler=step", "scheduler.step_size=1"],
+        ["scheduler=exponential"],
+        ["scheduler=inverse_time"],
+        ["trainer.max_epochs=-1", "trainer.max_steps=20", "scheduler=constant"],
+        *(
+            [f"model.activation={name}"]
+            for name in ("leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "identity")
+        ),
+        ["model.activation=gelu", "norm.placement=after"],
+    ],
+    ids=" ".join,
+)
+def test_every_setting_of_a_single_run_means_the_same_in_a_stack(common) -> None:
+    configs = configs_of(
+        ["trainer.precision=64-true", "trainer.max_epochs=3", *common], [{"seed": 1}, {"seed": 2, "optimizer.lr": 0.01}]
+    )
+    check(configs, stacked(configs), 1e-9)
+
+
+def test_networks_of_one_seed_share_their_batches_and_have_their_own_curves() -> None:
+    configs = configs_of(["trainer.max_epochs=2"], [{"optimizer.lr": lr} for lr in (1e-3, 3e-3, 1e-2)])
+    check(configs, stacked(configs), 1e-5)
+
+
+def test_without_the_kernel_the_formulas_in_torch_give_the_same() -> None:
+    configs = configs_of(["trainer.max_epochs=2", "trainer.precision=64-true"], [{"seed": 1}, {"seed": 2}])
+    with use_kernel(False):
+        trials = stacked(configs)
+    check(configs, trials, 1e-9)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_the_backward_written_by_hand_is_the_one_that_runs(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a wrong one, curves differ."""
+    (config,) = configs_of(["trainer.max_epochs=1", "optimizer=sgd"], [{}])
+    module = layers.kernel if kernel else layers.in_place
+    true_backward = module.backward
+    monkeypatch.setattr(module, "backward", lambda *a: [g if g is None else 3 * g for g in true_backward(*a)])
+    with use_kernel(kernel):
+        (wrong,) = stacked([config])
+    monkeypatch.undo()
+    with use_kernel(kernel):
+        (right,) = stacked([config])
+    difference = wrong.last.state["1.weight"] - right.last.state["1.weight"]
+    assert difference.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_a_network_that_diverges_leaves_its_neighbours_as_they_were_bit_for_bit(norm: str) -> None:
+    common = ["trainer.max_epochs=4", "optimizer=momentum", f"norm={norm}", "optimizer.momentum=0.9"]
+    calm = [{"seed": 1, "optimizer.lr": 0.01}, {"seed": 2, "optimizer.lr": 0.02}]
+    wild = {"seed": 3, "optimizer.lr": 1e6, "optimizer.weight_decay": 1.0}
+    neighbours = stacked(configs_of(common, calm))
+    first, diverged, last = stacked(configs_of(common, [calm[0], wild, calm[1]]))
+    assert diverged.status == "diverged"
+    assert diverged.best is None
+    assert not math.isfinite(diverged.history.rows[-1]["train_loss"])
+    for trial, neighbour in zip((first, last), neighbours, strict=True):
+        assert trial.status == "completed"
+        for row, expected in zip(trial.history.rows, neighbour.history.rows, strict=True):
+            assert {**row, "seconds": 0} == {**expected, "seconds": 0}
+        for name, tensor in trial.last.state.items():
+            assert torch.equal(tensor, neighbour.last.state[name])
+        assert trial.test_metrics == neighbour.test_metrics
