@@ -6,7 +6,10 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import optuna
 import pytest
@@ -20,19 +23,17 @@ NUM_TRIALS = 24
 
 
 @pytest.fixture(scope="module")
-def postgresql(tmp_path_factory):
+def postgresql():
     """The address of a server of this test's own."""
     found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or [shutil.which("initdb")]
     if not found[-1]:
         pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
     pytest.importorskip("psycopg", reason="no driver for PostgreSQL is installed (pip install 'psycopg[binary]')")
     programs = os.path.dirname(found[-1])
-    folder = tmp_path_factory.mktemp("postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # pytest's own folders are closed to other users
     data = folder / "data"
     as_owner = []
     if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-        for parent in (folder, *folder.parents[:2]):
-            parent.chmod(0o755)
         shutil.chown(folder, "postgres")
         as_owner = ["runuser", "-u", "postgres", "--"]
 
@@ -49,6 +50,7 @@ def postgresql(tmp_path_factory):
     call("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
     yield f"postgresql://bnlab@127.0.0.1:{port}/postgres"
     call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
+    shutil.rmtree(folder)
 
 
 def rows(folder):
@@ -132,6 +134,36 @@ def test_a_sweep_in_sqlite_is_a_sweep_like_any(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     two_sweeps(tmp_path, url, "search=random", f"search.num_trials={NUM_TRIALS}", "search.batch_size=2", LR)
     check_shared(tmp_path, url)
+
+
+TAKE = """
+import sys, time
+from optuna.trial import TrialState
+from bnlab.search.storage import open_storage
+storage = open_storage(sys.argv[1], None)
+study = storage.get_study_id_from_name("s")
+time.sleep(max(0, float(sys.argv[2]) - time.time()))  # all at once
+for number in range(150):
+    trial = storage.get_trial_id_from_study_id_trial_number(study, number)
+    if storage.set_trial_state_values(trial, state=TrialState.RUNNING):
+        print(number)
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_trial_is_taken_by_one_process_only(kind, tmp_path, request):
+    url = f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else request.getfixturevalue("postgresql")
+    storage = open_storage(url, None)
+    study = optuna.create_study(storage=storage, study_name="s")
+    for _ in range(150):
+        study.enqueue_trial({})
+    close(storage)
+    start = str(time.time() + 5)
+    takers = [
+        subprocess.Popen([sys.executable, "-c", TAKE, url, start], stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    taken = [int(line) for taker in takers for line in taker.communicate()[0].split()]
+    assert sorted(taken) == list(range(150))
 
 
 def test_sweeps_that_share_a_study_must_ask_for_the_same(tmp_path):

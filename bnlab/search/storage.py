@@ -8,6 +8,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from bnlab.errors import UserError, user_errors
@@ -42,8 +43,22 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 
 
 def _database(url: str) -> RDBStorage:
-    waits = {"connect_args": {"timeout": _WAIT_S}} if url.startswith("sqlite:") else {}
-    return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, **waits})
+    if not url.startswith("sqlite:"):
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    storage = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": {"timeout": _WAIT_S}})
+    _lock_from_the_start(storage.engine)
+    return storage
+
+
+def _lock_from_the_start(engine: Engine) -> None:
+    """Make every transaction of SQLite take the lock before it reads.
+
+    SQLite has no SELECT ... FOR UPDATE, by which a trial is taken elsewhere: two processes could both read that a trial
+    waits, and both take it. The driver begins a transaction only where something is written; here it is told when.
+    """
+    event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
+    event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    engine.dispose()  # the connections from before
 
 
 def release(storage: BaseStorage) -> None:
