@@ -105,7 +105,7 @@ _EPOCHS_OF_COSINE = Rule(f"{_T_MAX.text} (where trainer.max_epochs is -1, set it
 
 RULES: dict[str, Rule] = {
     "seed": integer(minimum=0, maximum=2**32 - 1),
-    "num_threads": either(integer(minimum=1), literal("auto", "one for a small network, all for others")),
+    "num_threads": either(integer(minimum=1), literal("auto", "one for a small network, more for larger ones")),
     "objective": one_of("val_accuracy", "val_loss"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),
     "data.normalize": boolean(),
