@@ -28,11 +28,13 @@ class SearchSweeper(Sweeper):
 
 
 def register() -> None:
-    """Make `hydra/sweeper=bnlab` and `hydra/launcher=joblib` selectable."""
+    """Make `hydra/sweeper=bnlab`, `hydra/launcher=joblib` and `hydra/launcher=stacked` selectable."""
     from bnlab.launchers.joblib_launcher import JoblibLauncher
+    from bnlab.launchers.stacked_launcher import StackedLauncher
 
     register_plugin(SearchSweeper, "hydra/sweeper", "bnlab", {})
     register_plugin(JoblibLauncher, "hydra/launcher", "joblib", {"n_jobs": -1})
+    register_plugin(StackedLauncher, "hydra/launcher", "stacked", {"n_jobs": -1})
 
 
 def register_plugin(plugin: type[Plugin], group: str, name: str, arguments: dict[str, Any]) -> None:

@@ -1,16 +1,15 @@
 """The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
 
-import json
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from omegaconf import DictConfig
 
 from bnlab.build import arguments_of, build_splits
 from bnlab.data import Normalization, Split, Splits
+from bnlab.stacked.chunks import data_key
 
-__all__ = ["Data", "data_key", "load_data"]
+__all__ = ["Data", "load_data"]
 
 
 @dataclass(frozen=True)
@@ -25,11 +24,6 @@ class Data:
         return Split(split.x.to(device, dtype), split.y.to(device))
 
 
-def data_key(config: DictConfig) -> str:
-    """Equal for configs whose data are equal."""
-    return json.dumps(arguments_of(config.data, "batch_size"), sort_keys=True)
-
-
 _loaded: dict[str, Data] = {}  # the newest only
 
 
@@ -38,7 +32,7 @@ def load_data(config: DictConfig) -> Data:
     Raises:
         UserError: the data are not there or cannot be read.
     """
-    key: Any = data_key(config)
+    key = data_key({"data": arguments_of(config.data)})
     if key not in _loaded:
         _loaded.clear()
         splits = build_splits(config)

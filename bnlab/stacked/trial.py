@@ -125,7 +125,7 @@ class Trial:
         if self.history.diverged_epoch is not None:
             self.log(f"the loss of epoch {epoch} is not finite: the training diverged and ends here")
             self.status = "diverged"
-        elif any([stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]):
+        elif True in [stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]:  # each is to see it
             self.log(f"epoch {epoch}: early stopping ends the training here")
             self.status = "completed"
 

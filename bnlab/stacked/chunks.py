@@ -1,0 +1,111 @@
+"""Cutting the jobs of a batch into chunks, as they come: what a worker trains at a time."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bnlab.stacked.grouping import group_key, why_alone
+
+__all__ = ["Chunk", "Chunks", "PlainJob", "data_key"]
+
+COMPOSE_FOR_S = 0.05
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlainJob:
+    """A training to be done, as it travels between processes: a DictConfig takes 30 times as long."""
+
+    number: int
+    config: dict[str, Any]
+    folder: str
+    overrides: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Jobs that a worker does at a time.
+
+    Attributes:
+        reason: why Lightning trains its only job; None for a stack.
+        is_retry: whether it was tried before.
+    """
+
+    jobs: tuple[PlainJob, ...]
+    reason: str | None = None
+    is_retry: bool = False
+
+    @property
+    def data(self) -> str:
+        return data_key(self.jobs[0].config)
+
+
+def data_key(config: dict[str, Any]) -> str:
+    """Equal for configs that train on the same data."""
+    return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)
+
+
+class Chunks:
+    """The chunks still to be done, made from jobs as these are composed.
+
+    Args:
+        jobs: where they come from, one by one: composing takes time in which workers can be at work.
+        size: how many networks with this config a stack may have.
+    """
+
+    def __init__(self, jobs: Iterator[PlainJob], size: Callable[[dict[str, Any]], int]) -> None:
+        self._jobs = jobs
+        self._size = size
+        self._groups: dict[str, tuple[int, list[PlainJob]]] = {}
+        self.waiting: list[Chunk] = []
+        self.is_composing = True
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.waiting and not self.is_composing
+
+    def compose(self, num_chunks: int) -> None:
+        """For a moment, or until `num_chunks` wait to be done."""
+        deadline = time.monotonic() + COMPOSE_FOR_S
+        while self.is_composing and len(self.waiting) < num_chunks and time.monotonic() < deadline:
+            job = next(self._jobs, None)
+            if job is None:
+                self.is_composing = False
+                self.waiting += [Chunk(tuple(group)) for _, group in self._groups.values() if group]
+            else:
+                self._add(job)
+
+    def _add(self, job: PlainJob) -> None:
+        reason = why_alone(job.config)
+        if reason is not None:
+            self.add_alone([job], reason)
+            return
+        key = group_key(job.config)
+        if key not in self._groups:
+            self._groups[key] = self._size(job.config), []
+        size, group = self._groups[key]
+        group.append(job)
+        if len(group) == size:
+            self.waiting.append(Chunk(tuple(group)))
+            group.clear()
+
+    def add_alone(self, jobs: Sequence[PlainJob], reason: str) -> None:
+        """To be trained one by one by Lightning."""
+        for job in jobs:
+            log.info("job %d trains alone, not in a stack: %s", job.number, reason)
+            self.waiting.append(Chunk((job,), reason))
+
+    def retry(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+        """To be tried again, one by one."""
+        self.waiting += [Chunk((job,), chunk.reason, is_retry=True) for job in jobs]
+
+    def take(self, data: str) -> Chunk | None:
+        """The first chunk that trains on `data`."""
+        for index, chunk in enumerate(self.waiting):
+            if chunk.data == data:
+                return self.waiting.pop(index)
+        return None

@@ -1,0 +1,257 @@
+"""Worker processes that train chunks of networks, kept alive from one batch of jobs to the next."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bnlab.runs import RunFolder
+from bnlab.stacked.chunks import Chunk, Chunks, PlainJob
+from bnlab.summary import Summary, beginning
+
+__all__ = ["Pool", "Report"]
+
+STOP_WITHIN_S = 20.0
+POLL_S = 0.2
+
+# One thread each, or n processes of n threads would fight for n cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+
+Ended = Callable[[int, Summary], None]
+
+
+@dataclass
+class _Worker:
+    connection: Connection
+    pid: int
+    data: str  # the key of those it has in memory
+    chunk: Chunk | None = None
+    ended: set[int] = field(default_factory=set)
+    epoch: int = 0
+    num_networks: int = 0
+
+    def unfinished(self) -> list[PlainJob]:
+        return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
+
+
+@dataclass(frozen=True)
+class Report:
+    """How the work stands: jobs that have ended, networks under way, and the epoch that each worker is in."""
+
+    num_ended: int
+    num_networks: int
+    epochs: tuple[int, ...]
+
+
+class Pool:
+    """`num_workers` processes of one thread each; they start when work first comes, and end with `close`.
+
+    All are forked from one process that has torch and the data in memory (`bnlab.stacked.nursery`).
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._workers: list[_Worker] = []
+        self._num_starting = 0
+        self._nursery: subprocess.Popen[str] | None = None
+
+    def start(self) -> None:
+        """Begin to start, which takes a second or two; a caller who has something else to do meanwhile does it."""
+        if self._nursery is not None and self._nursery.poll() is None:
+            return
+        self.close()
+        self._folder = tempfile.mkdtemp(prefix="bnlab-")  # which nobody else can enter
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.bind(os.path.join(self._folder, "workers"))
+        self._server.listen(64)
+        self._num_starting = 0
+        self._nursery = subprocess.Popen(
+            [sys.executable, "-m", "bnlab.stacked.nursery", self._server.getsockname()],
+            stdin=subprocess.PIPE,
+            env=os.environ | _ONE_THREAD,
+            text=True,
+        )
+        self._tell_nursery([entry or os.getcwd() for entry in sys.path])
+
+    def _tell_nursery(self, message: Any) -> None:
+        assert self._nursery is not None
+        assert self._nursery.stdin is not None
+        with suppress(BrokenPipeError):  # `_check_nursery` says so
+            self._nursery.stdin.write(json.dumps(message) + "\n")
+            self._nursery.stdin.flush()
+
+    def close(self) -> None:
+        """End all processes; the next `run` starts new ones."""
+        for worker in self._workers:
+            worker.connection.close()
+        self._workers = []
+        if self._nursery is None:
+            return
+        with suppress(BrokenPipeError):
+            assert self._nursery.stdin is not None
+            self._nursery.stdin.close()
+        try:
+            self._nursery.wait(1)
+        except subprocess.TimeoutExpired:
+            self._nursery.kill()
+            self._nursery.wait()
+        self._nursery = None
+        self._server.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:
+        """Do all `chunks`; call `ended` with the number and the summary of each job, and `report` now and then.
+
+        Raises:
+            KeyboardInterrupt: when the trainings under way have come to an end that can be read.
+        """
+        self.start()
+        self._num_ended, self._ended = 0, ended
+        try:
+            while not chunks.is_empty or any(worker.chunk for worker in self._workers):
+                chunks.compose(self.num_workers)
+                self._hand_out(chunks)
+                sources: list[Any] = [self._server, *(worker.connection for worker in self._workers)]
+                has_time = chunks.is_composing and len(chunks.waiting) < self.num_workers
+                for ready in wait(sources, 0 if has_time else POLL_S):
+                    self._take_in(ready, chunks)
+                busy = [worker for worker in self._workers if worker.chunk is not None]
+                num_networks = sum(worker.num_networks for worker in busy)
+                report(Report(self._num_ended, num_networks, tuple(worker.epoch for worker in busy)))
+                self._check_nursery()
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        except BaseException:
+            self._kill()
+            raise
+
+    def _hand_out(self, chunks: Chunks) -> None:
+        for worker in [worker for worker in self._workers if worker.chunk is None]:
+            chunk = chunks.take(worker.data)
+            if chunk is not None:
+                worker.chunk, worker.ended = chunk, set()
+                worker.epoch, worker.num_networks = 0, len(chunk.jobs)
+                try:
+                    worker.connection.send(chunk)
+                except (BrokenPipeError, ConnectionResetError):
+                    self._lost(worker, chunks)
+            elif len(chunks.waiting) > self._num_starting:
+                self._end(worker)  # all that waits is for other data: these come with a new fork
+        room = self.num_workers - len(self._workers) - self._num_starting
+        for chunk in chunks.waiting[self._num_starting :][:room]:
+            self._tell_nursery({"data": chunk.data, "config": chunk.jobs[0].config})
+            self._num_starting += 1
+
+    def _take_in(self, ready: Any, chunks: Chunks) -> None:
+        if ready is self._server:
+            connection = Connection(self._server.accept()[0].detach())
+            pid, data = connection.recv()
+            self._num_starting -= 1
+            self._workers.append(_Worker(connection, pid, data))
+            return
+        worker = next(worker for worker in self._workers if worker.connection is ready)
+        try:
+            kind, *values = worker.connection.recv()
+        except (EOFError, ConnectionResetError):
+            self._lost(worker, chunks)
+            return
+        if kind == "progress":
+            worker.epoch, worker.num_networks = values
+        elif kind == "ended":
+            worker.ended.add(values[0])
+            self._end_job(*values)
+        elif kind == "alone":
+            _clear(worker.unfinished())
+            chunks.add_alone(worker.unfinished(), values[0])
+        elif kind == "broke":
+            self._retry(worker, chunks, values[0])
+        elif kind == "done":
+            worker.chunk = None
+
+    def _end_job(self, number: int, summary: Summary) -> None:
+        self._num_ended += 1
+        self._ended(number, summary)
+
+    def _lost(self, worker: _Worker, chunks: Chunks) -> None:
+        self._end(worker)
+        if worker.chunk is not None:
+            self._retry(worker, chunks, "its worker process was killed or crashed")
+
+    def _retry(self, worker: _Worker, chunks: Chunks, reason: str) -> None:
+        """Once, and network by network: one of them may be what ended the others."""
+        assert worker.chunk is not None
+        jobs = worker.unfinished()
+        _clear(jobs)
+        if not worker.chunk.is_retry:
+            chunks.retry(jobs, worker.chunk)
+            return
+        for job in jobs:
+            config: Any = OmegaConf.create(job.config)
+            summary = beginning(config, job.overrides) | {"error": reason, "seconds": None}
+            if Path(job.folder).is_dir():
+                RunFolder(Path(job.folder)).write_summary(summary)
+            self._end_job(job.number, summary)
+
+    def _end(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.connection.close()
+
+    def _check_nursery(self) -> None:
+        assert self._nursery is not None
+        code = self._nursery.poll()
+        if code is not None and self._num_starting:
+            raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
+
+    def _stop(self) -> None:
+        """Let every worker bring what it does to a readable end, then end it; a second Ctrl-C ends it at once."""
+        deadline = time.monotonic() + STOP_WITHIN_S
+        try:
+            for worker in self._workers:
+                with suppress(OSError):
+                    worker.connection.send(None)
+                    if worker.chunk is not None and worker.chunk.reason is not None:
+                        os.kill(worker.pid, signal.SIGINT)  # which Lightning's training knows
+            while busy := [worker for worker in self._workers if worker.chunk is not None]:
+                if time.monotonic() > deadline:
+                    return
+                for ready in wait([worker.connection for worker in busy], POLL_S):
+                    worker = next(worker for worker in busy if worker.connection is ready)
+                    try:
+                        kind, *values = worker.connection.recv()
+                    except (EOFError, ConnectionResetError):
+                        worker.chunk = None
+                        continue
+                    if kind == "ended":
+                        self._end_job(*values)
+                    elif kind == "done":
+                        worker.chunk = None
+        finally:
+            self._kill()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+        self.close()
+
+
+def _clear(jobs: list[PlainJob]) -> None:
+    """Make their folders fit to begin again in: one that holds half a run would be refused."""
+    for job in jobs:
+        folder = RunFolder(Path(job.folder))
+        for file in (folder.metrics, folder.summary, folder.best_checkpoint, folder.last_checkpoint, folder.curves):
+            file.unlink(missing_ok=True)

@@ -1,0 +1,134 @@
+"""What a worker process does: trains the chunks it is sent, one after the other, and says how they go."""
+
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from io import StringIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.errors import UserError
+from bnlab.stacked.chunks import Chunk, PlainJob
+from bnlab.stacked.data import load_data
+from bnlab.stacked.training import Interrupted, Training
+from bnlab.stacked.trial import Job, Trial
+from bnlab.summary import Summary
+
+__all__ = ["serve", "train_chunk"]
+
+log = logging.getLogger(__name__)
+
+
+class NotStackableError(Exception):
+    """These networks cannot be one stack; the message says why."""
+
+
+def serve(connection: Connection) -> None:
+    """Take chunks from `connection` and answer with events until it closes.
+
+    Events: ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
+    one by Lightning, ("broke", error): something unforeseen, ("done",).
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to deal with
+    while True:
+        try:
+            chunk = connection.recv()
+            if chunk is None:  # a request to stop that found nothing to stop
+                continue
+            _answer(chunk, connection)
+            connection.send(("done",))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answer(chunk: Chunk, connection: Connection) -> None:
+    def look(epoch: int, num_networks: int) -> None:
+        connection.send(("progress", epoch, num_networks))
+        if connection.poll():
+            connection.recv()
+            raise Interrupted
+
+    try:
+        if chunk.reason is not None:
+            (job,) = chunk.jobs
+            connection.send(("ended", job.number, train_alone(_job(job), chunk.reason)))
+            return
+        for number, summary in train_chunk([_job(job) for job in chunk.jobs], look):
+            connection.send(("ended", number, summary))
+    except NotStackableError as error:
+        connection.send(("alone", str(error)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:
+        log.debug("a chunk broke", exc_info=True)
+        connection.send(("broke", f"{type(error).__name__}: {error}"))
+
+
+def _job(plain: PlainJob) -> Job:
+    config = OmegaConf.create(plain.config)
+    assert isinstance(config, DictConfig)
+    return Job(plain.number, config, Path(plain.folder), plain.overrides)
+
+
+def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterator[tuple[int, Summary]]:
+    """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.
+
+    Raises:
+        NotStackableError: before anything is written.
+    """
+    trials = [Trial(job) for job in jobs]
+    networks = []
+    ready: list[Trial] = []
+    for trial in trials:
+        try:
+            trial.create()
+            data = load_data(trial.config)
+            networks.append(trial.build(data))
+            ready.append(trial)
+        except UserError as error:
+            yield trial.job.number, trial.fail(error)
+    if not ready:
+        return
+    training = Training(ready, networks, data, look=look)
+    training.run()
+    for trial in ready:
+        yield trial.job.number, trial.finish()
+
+
+def train_alone(job: Job, reason: str) -> Summary:
+    """Train by Lightning, as `bnlab.fit.fit` does."""
+    from rich.console import Console
+
+    from bnlab.fit import fit
+    from bnlab.search.pruning import pruning_of
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(job.folder / "train.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    start = time.monotonic()
+    try:
+        log.info("trained alone, not in a stack: %s", reason)
+        pruning = pruning_of(job.folder, job.config.objective)
+        return fit(
+            job.config,
+            job.folder,
+            overrides=job.overrides,
+            console=Console(file=StringIO()),
+            callbacks=[pruning] if pruning else [],
+        )
+    except Exception as error:
+        log.error("the trial failed", exc_info=True)
+        trial = Trial(job, begun=start)
+        return trial.fail(error)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
