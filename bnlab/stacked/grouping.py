@@ -1,4 +1,4 @@
-"""Which trainings can be one stack: those whose configs differ only in numbers that each network can have for itself."""
+"""Which trainings can be one stack: those whose configs differ only in numbers that each network can have alone."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ _PRECISIONS = ("32-true", "64-true")
 
 
 def why_alone(config: Mapping[str, Any]) -> str | None:
-    """Why a training must be done by Lightning's trainer, from its config as a plain dict; None if a stack can do it."""
+    """Why a training must be done by Lightning, from its config as a plain dict; None if a stack can do it."""
     trainer = config.get("trainer") or {}
     unknown = sorted(set(trainer) - _TRAINER)
     if trainer.get("_target_") != "lightning.pytorch.Trainer":

@@ -122,6 +122,7 @@ class BatchNorm:
         else:
             grad_x, *gradients = in_place.backward(self._x, grad_y, self._weight, self._mean, self._inv_std, 1, needs_x)
         for target, gradient in zip(self._grad_affine, gradients, strict=False):
+            assert gradient is not None
             target.copy_(gradient)
         return grad_x
 

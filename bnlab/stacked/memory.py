@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def bytes_per_network(config: Mapping[str, Any], num_features: int = 3072, num_c
         num_features: of a sample; the default is that of the largest data set here, 3 x 32 x 32.
     """
     widths = [num_features, *(config.get("model") or {}).get("hidden", (100, 100, 100)), num_classes]
-    parameters = sum((fan_in + 4) * fan_out for fan_in, fan_out in zip(widths, widths[1:], strict=False))
+    parameters = sum((fan_in + 4) * fan_out for fan_in, fan_out in pairwise(widths))
     batch_size = config["data"]["batch_size"]
     batch = _EVALUATED_AT_ONCE if batch_size == "full" else max(int(batch_size), _EVALUATED_AT_ONCE // 2)
     numbers = 8 * parameters + 6 * batch * sum(widths[1:]) + batch * num_features

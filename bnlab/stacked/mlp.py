@@ -70,11 +70,14 @@ class StackedMLP:
             elif isinstance(module, _BatchNorm):
                 pieces = len(list(module.parameters()))
                 part = slice(start, start + pieces * module.num_features)
-                running = [buffers.get(f"{name}.running_{statistic}") for statistic in ("mean", "var")]
+                running_mean, running_var = (
+                    buffers.get(f"{name}.running_{statistic}") for statistic in ("mean", "var")
+                )
                 layer = (BatchNorm if isinstance(module, BatchNorm1d) else NativeBatchNorm)(
                     stack.rows[:, part].unflatten(1, (pieces, module.num_features)),
                     stack.gradients[:, part].unflatten(1, (pieces, module.num_features)),
-                    *running,
+                    running_mean,
+                    running_var,
                     *self._norms[name],
                 )
                 self._layers.append(layer)

@@ -1,7 +1,7 @@
 """`python -m bnlab.stacked.nursery`: the process that workers are forked from, so that torch is imported once.
 
-It reads a line of JSON for each worker to fork: {"data": their key, "config": of a job that trains on them}. Data are read before the fork, so that
-all workers share their memory. It ends, and with it its idle workers, when its standard input is closed.
+It reads a line of JSON for each worker to fork: {"data": their key, "config": of a job that trains on
+them}. Data are read before the fork, so that all workers share their memory. It ends, and with it its idle workers, when its standard input is closed.
 """
 
 import gc
@@ -28,7 +28,7 @@ def main(address: str) -> None:
 
     torch.set_num_threads(1)
     kernel.is_available()
-    torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=0.1)  # imports a second's worth on first use
+    _spare_the_compiler()
     for line in sys.stdin:
         wanted = json.loads(line)
         with suppress(Exception):  # the worker will meet it again, and can say so
@@ -45,6 +45,16 @@ def main(address: str) -> None:
             finally:
                 os._exit(0)  # whatever happens, a worker does not go on as a nursery
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
+
+
+def _spare_the_compiler() -> None:
+    """Keep an optimizer from importing torch's compiler, which takes a second, to say that it is not to be compiled."""
+    from torch.optim import Optimizer
+
+    for name in dir(Optimizer):
+        inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
+        if inner is not None:
+            inner.__dynamo_disable = inner  # where torch keeps the answer
 
 
 if __name__ == "__main__":

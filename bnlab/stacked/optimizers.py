@@ -13,7 +13,7 @@ Shapes: rows, gradients and states are (K, P); a hyperparameter is (K, 1). With 
 The momentum of an optimizer and the momentum of batch norm's statistics are two different things.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,8 +31,11 @@ _PER_NETWORK = {
     AdamW: ("lr", "betas", "eps", "weight_decay"),
 }
 # What decides which tensors there are, or which formula: the same for all networks of a stack.
-_SHARED = {SGD: {"nesterov": None, "maximize": False}, RMSprop: {"centered": False, "maximize": False}} | {
-    kind: {"amsgrad": False, "maximize": False} for kind in (Adam, AdamW)
+_SHARED: dict[type[Optimizer], dict[str, bool | None]] = {
+    SGD: {"nesterov": None, "maximize": False},
+    RMSprop: {"centered": False, "maximize": False},
+    Adam: {"amsgrad": False, "maximize": False},
+    AdamW: {"amsgrad": False, "maximize": False},
 }
 
 
@@ -63,7 +66,7 @@ class StackedOptimizer:
             which schedules move; `read` takes them over.
         rows: (K, P), updated in place.
         gradients: as rows; written over in a step.
-        fused: let torch's own CPU kernels do SGD, Adam and AdamW, a call a network: bit for bit what a network alone gets
+        fused: let torch's own CPU kernels do SGD, Adam and AdamW, a call a network: bit for bit what it gets alone
             with fused=True, and for Adam in 14 µs a network where the operations here take 37. None: on the CPU.
     """
 
@@ -209,7 +212,7 @@ class StackedOptimizer:
 
     def _step_fused_adam(self) -> None:
         self._counts[0].fill_(self.num_steps)
-        step = torch._fused_adam_ if self.kind is Adam else torch._fused_adamw_
+        step: Callable[..., None] = torch._fused_adam_ if self.kind is Adam else torch._fused_adamw_
         numbers = self._numbers
         for index, network in enumerate(self._networks):
             step(

@@ -3,6 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import nn
@@ -123,9 +124,7 @@ class Training:
             trial.steps += num_steps
             trial.samples += num_samples
             trial.schedule(val[index]["val_loss"])
-            trial.end_epoch(
-                rates[index], train[index] | val[index], lambda index=index: self._snapshot(index, num_steps)
-            )
+            trial.end_epoch(rates[index], train[index] | val[index], partial(self._snapshot, index, num_steps))
             if is_last and trial.status is None:
                 trial.status = "completed"
             elif trial.status is None and self._after_epoch(trial):

@@ -11,12 +11,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from bnlab.atomic_file import write_text
+from bnlab.atomic_file import write_bytes, write_text
 from bnlab.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config import check, describe
 from bnlab.data import Batches
 from bnlab.errors import one_line, user_errors
-from bnlab.figures import curves
+from bnlab.figures import Curves, pictures_of_many
 from bnlab.history import History
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.runs import RunFolder
@@ -25,7 +25,7 @@ from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.summary import Summary, beginning, ending
 
-__all__ = ["Job", "Trial"]
+__all__ = ["Job", "Trial", "draw"]
 
 _LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
 
@@ -58,6 +58,7 @@ class Trial:
     best: Snapshot | None = None
     last: Snapshot | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
+    picture: bytes | None = None
     _lines: list[str] = field(default_factory=list)
     _training_ended: float | None = None
 
@@ -149,10 +150,8 @@ class Trial:
         assert self.status is not None
         assert self._training_ended is not None
         self.write_progress()
-        if self.history.rows:
-            best = self.history.best
-            figure = curves(self.history.columns(), describe(self.config), best and best["epoch"])
-            self.run.write_figure(figure)
+        if self.picture is not None:
+            write_bytes(self.run.curves, self.picture)
         self.summary |= ending(
             self.history,
             self.config.objective,
@@ -176,3 +175,18 @@ class Trial:
     def _write_summary(self) -> None:
         self.summary["seconds"] = time.monotonic() - self.begun
         self.run.write_summary(self.summary)
+
+
+def draw(trials: Sequence[Trial]) -> None:
+    """Give each trial the picture of its curves; those that went the same way share their axes."""
+    for diverged in (False, True):  # whose losses would leave nothing to see of the others
+        drawn = [trial for trial in trials if trial.history.rows and (trial.status == "diverged") == diverged]
+        if drawn:
+            curves = [
+                Curves(
+                    trial.history.columns(), describe(trial.config), trial.history.best and trial.history.best["epoch"]
+                )
+                for trial in drawn
+            ]
+            for trial, picture in zip(drawn, pictures_of_many(curves), strict=True):
+                trial.picture = picture

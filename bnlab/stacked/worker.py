@@ -14,7 +14,7 @@ from bnlab.errors import UserError
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
 from bnlab.stacked.training import Interrupted, Training
-from bnlab.stacked.trial import Job, Trial
+from bnlab.stacked.trial import Job, Trial, draw
 from bnlab.summary import Summary
 
 __all__ = ["serve", "train_chunk"]
@@ -94,6 +94,7 @@ def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterat
         return
     training = Training(ready, networks, data, look=look)
     training.run()
+    draw(ready)
     for trial in ready:
         yield trial.job.number, trial.finish()
 
