@@ -103,8 +103,7 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callback
         except (Interrupted, KeyboardInterrupt, SIGTERMException):
             status = "interrupted"
     if recorder.rows:
-        best_epoch = None if recorder.best is None else recorder.best["epoch"]
-        run.write_figure(curves(recorder.columns(), describe(config), best_epoch))
+        run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
     return ending(
         recorder,
         config.objective,

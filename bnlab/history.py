@@ -48,6 +48,10 @@ class History:
             return True
         return False
 
+    @property
+    def best_epoch(self) -> float | None:
+        return None if self.best is None else self.best["epoch"]
+
     def columns(self) -> dict[str, list[float]]:
         """The rows turned: a list of values for each quantity."""
         return {name: [row[name] for row in self.rows] for name in self.rows[0]}

@@ -16,7 +16,7 @@ from bnlab.stacked.data import load_data
 from bnlab.stacked.training import Training
 from bnlab.stacked.trial import Job, Trial
 
-# As in the workers. With more, MKL deals a product out to threads, and adds up in an order that depends on their number.
+# As in the workers. MKL deals a product out to threads, and adds up in an order that depends on their number.
 torch.set_num_threads(1)
 
 BASE = ["trainer.accelerator=cpu", "model.hidden=[20,20]", "scheduler=cosine"]

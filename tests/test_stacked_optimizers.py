@@ -173,5 +173,5 @@ def test_the_networks_that_stay_are_not_disturbed_by_the_one_that_leaves() -> No
 )
 def test_what_has_no_stacked_form_says_so(optimizer: Optimizer, reason: str) -> None:
     assert reason in str(why_not_stacked(optimizer))
-    with pytest.raises(ValueError, match="has no stacked form|has several"):
+    with pytest.raises(ValueError, match=r"has no stacked form|has several"):
         StackedOptimizer([optimizer], torch.zeros(1, 1), torch.zeros(1, 1))

@@ -1,7 +1,8 @@
 """`python -m bnlab.stacked.nursery`: the process that workers are forked from, so that torch is imported once.
 
-It reads a line of JSON for each worker to fork: {"data": their key, "config": of a job that trains on
-them}. Data are read before the fork, so that all workers share their memory. It ends, and with it its idle workers, when its standard input is closed.
+It reads a line of JSON for each worker to fork: {"data": their key, "config": of a job that trains on them}. Data are
+read before the fork, so that all workers share their memory. It ends, and with it its idle workers, when its standard
+input is closed.
 """
 
 import gc

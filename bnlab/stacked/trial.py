@@ -183,10 +183,7 @@ def draw(trials: Sequence[Trial]) -> None:
         drawn = [trial for trial in trials if trial.history.rows and (trial.status == "diverged") == diverged]
         if drawn:
             curves = [
-                Curves(
-                    trial.history.columns(), describe(trial.config), trial.history.best and trial.history.best["epoch"]
-                )
-                for trial in drawn
+                Curves(trial.history.columns(), describe(trial.config), trial.history.best_epoch) for trial in drawn
             ]
             for trial, picture in zip(drawn, pictures_of_many(curves), strict=True):
                 trial.picture = picture
