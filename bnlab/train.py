@@ -43,10 +43,14 @@ def task(config: DictConfig) -> float | None:
         arguments: dict[str, Any] = {}
         if hydra_config.mode == RunMode.MULTIRUN:
             from bnlab.search.pruning import pruning_of
+            from bnlab.search.pruning_callback import PruningCallback
 
             pruning = pruning_of(folder, config.objective)
             # The sweep shows the progress and the result of its trials itself.
-            arguments = {"console": Console(file=StringIO()), "callbacks": [pruning] if pruning else []}
+            arguments = {
+                "console": Console(file=StringIO()),
+                "callbacks": [PruningCallback(pruning)] if pruning else [],
+            }
         summary = fit(config, folder, overrides=list(hydra_config.overrides.task), **arguments)
     if summary["status"] == "interrupted":
         raise SystemExit(EXIT_INTERRUPTED)

@@ -33,7 +33,7 @@ class StackedLauncher(Launcher):
 
     def __init__(self, n_jobs: int = -1) -> None:
         from bnlab.stacked.pool import Pool
-        from bnlab.stacked.train import num_cores
+        from bnlab.stacked.jobs import num_cores
 
         if n_jobs != -1 and n_jobs < 1:
             raise UserError(
@@ -65,7 +65,7 @@ class StackedLauncher(Launcher):
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from bnlab.stacked.train import run_jobs
+        from bnlab.stacked.jobs import run_jobs
 
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)

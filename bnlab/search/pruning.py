@@ -1,9 +1,9 @@
 """Ending a trial that falls behind the others: Optuna's pruners, asked after each epoch."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
-import lightning as L
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.storages import BaseStorage
@@ -11,7 +11,7 @@ from optuna.storages import BaseStorage
 from bnlab.search.folder import SweepFolder
 from bnlab.search.storage import open_storage, study_id, trial_id
 
-__all__ = ["PruningCallback", "pruning_of"]
+__all__ = ["Pruning", "pruning_of"]
 
 log = logging.getLogger(__name__)
 
@@ -20,8 +20,8 @@ NUM_STARTUP_TRIALS = 5
 NUM_WARMUP_EPOCHS = 3
 
 
-def pruning_of(folder: Path, objective: str) -> "PruningCallback | None":
-    """The callback for the trial whose folder is `folder`, None where its sweep prunes nothing."""
+def pruning_of(folder: Path, objective: str) -> "Pruning | None":
+    """The rule for the trial whose folder is `folder`, None where its sweep prunes nothing."""
     sweep = SweepFolder(folder.parent)
     if not (sweep.definition.is_file() and folder.name.isdecimal()):
         return None
@@ -31,7 +31,7 @@ def pruning_of(folder: Path, objective: str) -> "PruningCallback | None":
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(definition.storage, sweep.journal)
     study = optuna.load_study(study_name=definition.study, storage=storage)
-    return PruningCallback(study, storage, int(folder.name), objective, build_pruner(definition.pruner))
+    return Pruning(study, storage, int(folder.name), objective, build_pruner(definition.pruner))
 
 
 def build_pruner(kind: str) -> BasePruner:
@@ -40,12 +40,8 @@ def build_pruner(kind: str) -> BasePruner:
     return SuccessiveHalvingPruner(min_resource=NUM_WARMUP_EPOCHS, reduction_factor=3)
 
 
-class PruningCallback(L.Callback):
-    """Reports the objective of each epoch to the study, and ends the training if the pruner says so.
-
-    Attributes:
-        stopped: whether it did.
-    """
+class Pruning:
+    """Reports the objective of each epoch of a trial to the study, and asks the pruner whether it was the last."""
 
     def __init__(
         self, study: optuna.Study, storage: BaseStorage, number: int, objective: str, pruner: BasePruner
@@ -55,20 +51,16 @@ class PruningCallback(L.Callback):
         self._trial_id = trial_id(storage, study_id(storage, study.study_name), number)
         self._objective = objective
         self._pruner = pruner
-        self.stopped = False
 
-    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        metrics = getattr(module, "epoch_metrics", {})
-        epoch = trainer.current_epoch + 1
+    def ends(self, epoch: int, metrics: Mapping[str, float], max_epochs: int | None) -> bool:
+        """Whether `epoch`, counted from 1, ends the training."""
         value = metrics.get(self._objective)
         if value is None or value != value:  # a diverged training ends by itself
-            return
+            return False
         self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
-        if epoch == trainer.max_epochs:
-            return  # nothing is left to save
-        if self._pruner.prune(self._study, self._storage.get_trial(self._trial_id)):
-            log.info(
-                "epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value
-            )
-            self.stopped = True
-            trainer.should_stop = True
+        if epoch == max_epochs:
+            return False  # nothing is left to save
+        if not self._pruner.prune(self._study, self._storage.get_trial(self._trial_id)):
+            return False
+        log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
+        return True

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnlab.stacked.optimizers import StackedOptimizer
     from bnlab.stacked.stack import Stack
-    from bnlab.stacked.train import train
+    from bnlab.stacked.jobs import train
 
 __all__ = ["Stack", "StackedOptimizer", "train"]
 
-_HOME = {"Stack": "stack", "StackedOptimizer": "optimizers", "train": "train"}
+_HOME = {"Stack": "stack", "StackedOptimizer": "optimizers", "train": "jobs"}
 
 
 def __getattr__(name: str) -> Any:

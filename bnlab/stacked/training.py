@@ -125,10 +125,10 @@ class Training:
             trial.samples += num_samples
             trial.schedule(val[index]["val_loss"])
             trial.end_epoch(rates[index], train[index] | val[index], partial(self._snapshot, index, num_steps))
-            if is_last and trial.status is None:
-                trial.status = "completed"
-            elif trial.status is None and self._after_epoch(trial):
+            if trial.status is None and self._after_epoch(trial):
                 trial.status = "pruned"
+            elif trial.status is None and is_last:
+                trial.status = "completed"
         self._write_some(num_steps)
         self._let_go(num_steps)
         if self._trials:

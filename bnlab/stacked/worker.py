@@ -4,18 +4,24 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.errors import UserError
+from bnlab.search.folder import SweepFolder
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
 from bnlab.stacked.training import Interrupted, Training
 from bnlab.stacked.trial import Job, Trial, draw
 from bnlab.summary import Summary
+
+if TYPE_CHECKING:
+    from bnlab.search.pruning import Pruning
 
 __all__ = ["serve", "train_chunk"]
 
@@ -92,11 +98,35 @@ def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterat
             yield trial.job.number, trial.fail(error)
     if not ready:
         return
-    training = Training(ready, networks, data, look=look)
+    rules = {trial.job.number: rule for trial in ready if (rule := _pruning_of(trial.job)) is not None}
+
+    def is_behind(trial: Trial) -> bool:
+        rule, row = rules.get(trial.job.number), trial.history.rows[-1]
+        if rule is None or not rule.ends(int(row["epoch"]), row, trial.config.trainer.max_epochs):
+            return False
+        trial.log(f"epoch {row['epoch']}: behind the other trials: the training ends here")
+        return True
+
+    training = Training(ready, networks, data, look=look, after_epoch=is_behind)
     training.run()
     draw(ready)
     for trial in ready:
         yield trial.job.number, trial.finish()
+
+
+def _pruning_of(job: Job) -> "Pruning | None":
+    """The rule of the sweep that the job is of; Optuna is imported only where a sweep prunes."""
+    if _pruner_of(job.folder.parent) == "none":
+        return None
+    from bnlab.search.pruning import pruning_of
+
+    return pruning_of(job.folder, job.config.objective)
+
+
+@cache
+def _pruner_of(folder: Path) -> str:
+    sweep = SweepFolder(folder)
+    return sweep.read_definition().pruner if sweep.definition.is_file() else "none"
 
 
 def train_alone(job: Job, reason: str) -> Summary:
@@ -104,7 +134,7 @@ def train_alone(job: Job, reason: str) -> Summary:
     from rich.console import Console
 
     from bnlab.fit import fit
-    from bnlab.search.pruning import pruning_of
+    from bnlab.search.pruning_callback import PruningCallback
 
     job.folder.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(job.folder / "train.log")
@@ -116,13 +146,13 @@ def train_alone(job: Job, reason: str) -> Summary:
     start = time.monotonic()
     try:
         log.info("trained alone, not in a stack: %s", reason)
-        pruning = pruning_of(job.folder, job.config.objective)
+        pruning = _pruning_of(job)
         return fit(
             job.config,
             job.folder,
             overrides=job.overrides,
             console=Console(file=StringIO()),
-            callbacks=[pruning] if pruning else [],
+            callbacks=[PruningCallback(pruning)] if pruning else [],
         )
     except Exception as error:
         log.error("the trial failed", exc_info=True)

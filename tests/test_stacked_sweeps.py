@@ -1,0 +1,264 @@
+"""Stacked sweeps from the command line and from Python: folders, failures, killed workers, networks that leave."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from rich.console import Console
+from stacked_oracle import configs_of
+
+import bnlab
+from bnlab.evaluate import evaluate
+from bnlab.fit import fit
+from bnlab.stacked import train as train_stacked
+from bnlab.stacked.chunks import Chunks, PlainJob
+from bnlab.stacked.grouping import group_key, why_alone
+from bnlab.stacked.memory import bytes_per_network, chunk_size
+from bnlab.stacked.pool import Pool
+
+QUICK = ["trainer.max_epochs=3", "trainer.accelerator=cpu", "model.hidden=[20,20]"]
+FILES = {
+    *("config.yaml", "overrides.yaml", "metrics.csv", "summary.json", "curves.png", "train.log"),
+    *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+}
+
+
+def files_of(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory):
+    """Six networks in two stacks, of which the third diverges; and the same, one by one, by Lightning."""
+    rates = [0.01, 0.05, 1e6, 0.1, 0.02, 0.2]
+    each = [{"seed": seed, "optimizer.lr": lr} for seed, lr in enumerate(rates)]
+    configs = configs_of([*QUICK, "optimizer=momentum", "norm=none"], each)
+    folder = tmp_path_factory.mktemp("stacked")
+    alone = [fit(config, folder / "alone" / str(n), console=Console(quiet=True)) for n, config in enumerate(configs)]
+    summaries = train_stacked(configs, folder / "stack", num_workers=2)
+    return folder, configs, alone, summaries
+
+
+def test_a_stacked_run_leaves_the_folder_of_a_single_run(trained) -> None:
+    folder, configs, alone, summaries = trained
+    for number, (config, expected, summary) in enumerate(zip(configs, alone, summaries, strict=True)):
+        run = folder / "stack" / str(number)
+        diverged = number == 2
+        assert summary["status"] == expected["status"] == ("diverged" if diverged else "completed")
+        assert files_of(run) == FILES - ({"checkpoints/best.ckpt"} if diverged else set())
+        assert json.loads((run / "summary.json").read_text()) == summary | {"train_loss": summary["train_loss"]}
+        assert OmegaConf.load(run / "config.yaml") == OmegaConf.to_container(
+            OmegaConf.masked_copy(config, [key for key in config if key != "search"]), resolve=True
+        )
+        assert set(summary) == set(expected)
+        measured = {"seconds", "samples_per_second"}
+        for key in set(expected) - measured:
+            assert summary[key] == (
+                pytest.approx(expected[key], rel=1e-5) if isinstance(expected[key], float) else expected[key]
+            ), key
+        rows, expected_rows = (
+            [line.split(",") for line in (folder / way / str(number) / "metrics.csv").read_text().splitlines()]
+            for way in ("stack", "alone")
+        )
+        assert rows[0] == expected_rows[0]
+        assert len(rows) == len(expected_rows)
+
+
+def test_a_stacked_run_is_read_back_and_evaluated_like_any_other(trained) -> None:
+    folder, _, _, summaries = trained
+    for number in (0, 4):
+        run = bnlab.load(folder / "stack" / str(number))
+        assert run.summary == summaries[number]
+        metrics = evaluate(folder / "stack" / str(number))
+        assert metrics["test_accuracy"] == summaries[number]["test_accuracy"]
+        assert metrics["test_loss"] == pytest.approx(summaries[number]["test_loss"], rel=1e-5)
+
+
+def test_checkpoints_hold_what_lightning_saves(trained) -> None:
+    folder, *_ = trained
+    for name in ("best", "last"):
+        stacked, alone = (
+            torch.load(folder / way / "1" / "checkpoints" / f"{name}.ckpt", weights_only=True)
+            for way in ("stack", "alone")
+        )
+        assert set(stacked) == set(alone)
+        assert stacked["epoch"] == alone["epoch"]
+        assert stacked["global_step"] == alone["global_step"]
+        assert stacked["loops"]["fit_loop"] == alone["loops"]["fit_loop"]
+        assert stacked["lr_schedulers"] == alone["lr_schedulers"]
+        assert stacked["optimizer_states"][0]["param_groups"] == alone["optimizer_states"][0]["param_groups"]
+        for key in ("state_dict", "DataModule"):
+            assert list(stacked[key]) == list(alone[key])
+            for own, expected in zip(stacked[key].values(), alone[key].values(), strict=True):
+                torch.testing.assert_close(own, expected, rtol=1e-4, atol=1e-6)
+        for number, state in alone["optimizer_states"][0]["state"].items():
+            for own, expected in zip(
+                stacked["optimizer_states"][0]["state"][number].values(), state.values(), strict=True
+            ):
+                torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_what_cannot_work_fails_alone_and_says_why(tmp_path: Path) -> None:
+    configs = configs_of(QUICK, [{}, {"data.batch_size": 5000}, {"optimizer.lr": -1}, {"seed": 7}])
+    summaries = train_stacked(configs, tmp_path, num_workers=1)
+    assert [summary["status"] for summary in summaries] == ["completed", "failed", "failed", "completed"]
+    assert "5000" in summaries[1]["error"]
+    assert "optimizer.lr" in summaries[2]["error"]
+    assert json.loads((tmp_path / "1" / "summary.json").read_text())["error"] == summaries[1]["error"]
+
+
+def test_a_sweep_from_the_command_line_and_a_job_that_fits_no_stack(train, tmp_path: Path) -> None:
+    """Two batch sizes are two stacks; a logger of Lightning's is for Lightning's trainer."""
+    outcome = train(
+        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}/sweep", *QUICK),
+        *("optimizer.lr=0.01,0.02", "data.batch_size=64,full", "logger=csv,tensorboard"),
+    )
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    for number in range(8):
+        summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
+        assert summary["status"] == "completed"
+        assert files_of(tmp_path / "sweep" / str(number)) >= FILES
+        log = (tmp_path / "sweep" / str(number) / "train.log").read_text()
+        assert ("trained alone, not in a stack: logger" in log) == (number % 2 == 1)
+        assert "optimizer.lr" in (tmp_path / "sweep" / str(number) / "overrides.yaml").read_text()
+    assert "8/8 done" in outcome.stdout
+
+
+def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
+    outcome = train(
+        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={tmp_path}/sweep"),
+        *("model.hidden=[20]", "trainer.max_epochs=8", "search.pruner=median", "trainer.accelerator=cpu"),
+        "optimizer.lr=0.01,0.011,0.012,0.013,0.014,0.015,0.016,0.017,0.018,0.02,1e-8,2e-8",
+    )
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    statuses = []
+    for number in range(12):  # eight together, of which none is pruned for want of a median, and then four
+        summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
+        statuses.append(summary["status"])
+        assert (summary["epochs"] < 8) == (summary["status"] == "pruned")
+        assert files_of(tmp_path / "sweep" / str(number)) == FILES
+    assert statuses[:8] == ["completed"] * 8
+    assert statuses[10:] == ["pruned"] * 2
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's remark on a monitored metric
+def test_early_stopping_ends_a_network_where_lightning_would(tmp_path: Path) -> None:
+    stopping = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_loss", "patience": 1}
+    each = [{"seed": seed, "optimizer.lr": lr, "trainer.max_epochs": 12} for seed, lr in enumerate((0.3, 0.1, 1e-4))]
+    configs = configs_of([*QUICK, "optimizer=sgd", "scheduler=constant"], each)
+    for config in configs:
+        config.callbacks = {"stop": stopping}
+    summaries = train_stacked(configs, tmp_path / "stack", num_workers=1)
+    for number, config in enumerate(configs):
+        expected = fit(config, tmp_path / "alone" / str(number), console=Console(quiet=True))
+        assert summaries[number]["epochs"] == expected["epochs"]
+    assert len({summary["epochs"] for summary in summaries}) > 1
+
+
+class Killer:
+    """Kills a worker while it trains: the first `times` that are seen at work."""
+
+    def __init__(self, pool: Pool, times: int) -> None:
+        self.pool, self.times, self.killed = pool, times, 0
+
+    def __call__(self, report) -> None:
+        busy = [worker for worker in self.pool._workers if worker.chunk is not None and worker.epoch > 0]
+        if busy and self.killed < self.times:
+            os.kill(busy[0].pid, signal.SIGKILL)
+            self.killed += 1
+            time.sleep(0.2)
+
+
+@pytest.mark.parametrize(("times", "statuses"), [(1, {"completed"}), (100, {"failed"})])
+def test_the_chunk_of_a_killed_worker_is_tried_again_network_by_network(times, statuses, tmp_path: Path) -> None:
+    config = OmegaConf.to_container(configs_of([*QUICK, "trainer.max_epochs=300"], [{}])[0], resolve=True)
+    num_jobs = 3 if times == 1 else 2
+    jobs = [PlainJob(n, config | {"seed": n, "search": None}, str(tmp_path / str(n)), ()) for n in range(num_jobs)]
+    pool = Pool(1)
+    summaries: dict[int, dict] = {}
+    killer = Killer(pool, times)
+    try:
+        pool.run(Chunks(iter(jobs), lambda config: 8), summaries.__setitem__, killer)
+    finally:
+        pool.close()
+    assert killer.killed == (1 if times == 1 else 1 + num_jobs)
+    assert {summary["status"] for summary in summaries.values()} == statuses
+    assert len(summaries) == num_jobs
+    for n in range(num_jobs):
+        summary = json.loads((tmp_path / str(n) / "summary.json").read_text())
+        assert summary["status"] in statuses
+        if statuses == {"failed"}:
+            assert "killed" in summary["error"]
+
+
+def test_ctrl_c_leaves_what_there_is_and_no_process(tmp_path: Path) -> None:
+    config = OmegaConf.to_container(configs_of([*QUICK, "trainer.max_epochs=100000"], [{}])[0], resolve=True)
+    jobs = [PlainJob(n, config | {"seed": n}, str(tmp_path / str(n)), ()) for n in range(4)]
+    pool = Pool(2)
+    pids: list[int] = []
+
+    def interrupt(report) -> None:
+        if len(report.epochs) == 2 and min(report.epochs) > 3 and not pids:
+            pids.extend(worker.pid for worker in pool._workers)
+            threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+    summaries: dict[int, dict] = {}
+    with pytest.raises(KeyboardInterrupt):
+        pool.run(Chunks(iter(jobs), lambda config: 2), summaries.__setitem__, interrupt)
+    assert len(summaries) == 4
+    for n in range(4):
+        assert json.loads((tmp_path / str(n) / "summary.json").read_text())["status"] == "interrupted"
+        assert (tmp_path / str(n) / "metrics.csv").read_text().count("\n") > 3
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_only_what_each_network_can_have_for_itself_may_differ_in_a_group() -> None:
+    base, *others = configs_of(
+        [*QUICK, "optimizer=momentum"],
+        [
+            {},
+            {"seed": 3, "optimizer.lr": 1.0, "optimizer.momentum": 0.1, "norm.eps": 1e-3, "scheduler.eta_min": 0.1},
+            {"model.hidden": [20, 21]},
+            {"data.batch_size": 32},
+            {"norm.momentum": None},
+            {"trainer.max_epochs": 4},
+            {"trainer.gradient_clip_val": 1.0},
+        ],
+    )
+    keys = [group_key(OmegaConf.to_container(config, resolve=True)) for config in others]
+    assert keys[0] == group_key(OmegaConf.to_container(base, resolve=True))
+    assert len(set(keys)) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "reason"),
+    [
+        (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches"),
+        (["trainer.precision=bf16-mixed"], "bf16-mixed"),
+        (["trainer.accelerator=gpu"], "gpu"),
+        (["logger=tensorboard"], "TensorBoardLogger"),
+        (["+callbacks.mine._target_=some.Callback"], "some.Callback"),
+        ([], None),
+    ],
+    ids=str,
+)
+def test_what_only_lightning_can_do_is_known_beforehand(overrides: list[str], reason: str | None) -> None:
+    found = why_alone(OmegaConf.to_container(bnlab.compose(overrides), resolve=True))
+    assert found is None if reason is None else reason in str(found)
+
+
+def test_chunks_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = OmegaConf.to_container(configs_of(QUICK, [{}])[0], resolve=True)
+    need = bytes_per_network(config)
+    for free, expected in ((None, 8), (10**12, 8), (need * 10, 3), (1, 1)):
+        monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda free=free: free)
+        assert chunk_size(config, num_workers=2) == expected
