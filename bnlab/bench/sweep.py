@@ -1,0 +1,273 @@
+"""`python -m bnlab.bench sweep`: 64 networks by the stacked launcher, by plain loops, by joblib, one after another."""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bnlab.errors import report_user_errors
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained: widths, data, batch size, epochs; with momentum, cosine decay and batch norm."""
+
+    name: str
+    hidden: tuple[int, ...]
+    data: str
+    batch_size: int
+    epochs: int
+
+    def overrides(self, root: str) -> list[str]:
+        return [
+            f"data={self.data}",
+            *([f"data.root={root}"] if self.data != "digits" else []),
+            f"data.batch_size={self.batch_size}",
+            f"model.hidden={list(self.hidden)}".replace(" ", ""),
+            "optimizer=momentum",
+            f"trainer.max_epochs={self.epochs}",
+            "trainer.accelerator=cpu",
+        ]
+
+
+CASES = {
+    "A": Case("64-100-100-100-10 on digits", (100, 100, 100), "digits", 64, 20),
+    "B": Case("784-100-100-100-10 on MNIST", (100, 100, 100), "mnist", 60, 2),
+    "C": Case("784-256-256-256-10 on MNIST", (256, 256, 256), "mnist", 64, 1),
+}
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+LAUNCHERS = {
+    "(a) stacked launcher": "stacked",
+    "(c) joblib launcher": "joblib",
+    "(d) basic launcher": "basic",
+}
+PLAIN = "(b) plain PyTorch loops"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of one way: wall seconds from command to prompt, and microseconds of wall time for a step of one network."""
+
+    wall_s: float
+    step_us: float | None = None
+
+
+def rates(num_networks: int) -> list[float]:
+    """Random learning rates, the same for every way, none of which diverges: all are to do all steps."""
+    generator = random.Random(0)
+    return [10 ** generator.uniform(-3, -1) for _ in range(num_networks)]
+
+
+def sweep(launcher: str, case: Case, num_networks: int, num_workers: int, root: str) -> Measured:
+    """`python -m bnlab.train -m`, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            *(sys.executable, "-m", "bnlab.train", "-m", f"hydra.sweep.dir={folder}/sweep", *case.overrides(root)),
+            "optimizer.lr=" + ",".join(f"{rate:.6g}" for rate in rates(num_networks)),
+            f"hydra/launcher={launcher}",
+            *([] if launcher == "basic" else [f"hydra.launcher.n_jobs={num_workers}"]),
+        ]
+        start = time.perf_counter()
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        wall_s = time.perf_counter() - start
+        if done.returncode != 0:
+            raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+        summaries = [json.loads(file.read_text()) for file in Path(folder, "sweep").glob("*/summary.json")]
+        assert len(summaries) == num_networks
+        return Measured(wall_s)
+
+
+# What each process of a way does, timed from its first step to its last: no data are read, nothing is written.
+_WORK = """
+import json, sys, time
+import torch
+torch.set_num_threads(1)
+from omegaconf import OmegaConf
+from bnlab.bench.sweep_steps import {function}
+config, rates, num_epochs = json.loads(sys.stdin.readline())
+prepared = {function}(OmegaConf.create(config), rates)
+print("ready", flush=True)
+sys.stdin.readline()
+start = time.perf_counter()
+num_steps = prepared(num_epochs)
+print(json.dumps([time.perf_counter() - start, num_steps]), flush=True)
+"""
+
+
+def steps(function: str, case: Case, num_networks: int, num_workers: int, root: str) -> float:
+    """Microseconds of wall time for a step of one network, in `num_workers` processes that start together."""
+    from omegaconf import OmegaConf
+
+    from bnlab.config import compose
+
+    config = OmegaConf.to_container(compose(case.overrides(root)), resolve=True)
+    dealt = [rates(num_networks)[worker::num_workers] for worker in range(num_workers)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _WORK.format(function=function)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=os.environ | ONE_THREAD,
+            text=True,
+        )
+        for _ in dealt
+    ]
+    for process, own in zip(processes, dealt, strict=True):
+        _say(process, [config, own, case.epochs])
+    for process in processes:
+        assert _hear(process) == "ready"
+    start = time.perf_counter()
+    for process in processes:
+        _say(process, "go")
+    told = [json.loads(_hear(process)) for process in processes]
+    wall_s = time.perf_counter() - start
+    for process in processes:
+        process.communicate()
+    return wall_s / sum(num_steps for _, num_steps in told) * 1e6
+
+
+def _say(process: "subprocess.Popen[str]", message: Any) -> None:
+    assert process.stdin is not None
+    process.stdin.write(json.dumps(message) + "\n")
+    process.stdin.flush()
+
+
+def _hear(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m bnlab.bench sweep", description=__doc__)
+    parser.add_argument("--cases", default="A,B,C", help="of A, B, C (default: %(default)s)")
+    parser.add_argument("--networks", type=int, default=64, help="(default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
+    parser.add_argument("--launchers", default="stacked,joblib,basic", help="(default: %(default)s)")
+    parser.add_argument("--growth", default="", help="numbers of networks, such as 1,8,64,512: how cost grows on A")
+    parser.add_argument("--root", default="../shared/data", help="the folder that holds MNIST (default: %(default)s)")
+    options = parser.parse_args(arguments)
+    with report_user_errors():
+        for name in filter(None, options.cases.split(",")):
+            Console().print(_table(CASES[name], *_measure(CASES[name], options), options))
+        if options.growth:
+            Console().print(_growth([int(number) for number in options.growth.split(",")], options))
+
+
+def _measure(case: Case, options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Steps (µs a network-step) and walls (s) of each way, the ways taking turns."""
+    us: dict[str, list[float]] = {}
+    walls: dict[str, list[float]] = {}
+    setting = (case, options.networks, options.workers, options.root)
+    for _ in range(options.rounds):
+        for way, function in (("(a) stacked launcher", "stacked_steps"), (PLAIN, "plain_steps")):
+            us.setdefault(way, []).append(steps(function, *setting))
+        start = time.perf_counter()
+        steps("plain_steps", *setting)
+        walls.setdefault(PLAIN, []).append(time.perf_counter() - start)
+        for way, launcher in LAUNCHERS.items():
+            if launcher in options.launchers.split(","):
+                walls.setdefault(way, []).append(sweep(launcher, *setting).wall_s)
+    return us, walls
+
+
+def _table(case: Case, us: dict[str, list[float]], walls: dict[str, list[float]], options: argparse.Namespace) -> Table:
+    table = Table(
+        title=f"{options.networks} networks {case.name}, batch {case.batch_size}, {case.epochs} epochs; "
+        f"{options.workers} processes of 1 thread, medians of {options.rounds} interleaved rounds",
+        title_justify="left",
+    )
+    table.add_column("way")
+    for column in ("µs a network-step", "x (b)", "wall s", "s beyond steps", "ms of it a trial", "x (d)"):
+        table.add_column(column, justify="right")
+    num_steps = _num_steps(case)
+    basic = walls.get("(d) basic launcher")
+    for way in sorted(walls):
+        wall = median(walls[way])
+        cells = ["", ""]
+        beyond = ["", ""]
+        if way in us:
+            step = median(us[way])
+            cells = [f"{step:.1f}", f"{median(us[PLAIN]) / step:.2f}"]
+            rest = wall - step * num_steps * options.networks / 1e6
+            beyond = [f"{rest:.1f}", f"{rest / options.networks * 1e3:.0f}"]
+        table.add_row(way, *cells, f"{wall:.1f}", *beyond, f"{median(basic) / wall:.1f}" if basic else "")
+    return table
+
+
+def _num_steps(case: Case) -> int:
+    samples = {"digits": 1077, "mnist": 54000}[case.data]
+    return -(-samples // case.batch_size) * case.epochs
+
+
+def _growth(numbers: Sequence[int], options: argparse.Namespace) -> Table:
+    """How the time and the memory of a sweep grow with its networks, on case A."""
+    table = Table(
+        title=f"{CASES['A'].name} by the stacked launcher, {options.workers} processes of 1 thread",
+        title_justify="left",
+    )
+    for column in ("networks", "µs a network-step", "wall s", "wall ms a network", "peak MiB, all processes"):
+        table.add_column(column, justify="right")
+    for number in numbers:
+        step = steps("stacked_steps", CASES["A"], number, min(options.workers, number), options.root)
+        walls, peaks = zip(*(_watched(number, options) for _ in range(options.rounds)), strict=True)
+        wall, peak = median(walls), median(peaks)
+        table.add_row(str(number), f"{step:.1f}", f"{wall:.1f}", f"{wall / number * 1e3:.0f}", f"{peak:.0f}")
+    return table
+
+
+def _watched(number: int, options: argparse.Namespace) -> tuple[float, float]:
+    """Wall seconds of a sweep, and the most memory that its processes had together (shared pages counted once)."""
+    import threading
+
+    peak = 0.0
+    ended = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not ended.wait(0.2):
+            peak = max(peak, sum(_memory_mib(pid) for pid in _descendants(os.getpid())))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        wall = sweep("stacked", CASES["A"], number, options.workers, options.root).wall_s
+    finally:
+        ended.set()
+        thread.join()
+    return wall, peak
+
+
+def _descendants(pid: int) -> Iterator[int]:
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = [int(child) for child in path.read_text().split()]
+        except OSError:
+            continue
+        for child in children:
+            yield child
+            yield from _descendants(child)
+
+
+def _memory_mib(pid: int) -> float:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):  # a shared page's share of each process that has it
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0

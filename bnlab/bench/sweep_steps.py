@@ -1,0 +1,71 @@
+"""The steps of a sweep alone, in one process: of plain PyTorch loops, and of stacks."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from omegaconf import DictConfig
+from torch import nn
+
+from bnlab.batch_norm import BatchNorm1d
+from bnlab.network import MLP
+from bnlab.stacked.batches import StackedBatches
+from bnlab.stacked.data import load_data
+from bnlab.stacked.memory import CHUNK_SIZE
+from bnlab.stacked.metrics import StackedMetrics
+from bnlab.stacked.mlp import StackedMLP
+from bnlab.stacked.optimizers import StackedOptimizer
+
+__all__ = ["plain_steps", "stacked_steps"]
+
+
+def plain_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], int]:
+    """The loop that a PyTorch tutorial writes, over tensors in memory, one network after the other; no validation."""
+    train = load_data(config).splits.train
+    x, num_features = train.x.flatten(1), train.x[0].numel()
+
+    def run(num_epochs: int) -> int:
+        num_steps = 0
+        for lr in rates:
+            network = MLP(num_features, 10, hidden=config.model.hidden, norm=nn.BatchNorm1d)
+            optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+            for _ in range(num_epochs):
+                for indices in torch.randperm(len(x)).split(config.data.batch_size):
+                    optimizer.zero_grad()
+                    F.cross_entropy(network(x[indices]), train.y[indices]).backward()
+                    optimizer.step()
+                    num_steps += 1
+        return num_steps
+
+    return run
+
+
+def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], int]:
+    """The loop of a worker of the stacked launcher, its metrics counted in; no validation."""
+    splits = load_data(config).splits
+    train = StackedMLP.prepare(splits.train)
+
+    def run(num_epochs: int) -> int:
+        num_steps = 0
+        for start in range(0, len(rates), CHUNK_SIZE):
+            chunk = rates[start : start + CHUNK_SIZE]
+            networks = [MLP(train.x.shape[1], 10, hidden=config.model.hidden, norm=BatchNorm1d) for _ in chunk]
+            optimizers = [
+                torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+                for network, lr in zip(networks, chunk, strict=True)
+            ]
+            model = StackedMLP(networks)
+            optimizer = StackedOptimizer(optimizers, model.stack.rows, model.stack.gradients)
+            batches = StackedBatches(train, config.data.batch_size, range(len(chunk)))  # each network has its own order
+            with torch.no_grad():
+                for epoch in range(num_epochs):
+                    metrics = StackedMetrics()
+                    for x, y in batches.epoch(epoch):
+                        losses, logits = model.step(x, y)
+                        metrics.update(logits, y, losses)
+                        optimizer.step()
+                        num_steps += len(chunk)
+                    metrics.compute("train")
+        return num_steps
+
+    return run
