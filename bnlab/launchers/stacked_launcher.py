@@ -32,8 +32,8 @@ class StackedLauncher(Launcher):
     num_threads_in_a_job = 1
 
     def __init__(self, n_jobs: int = -1) -> None:
-        from bnlab.stacked.pool import Pool
         from bnlab.stacked.jobs import num_cores
+        from bnlab.stacked.pool import Pool
 
         if n_jobs != -1 and n_jobs < 1:
             raise UserError(

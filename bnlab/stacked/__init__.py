@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from bnlab.stacked.jobs import train
     from bnlab.stacked.optimizers import StackedOptimizer
     from bnlab.stacked.stack import Stack
-    from bnlab.stacked.jobs import train
 
 __all__ = ["Stack", "StackedOptimizer", "train"]
 
