@@ -131,9 +131,10 @@ def test_a_sweep_from_the_command_line_and_a_job_that_fits_no_stack(train, tmp_p
 
 
 def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
+    num_epochs = 80  # long enough for the study to hear of the first eight while the other four train
     outcome = train(
         *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={tmp_path}/sweep"),
-        *("model.hidden=[20]", "trainer.max_epochs=8", "search.pruner=median", "trainer.accelerator=cpu"),
+        *("model.hidden=[20]", f"trainer.max_epochs={num_epochs}", "search.pruner=median", "trainer.accelerator=cpu"),
         "optimizer.lr=0.01,0.011,0.012,0.013,0.014,0.015,0.016,0.017,0.018,0.02,1e-8,2e-8",
     )
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
@@ -141,7 +142,7 @@ def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
     for number in range(12):  # eight together, of which none is pruned for want of a median, and then four
         summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
         statuses.append(summary["status"])
-        assert (summary["epochs"] < 8) == (summary["status"] == "pruned")
+        assert (summary["epochs"] < num_epochs) == (summary["status"] == "pruned")
         assert files_of(tmp_path / "sweep" / str(number)) == FILES
     assert statuses[:8] == ["completed"] * 8
     assert statuses[10:] == ["pruned"] * 2
