@@ -10,16 +10,18 @@ from torch import nn
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE
 from bnlab.data.splits import Split
+from bnlab.errors import UserError
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
 from bnlab.stacked.data import Data
 from bnlab.stacked.loss import cross_entropy
 from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
-from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients
+from bnlab.stacked.module import StackedModule
+from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.trial import Trial
 
-__all__ = ["Interrupted", "Training"]
+__all__ = ["Interrupted", "Training", "stacked_model"]
 
 WRITE_EVERY_S = 10.0
 LOOK_EVERY_S = 0.2
@@ -28,6 +30,12 @@ _DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
     """Whoever started the training wants it to end."""
+
+
+def stacked_model(networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> StackedMLP | StackedModule:
+    """The networks as one: layer by layer where all layers are known, else by vmap."""
+    kind = StackedMLP if all(map(StackedMLP.takes, networks)) else StackedModule
+    return kind(networks, dtype)
 
 
 class Training:
@@ -43,6 +51,8 @@ class Training:
         device: where.
         look: called every 0.2 s with the epoch and the trials under way; raises `Interrupted` to end the training.
         after_epoch: called with each trial that goes on after an epoch; true ends it as pruned.
+    Raises:
+        UserError: the networks or their optimizers have no stacked form; before anything is written.
     """
 
     def __init__(
@@ -62,7 +72,13 @@ class Training:
         self._trials = list(trials)
         self._networks = {id(trial): network for trial, network in zip(trials, networks, strict=True)}
         self._dtype = dtype
-        self._model = StackedMLP(networks, dtype)
+        self._model = stacked_model(networks, dtype)
+        if isinstance(self._model, StackedModule):
+            self._model.try_out(data.split("train", dtype, device).x[:2])
+        for trial in trials:
+            reason = why_not_stacked(trial.optimizer)
+            if reason is not None:
+                raise UserError(reason)
         self._optimizer = StackedOptimizer(
             [trial.optimizer for trial in trials], self._model.stack.rows, self._model.stack.gradients
         )
@@ -139,7 +155,7 @@ class Training:
         trials = [trial for trial in self.all_trials if trial.best is not None]
         if not trials:
             return
-        self._model = StackedMLP([self._networks[id(trial)] for trial in trials], self._dtype)
+        self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype)
         for index, trial in enumerate(trials):
             assert trial.best is not None
             self._model.stack.load_state_dict(index, trial.best.state)

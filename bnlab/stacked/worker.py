@@ -107,7 +107,10 @@ def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterat
         trial.log(f"epoch {row['epoch']}: behind the other trials: the training ends here")
         return True
 
-    training = Training(ready, networks, data, look=look, after_epoch=is_behind)
+    try:
+        training = Training(ready, networks, data, look=look, after_epoch=is_behind)
+    except UserError as error:
+        raise NotStackableError(str(error)) from error
     training.run()
     draw(ready)
     for trial in ready:

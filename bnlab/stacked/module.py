@@ -1,0 +1,112 @@
+"""K networks of any kind as one, by `torch.func.vmap` over the module itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+from bnlab.data import Split
+from bnlab.errors import UserError, one_line
+from bnlab.stacked.loss import cross_entropy
+from bnlab.stacked.stack import Stack
+
+__all__ = ["StackedModule"]
+
+
+class StackedModule:
+    """The networks of a stack of any `nn.Module`: their losses, their gradients, their logits.
+
+    `vmap` runs the module's own code on all networks at once, and autograd goes back through it; a Function written by
+    hand, such as batch norm's, keeps its own backward. Two to three times slower than `StackedMLP`.
+
+    Args:
+        networks: K of them, of one architecture.
+        dtype: what to train in; None for the dtype they have.
+    Attributes:
+        stack: the numbers.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> None:
+        first = _settings(networks[0])
+        for network in networks:
+            for (name, own), (_, expected) in zip(_settings(network), first, strict=True):
+                if own != expected:
+                    raise UserError(
+                        f"Networks stacked by vmap must have the same settings, but layer {name!r} is {own} in one and "
+                        f"{expected} in another: only the layers of bnlab.MLP may differ in eps and momentum."
+                    )
+        self.stack = Stack(networks, dtype)
+        if dtype is not None:
+            self.stack.template.to(dtype)
+        self._entered = ""
+        for name, module in self.stack.template.named_modules():
+            module.register_forward_pre_hook(lambda module, inputs, name=name: self._enter(name, module))
+
+    def _enter(self, name: str, module: nn.Module) -> None:
+        self._entered = f"layer {name!r} ({type(module).__name__})" if name else type(module).__name__
+
+    @staticmethod
+    def prepare(split: Split) -> Split:
+        """The samples as `step` and `logits` take them: as they are."""
+        return split
+
+    def try_out(self, x: Tensor) -> None:
+        """See whether the networks can be stacked, on a few samples; nothing is changed.
+
+        Raises:
+            UserError: they cannot; the layer is named.
+        """
+        buffers = self.stack.buffers
+        self.stack.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+        try:
+            self.step(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+            self.logits(x)
+        except Exception as error:
+            raise UserError(f"torch.func.vmap cannot stack {self._entered}: {one_line(error)}") from error
+        finally:
+            self.stack.buffers = buffers
+
+    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
+
+        Args:
+            x: (K, N, ...), or (N, ...) for all networks.
+            y: classes, (K, N) or (N,).
+        Returns:
+            the mean losses (K,), and the logits (K, N, classes).
+        """
+        is_shared = y.dim() == 1
+        with torch.enable_grad():
+            rows = self.stack.rows.detach().requires_grad_()
+            logits = self._forward(rows, x, is_shared, training=True)
+            losses = cross_entropy(logits, y)
+            (gradients,) = torch.autograd.grad(losses.sum(), rows)
+        self.stack.gradients.copy_(gradients)
+        return losses.detach(), logits.detach()
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(K, N, classes) in evaluation mode, from (N, ...)."""
+        with torch.no_grad():
+            return self._forward(self.stack.rows, x, is_shared=True, training=False)
+
+    def _forward(self, rows: Tensor, x: Tensor, is_shared: bool, *, training: bool) -> Tensor:
+        template = self.stack.template.train(training)
+
+        def one(parameters: dict[str, Tensor], buffers: dict[str, Tensor], x: Tensor) -> Any:
+            return functional_call(template, (parameters, buffers), (x,))
+
+        run = vmap(one, in_dims=(0, 0, None if is_shared else 0), randomness="error")
+        return run(self.stack.views(rows), self.stack.buffers, x)
+
+    def sync(self) -> None:
+        """Nothing is counted once for all networks here."""
+
+    def keep(self, indices: Sequence[int]) -> None:
+        """Go on with the networks at `indices` only."""
+        self.stack.keep(indices)
+
+
+def _settings(network: nn.Module) -> list[tuple[str, str]]:
+    return [(name, repr(module)) for name, module in network.named_modules() if not list(module.children())]
