@@ -1,4 +1,4 @@
-"""Networks of any kind stacked by vmap: the same curves, the hand-written backward, and an error that names the layer."""
+"""Networks of any kind stacked by vmap: the same curves, the hand-written backward, an error that names the layer."""
 
 import json
 
