@@ -9,7 +9,8 @@ __all__ = ["WORK_OF_A_THREAD", "suitable_num_threads", "use_threads"]
 
 WORK_OF_A_THREAD = 2**22
 """Parameters times samples of a step for each thread. At 8.7 million (784-64-128-64-10, batch 128), 1, 2, 3 and 4
-threads made 576, 635, 637 and 609 steps a second on four idle cores; with neighbours on them, four threads made 170."""
+threads made 576, 635, 637 and 609 steps a second on four idle cores. More threads gain little there, and every one of
+them is waited for when a neighbour has its core."""
 
 
 def suitable_num_threads(wanted: int | str, num_parameters: int, batch_size: int) -> int:
