@@ -2,6 +2,7 @@
 
 import csv
 import glob
+import importlib
 import os
 import shutil
 import socket
@@ -58,6 +59,13 @@ def rows(folder):
         return list(csv.DictReader(file))
 
 
+def succeed(processes):
+    """Wait for all, so that none is left behind by a failure of another."""
+    outputs = [process.communicate(timeout=120) for process in processes]
+    for process, (stdout, stderr) in zip(processes, outputs, strict=True):
+        assert process.returncode == 0, f"{stdout}{stderr}"
+
+
 def two_sweeps(folder, url, *arguments):
     """Two sweeps of one study at once, in two folders, as two machines would have them."""
     processes = [
@@ -68,9 +76,7 @@ def two_sweeps(folder, url, *arguments):
         )
         for name in ("a", "b")
     ]
-    for process in processes:
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stdout + stderr
+    succeed(processes)
 
 
 def ran_in(folder, name):
@@ -107,9 +113,7 @@ def test_two_sweeps_share_a_grid_in_postgresql(tmp_path, postgresql):
         )
         for name in ("a", "b")
     ]
-    for process in processes:
-        stdout, stderr = process.communicate(timeout=120)
-        assert process.returncode == 0, stdout + stderr
+    succeed(processes)
     tried = [float(lr) for name in ("a", "b") for _, lr, *_ in ran_in(tmp_path, name)]
     assert sorted(tried) == sorted(values)
 
@@ -134,6 +138,29 @@ def test_a_sweep_in_sqlite_is_a_sweep_like_any(tmp_path):
     url = f"sqlite:///{tmp_path}/study.db"
     two_sweeps(tmp_path, url, "search=random", f"search.num_trials={NUM_TRIALS}", "search.batch_size=2", LR)
     check_shared(tmp_path, url)
+
+
+OPEN = """
+import sys, time
+from bnlab.search.storage import open_storage
+for number in range(8):
+    time.sleep(max(0, float(sys.argv[2]) + number - time.time()))  # all at once
+    assert open_storage(sys.argv[1].format(number), None).get_all_studies() == []
+"""
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
+def test_a_new_database_is_opened_by_many_at_once(kind, tmp_path, request):
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path}/{{}}.db"
+    else:
+        server = request.getfixturevalue("postgresql")
+        url = f"{server.rpartition('/')[0]}/many{{}}"
+        with importlib.import_module("psycopg").connect(server, autocommit=True) as connection:
+            for number in range(8):
+                connection.execute(f"CREATE DATABASE many{number}")
+    command = [sys.executable, "-c", OPEN, url, str(time.time() + 5)]
+    succeed([subprocess.Popen(command, stderr=subprocess.PIPE, text=True) for _ in range(4)])
 
 
 TAKE = """

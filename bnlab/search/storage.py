@@ -9,7 +9,7 @@ from typing import Any
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy import Engine, event
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from bnlab.errors import UserError, user_errors
 from bnlab.search.journal import Journal
@@ -36,10 +36,16 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
             try:
                 return _database(url)
             except SQLAlchemyError as error:
-                if not any(sign in str(error).lower() for sign in ("already exists", "duplicate", "locked")):
+                if not _is_made_by_another(error):
                     raise
-                time.sleep(0.5)  # another sweep is making the tables at this moment
+                time.sleep(0.5)
         return _database(url)
+
+
+def _is_made_by_another(error: SQLAlchemyError) -> bool:
+    """Whether this is what happens while another sweep makes the tables and their first rows at this moment."""
+    signs = ("already exists", "duplicate", "locked")
+    return isinstance(error, IntegrityError) or any(sign in str(error).lower() for sign in signs)
 
 
 def _database(url: str) -> RDBStorage:
