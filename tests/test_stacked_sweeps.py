@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -260,6 +262,38 @@ def test_what_only_lightning_can_do_is_known_beforehand(overrides: list[str], re
 def test_chunks_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = OmegaConf.to_container(configs_of(QUICK, [{}])[0], resolve=True)
     need = bytes_per_network(config)
-    for free, expected in ((None, 8), (10**12, 8), (need * 10, 3), (1, 1)):
+    for free, expected in ((None, 8), (10**12, 8), (need * 10, 3), (need * 2, 1)):
         monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda free=free: free)
         assert chunk_size(config, num_workers=2) == expected
+
+
+def test_a_network_that_is_too_large_fails_with_its_size_and_the_free_memory(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda: 2**20)
+    (summary,) = train_stacked(configs_of(QUICK, [{}]), tmp_path, num_workers=1)
+    assert summary["status"] == "failed"
+    assert "free memory, 1 MiB" in summary["error"]
+    assert json.loads((tmp_path / "0" / "summary.json").read_text())["error"] == summary["error"]
+
+
+def test_the_estimate_of_memory_is_not_below_what_a_network_takes(tmp_path: Path) -> None:
+    """Growth of the process's memory from a stack of 1 to one of 9, in a process of its own."""
+    code = """
+import resource, sys
+sys.path.insert(0, sys.argv[2])
+from stacked_oracle import configs_of, stacked
+from bnlab.stacked.memory import bytes_per_network
+overrides = ["model.hidden=[1500,1500]", "optimizer=adam", "trainer.max_epochs=1", "trainer.max_steps=3"]
+configs = configs_of(overrides, [{"seed": seed} for seed in range(int(sys.argv[1]))])
+stacked(configs)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, bytes_per_network(configs[0]))
+"""
+    peaks = []
+    for number in (1, 5):
+        command = [sys.executable, "-c", code, str(number), str(Path(__file__).parent)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peak, estimate = map(int, done.stdout.split())
+        peaks.append(peak)
+    measured = (peaks[1] - peaks[0]) / 4
+    assert measured <= estimate < 4 * measured

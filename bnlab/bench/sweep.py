@@ -102,14 +102,18 @@ config, rates, num_epochs = json.loads(sys.stdin.readline())
 prepared = {function}(OmegaConf.create(config), rates)
 print("ready", flush=True)
 sys.stdin.readline()
-start = time.perf_counter()
+start = time.process_time()
 num_steps = prepared(num_epochs)
-print(json.dumps([time.perf_counter() - start, num_steps]), flush=True)
+print(json.dumps([time.process_time() - start, num_steps]), flush=True)
 """
 
 
-def steps(function: str, case: Case, num_networks: int, num_workers: int, root: str) -> float:
-    """Microseconds of wall time for a step of one network, in `num_workers` processes that start together."""
+def steps(function: str, case: Case, num_networks: int, num_workers: int, root: str) -> tuple[float, float]:
+    """Microseconds for a step of one network, in `num_workers` processes that start together.
+
+    Returns:
+        those of the wall, and what a core was busy with it, which others at work on the machine disturb less.
+    """
     from omegaconf import OmegaConf
 
     from bnlab.config import compose
@@ -137,7 +141,8 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
     wall_s = time.perf_counter() - start
     for process in processes:
         process.communicate()
-    return wall_s / sum(num_steps for _, num_steps in told) * 1e6
+    num_steps = sum(num_steps for _, num_steps in told)
+    return wall_s / num_steps * 1e6, sum(busy_s for busy_s, _ in told) / num_steps * 1e6
 
 
 def _say(process: "subprocess.Popen[str]", message: Any) -> None:
@@ -168,9 +173,11 @@ def main(arguments: list[str]) -> None:
             Console().print(_growth([int(number) for number in options.growth.split(",")], options))
 
 
-def _measure(case: Case, options: argparse.Namespace) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Steps (µs a network-step) and walls (s) of each way, the ways taking turns."""
-    us: dict[str, list[float]] = {}
+def _measure(
+    case: Case, options: argparse.Namespace
+) -> tuple[dict[str, list[tuple[float, float]]], dict[str, list[float]]]:
+    """Steps (µs a network-step, of the wall and of a core) and walls (s) of each way, the ways taking turns."""
+    us: dict[str, list[tuple[float, float]]] = {}
     walls: dict[str, list[float]] = {}
     setting = (case, options.networks, options.workers, options.root)
     for _ in range(options.rounds):
@@ -185,24 +192,28 @@ def _measure(case: Case, options: argparse.Namespace) -> tuple[dict[str, list[fl
     return us, walls
 
 
-def _table(case: Case, us: dict[str, list[float]], walls: dict[str, list[float]], options: argparse.Namespace) -> Table:
+def _table(
+    case: Case, us: dict[str, list[tuple[float, float]]], walls: dict[str, list[float]], options: argparse.Namespace
+) -> Table:
     table = Table(
         title=f"{options.networks} networks {case.name}, batch {case.batch_size}, {case.epochs} epochs; "
         f"{options.workers} processes of 1 thread, medians of {options.rounds} interleaved rounds",
         title_justify="left",
     )
     table.add_column("way")
-    for column in ("µs a network-step", "x (b)", "wall s", "s beyond steps", "ms of it a trial", "x (d)"):
+    for column in ("µs a step", "x (b)", "core µs", "x (b)", "wall s", "beyond steps", "ms a trial", "x (d)"):
         table.add_column(column, justify="right")
     num_steps = _num_steps(case)
     basic = walls.get("(d) basic launcher")
     for way in sorted(walls):
         wall = median(walls[way])
-        cells = ["", ""]
+        cells = [""] * 4
         beyond = ["", ""]
         if way in us:
-            step = median(us[way])
-            cells = [f"{step:.1f}", f"{median(us[PLAIN]) / step:.2f}"]
+            cells = []
+            for kind in (1, 0):
+                step, plain = (median(values[kind] for values in us[name]) for name in (way, PLAIN))
+                cells = [f"{step:.1f}", f"{plain / step:.2f}", *cells]
             rest = wall - step * num_steps * options.networks / 1e6
             beyond = [f"{rest:.1f}", f"{rest / options.networks * 1e3:.0f}"]
         table.add_row(way, *cells, f"{wall:.1f}", *beyond, f"{median(basic) / wall:.1f}" if basic else "")
@@ -223,7 +234,7 @@ def _growth(numbers: Sequence[int], options: argparse.Namespace) -> Table:
     for column in ("networks", "µs a network-step", "wall s", "wall ms a network", "peak MiB, all processes"):
         table.add_column(column, justify="right")
     for number in numbers:
-        step = steps("stacked_steps", CASES["A"], number, min(options.workers, number), options.root)
+        step, _ = steps("stacked_steps", CASES["A"], number, min(options.workers, number), options.root)
         walls, peaks = zip(*(_watched(number, options) for _ in range(options.rounds)), strict=True)
         wall, peak = median(walls), median(peaks)
         table.add_row(str(number), f"{step:.1f}", f"{wall:.1f}", f"{wall / number * 1e3:.0f}", f"{peak:.0f}")

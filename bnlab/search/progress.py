@@ -39,6 +39,7 @@ class SweepProgress:
         self._last_line = ""
         self._counts: Counter[str] = Counter()
         self._running = 0
+        self._activity = ""
         self._best: tuple[float, int] | None = None
         self._bar = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
@@ -70,10 +71,11 @@ class SweepProgress:
             if self._best is None or sign * objective < sign * self._best[0]:
                 self._best = objective, number
 
-    def update(self, running: Iterable[int] | None = None) -> None:
-        """Show where the sweep stands; `running` are the trials under way."""
+    def update(self, running: Iterable[int] | None = None, activity: str = "") -> None:
+        """Show where the sweep stands; `running` are the trials under way, `activity` is what the launcher says."""
         if running is not None:
             self._running = len(list(running))
+            self._activity = activity
         self._bar.update(self._task, completed=self._num_done, description=escape(self._line()))
         if not self._console.is_terminal and time.monotonic() > self._next_line:
             self.print_line()
@@ -94,7 +96,9 @@ class SweepProgress:
         done = self._num_done
         here = done - self._num_before
         parts = [f"{done}/{self._num_trials} done"]
-        if self._running:
+        if self._activity:
+            parts.append(self._activity)
+        elif self._running:
             parts.append(f"{self._running} running")
         parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
         if self._best is not None:

@@ -189,6 +189,7 @@ class _Sweep:
         self._next_write = time.monotonic()
 
     def run(self, launcher: Any) -> list[Trial]:
+        self._launcher = launcher
         self._num_threads = getattr(launcher, "num_threads_in_a_job", None)
         num_parallel = _num_parallel(launcher)
         interrupted = False
@@ -287,7 +288,7 @@ class _Sweep:
 
     def seen(self, running: Iterable[int]) -> None:
         """Called again and again while a batch runs."""
-        self._progress.update(running)
+        self._progress.update(running, getattr(self._launcher, "activity", ""))
         self._write_now_and_then()
 
     def result(self, number: int) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from bnlab.errors import UserError
 from bnlab.stacked.grouping import group_key, why_alone
 
 __all__ = ["Chunk", "Chunks", "PlainJob", "data_key"]
@@ -54,7 +55,10 @@ class Chunks:
 
     Args:
         jobs: where they come from, one by one: composing takes time in which workers can be at work.
-        size: how many networks with this config a stack may have.
+        size: how many networks with this config a stack may have; raises UserError where not even one fits.
+    Attributes:
+        waiting: to be done.
+        refused: jobs that cannot be done, and why.
     """
 
     def __init__(self, jobs: Iterator[PlainJob], size: Callable[[dict[str, Any]], int]) -> None:
@@ -62,11 +66,12 @@ class Chunks:
         self._size = size
         self._groups: dict[str, tuple[int, list[PlainJob]]] = {}
         self.waiting: list[Chunk] = []
+        self.refused: list[tuple[PlainJob, str]] = []
         self.is_composing = True
 
     @property
     def is_empty(self) -> bool:
-        return not self.waiting and not self.is_composing
+        return not self.waiting and not self.refused and not self.is_composing
 
     def compose(self, num_chunks: int) -> None:
         """For a moment, or until `num_chunks` wait to be done."""
@@ -86,7 +91,11 @@ class Chunks:
             return
         key = group_key(job.config)
         if key not in self._groups:
-            self._groups[key] = self._size(job.config), []
+            try:
+                self._groups[key] = self._size(job.config), []
+            except UserError as error:
+                self.refused.append((job, str(error)))
+                return
         size, group = self._groups[key]
         group.append(job)
         if len(group) == size:

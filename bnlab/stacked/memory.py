@@ -6,6 +6,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bnlab.errors import UserError
+
 __all__ = ["CHUNK_SIZE", "available_memory", "bytes_per_network", "chunk_size"]
 
 CHUNK_SIZE = 8  # the time per network is about the same for 4 to 16, and more below and above
@@ -32,11 +34,21 @@ def bytes_per_network(config: Mapping[str, Any], num_features: int = 3072, num_c
 
 
 def chunk_size(config: Mapping[str, Any], num_workers: int) -> int:
-    """How many networks of this config a worker stacks, so that all workers together fit into the free memory."""
+    """How many networks of this config a worker stacks, so that all workers together fit into the free memory.
+
+    Raises:
+        UserError: not even one fits.
+    """
     free = available_memory()
     if free is None:
         return CHUNK_SIZE
-    return max(1, min(CHUNK_SIZE, math.floor(USABLE * free / num_workers / bytes_per_network(config))))
+    need = bytes_per_network(config)
+    if need > USABLE * free:
+        raise UserError(
+            f"A network must fit into {USABLE:.0%} of the free memory, {free / 2**20:.0f} MiB, but this one takes "
+            f"about {need / 2**20:.0f} MiB: choose a smaller data.batch_size or fewer hidden units."
+        )
+    return max(1, min(CHUNK_SIZE, math.floor(USABLE * free / num_workers / need)))
 
 
 def available_memory() -> int | None:

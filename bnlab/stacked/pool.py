@@ -123,6 +123,8 @@ class Pool:
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
                 chunks.compose(self.num_workers)
+                while chunks.refused:
+                    self._fail(*chunks.refused.pop())
                 self._hand_out(chunks)
                 sources: list[Any] = [self._server, *(worker.connection for worker in self._workers)]
                 has_time = chunks.is_composing and len(chunks.waiting) < self.num_workers
@@ -200,11 +202,16 @@ class Pool:
             chunks.retry(jobs, worker.chunk)
             return
         for job in jobs:
-            config: Any = OmegaConf.create(job.config)
-            summary = beginning(config, job.overrides) | {"error": reason, "seconds": None}
-            if Path(job.folder).is_dir():
-                RunFolder(Path(job.folder)).write_summary(summary)
-            self._end_job(job.number, summary)
+            self._fail(job, reason)
+
+    def _fail(self, job: PlainJob, reason: str) -> None:
+        config: Any = OmegaConf.create(job.config)
+        summary = beginning(config, job.overrides) | {"error": reason, "seconds": None}
+        folder = RunFolder(Path(job.folder))
+        if not folder.config.is_file():
+            folder.create(config, job.overrides)
+        folder.write_summary(summary)
+        self._end_job(job.number, summary)
 
     def _end(self, worker: _Worker) -> None:
         self._workers.remove(worker)
