@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from bnlab.data.stratification import stratified_indices
 from bnlab.errors import UserError
 
 __all__ = ["Split", "Splits", "stratified_split"]
@@ -48,11 +48,9 @@ def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, S
 
     Returns:
         what remains, and what was cut off.
+    Raises:
+        UserError: a part that would have fewer samples than there are classes.
     """
-    from sklearn.model_selection import train_test_split  # takes a second to import
-
-    remaining, cut = train_test_split(
-        np.arange(len(split)), test_size=fraction, random_state=seed, stratify=split.y.numpy()
-    )
-    parts = [torch.from_numpy(np.sort(part)) for part in (remaining, cut)]
-    return Split(split.x[parts[0]], split.y[parts[0]]), Split(split.x[parts[1]], split.y[parts[1]])
+    parts = map(torch.from_numpy, stratified_indices(split.y.numpy(), fraction, seed))
+    remaining, cut = (Split(split.x[indices], split.y[indices]) for indices in parts)
+    return remaining, cut
