@@ -1,36 +1,41 @@
-"""`python -m bnlab.train [overrides]`: train one network; with -m, sweep. Torch is imported inside the task only."""
+"""`python -m bnlab.train [overrides]`: train one network; with -m, sweep.
+
+Torch is imported inside the task only, and Hydra inside functions, so that the processes of a stacked sweep can begin
+to start before it.
+"""
 
 import os
 import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
-from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
-from omegaconf.errors import OmegaConfBaseException
-from rich.console import Console
-
-from bnlab.config import check, config_folder
 from bnlab.errors import UserError, one_line, report_user_errors
-from bnlab.search.plugin import register
+from bnlab.stacked.nursery import begun_early
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 __all__ = ["main", "task"]
 
 EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT
 
 
-def task(config: DictConfig) -> float | None:
+def task(config: "DictConfig") -> float | None:
     """Train the network of `config` into Hydra's output folder.
 
     Returns:
         the objective at the best epoch, for a sweeper; None if no epoch had a finite loss.
     """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import open_dict
+
+    from bnlab.config import check
+
     hydra_config = HydraConfig.get()
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
     with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
@@ -42,6 +47,8 @@ def task(config: DictConfig) -> float | None:
         folder = Path(hydra_config.runtime.output_dir)
         arguments: dict[str, Any] = {}
         if hydra_config.mode == RunMode.MULTIRUN:
+            from rich.console import Console
+
             from bnlab.search.pruning import pruning_of
             from bnlab.search.pruning_callback import PruningCallback
 
@@ -58,11 +65,22 @@ def task(config: DictConfig) -> float | None:
 
 
 def main() -> None:
+    with report_user_errors(), begun_early(sys.argv):
+        _main()
+
+
+def _main() -> None:
+    import hydra
+    from omegaconf import OmegaConf
+
+    from bnlab.config import config_folder
+    from bnlab.search.plugin import register
+
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     register()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
-    with report_user_errors(), _errors_of_hydra():
+    with _errors_of_hydra():
         application()
 
 
@@ -72,6 +90,9 @@ def _errors_of_hydra() -> Iterator[None]:
 
     Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
     """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
     asked_for = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:

@@ -1,13 +1,7 @@
 """Worker processes that train chunks of networks, kept alive from one batch of jobs to the next."""
 
-import json
 import os
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -19,6 +13,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bnlab.runs import RunFolder
+from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob
 from bnlab.summary import Summary, beginning
 
@@ -26,9 +21,6 @@ __all__ = ["Pool", "Report"]
 
 STOP_WITHIN_S = 20.0
 POLL_S = 0.2
-
-# One thread each, or n processes of n threads would fight for n cores.
-_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 Ended = Callable[[int, Summary], None]
 
@@ -66,51 +58,24 @@ class Pool:
         self.num_workers = num_workers
         self._workers: list[_Worker] = []
         self._num_starting = 0
-        self._nursery: subprocess.Popen[str] | None = None
+        self._nursery: nursery.Nursery | None = None
 
     def start(self) -> None:
         """Begin to start, which takes a second or two; a caller who has something else to do meanwhile does it."""
-        if self._nursery is not None and self._nursery.poll() is None:
+        if self._nursery is not None and self._nursery.exit_code is None:
             return
         self.close()
-        self._folder = tempfile.mkdtemp(prefix="bnlab-")  # which nobody else can enter
-        self._server = socket.socket(socket.AF_UNIX)
-        self._server.bind(os.path.join(self._folder, "workers"))
-        self._server.listen(64)
         self._num_starting = 0
-        self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "bnlab.stacked.nursery", self._server.getsockname()],
-            stdin=subprocess.PIPE,
-            env=os.environ | _ONE_THREAD,
-            text=True,
-        )
-        self._tell_nursery([entry or os.getcwd() for entry in sys.path])
-
-    def _tell_nursery(self, message: Any) -> None:
-        assert self._nursery is not None
-        assert self._nursery.stdin is not None
-        with suppress(BrokenPipeError):  # `_check_nursery` says so
-            self._nursery.stdin.write(json.dumps(message) + "\n")
-            self._nursery.stdin.flush()
+        self._nursery = nursery.start()
 
     def close(self) -> None:
         """End all processes; the next `run` starts new ones."""
         for worker in self._workers:
             worker.connection.close()
         self._workers = []
-        if self._nursery is None:
-            return
-        with suppress(BrokenPipeError):
-            assert self._nursery.stdin is not None
-            self._nursery.stdin.close()
-        try:
-            self._nursery.wait(1)
-        except subprocess.TimeoutExpired:
-            self._nursery.kill()
-            self._nursery.wait()
+        if self._nursery is not None:
+            self._nursery.close()
         self._nursery = None
-        self._server.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
 
     def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:
         """Do all `chunks`; call `ended` with the number and the summary of each job, and `report` now and then.
@@ -126,7 +91,9 @@ class Pool:
                 while chunks.refused:
                     self._fail(*chunks.refused.pop())
                 self._hand_out(chunks)
-                sources: list[Any] = [self._server, *(worker.connection for worker in self._workers)]
+                sources: list[Any] = [worker.connection for worker in self._workers]
+                if self._num_starting:
+                    sources.append(self._nursery)
                 has_time = chunks.is_composing and len(chunks.waiting) < self.num_workers
                 for ready in wait(sources, 0 if has_time else POLL_S):
                     self._take_in(ready, chunks)
@@ -153,17 +120,18 @@ class Pool:
                     self._lost(worker, chunks)
             elif len(chunks.waiting) > self._num_starting:
                 self._end(worker)  # all that waits is for other data: these come with a new fork
+        assert self._nursery is not None
         room = self.num_workers - len(self._workers) - self._num_starting
         for chunk in chunks.waiting[self._num_starting :][:room]:
-            self._tell_nursery({"data": chunk.data, "config": chunk.jobs[0].config})
+            self._nursery.order(chunk.data, chunk.jobs[0].config)
             self._num_starting += 1
 
     def _take_in(self, ready: Any, chunks: Chunks) -> None:
-        if ready is self._server:
-            connection = Connection(self._server.accept()[0].detach())
-            pid, data = connection.recv()
-            self._num_starting -= 1
-            self._workers.append(_Worker(connection, pid, data))
+        if self._nursery is not None and ready is self._nursery:
+            taken = self._nursery.take()
+            if taken is not None:  # else it has ended: `_check_nursery` says so
+                self._num_starting -= 1
+                self._workers.append(_Worker(*taken))
             return
         worker = next(worker for worker in self._workers if worker.connection is ready)
         try:
@@ -219,7 +187,7 @@ class Pool:
 
     def _check_nursery(self) -> None:
         assert self._nursery is not None
-        code = self._nursery.poll()
+        code = self._nursery.exit_code
         if code is not None and self._num_starting:
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
 
