@@ -1,20 +1,33 @@
 """Tables in, matplotlib figures out; nothing is shown or saved here."""
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
-from PIL import Image
+from matplotlib.font_manager import FontProperties, findfont
+from matplotlib.ticker import (
+    LogLocator,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from bnlab.png import png
 
 __all__ = ["DPI", "Curves", "curves", "pictures_of_many", "search"]
 
 DPI = 120
+TITLE_POINTS = 11
 
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
@@ -23,7 +36,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
     """Loss and accuracy of training and validation against the epoch, side by side; the best epoch marked."""
     figure = Figure(figsize=(10, 4.2))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=TITLE_POINTS)
     epochs = metrics["epoch"]
     for axes, quantity in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for split, colour in COLOURS.items():
@@ -31,17 +44,27 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
             axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
+        # Given places: matplotlib takes 0.1 s to find the same ones.
+        axes.set_title(quantity, fontsize=10, y=1)
         axes.set_xlabel("epoch")
-        axes.set_title(quantity, fontsize=10)
+        axes.xaxis.set_label_coords(0.5, -0.09)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
         if quantity == "loss" and all(value > 0 for split in COLOURS for value in metrics[f"{split}_loss"]):
             axes.set_yscale("log")  # the last epochs, a hundredth of the first, would be one flat line
-            axes.yaxis.set_minor_formatter(NullFormatter())
+            _number_log_axis(axes.yaxis)
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
+
+
+def _number_log_axis(axis: Axis) -> None:
+    """Ticks at 1, 2, 5, ... where there is room for them, else at powers of ten; as plain numbers."""
+    low, high = sorted(axis.get_view_interval())
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1e3 else (1,)))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 @dataclass(frozen=True)
@@ -56,27 +79,23 @@ class Curves:
 def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     """`curves` of each training as PNG, all on the same axes, so that pictures can be compared.
 
-    Axes, grid, ticks and legend are drawn once, and the lines of each training over a copy: 12 ms a picture instead of
-    120.
+    Axes, grid, ticks and legend are drawn once, and the lines of each training over a copy: 8 ms a picture instead of
+    80.
     """
     together = {
         name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
     }
-    figure = curves(together, " ", best_epoch=1)
+    figure = curves(together, "", best_epoch=1)
     canvas = FigureCanvasAgg(figure)
     figure.set_dpi(DPI)
     for axes in figure.axes:
         for line in axes.lines:
             line.set_animated(True)  # left out of what is drawn once
         axes.margins(0.05)
-    title = figure.texts[0]
-    title.set_animated(True)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
     for training in trainings:
         canvas.restore_region(background)
-        title.set_text(training.title)
-        figure.draw_artist(title)
         epochs = training.metrics["epoch"]
         for axes, quantity in zip(figure.axes, ("loss", "accuracy"), strict=True):
             *lines, best = axes.lines
@@ -87,10 +106,23 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
             if training.best_epoch is not None:
                 best.set_xdata([training.best_epoch] * 2)
                 axes.draw_artist(best)
-        buffer = io.BytesIO()
-        image = Image.frombuffer("RGBA", canvas.get_width_height(), canvas.buffer_rgba(), "raw", "RGBA", 0, 1)
-        image.convert("RGB").save(buffer, "png", compress_level=1)
-        yield buffer.getvalue()
+        pixels = np.array(canvas.buffer_rgba())
+        title = _title(training.title, pixels.shape[1])
+        pixels[: len(title)] = title
+        yield png(pixels)
+
+
+def _title(text: str, width: int) -> NDArray[np.uint8]:
+    """(height, `width`, 4): the line at the top, by Pillow: matplotlib takes 9 ms for it."""
+    font = _font(TITLE_POINTS * DPI / 72)
+    image = Image.new("RGBA", (width, round(2.7 * font.size)), "white")
+    ImageDraw.Draw(image).text((width / 2, 0.33 * font.size), text, fill="black", font=font, anchor="ma")
+    return np.asarray(image)
+
+
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont(FontProperties()), size)
 
 
 def search(

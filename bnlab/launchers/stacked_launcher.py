@@ -76,6 +76,9 @@ class StackedLauncher(Launcher):
         return [batch.returns[index] for index in range(len(job_overrides))]
 
     def _show(self, report: Any) -> None:
+        if not report.epochs:
+            # Workers are on their way: this is the time for what the end of the sweep will need.
+            import bnlab.figures  # noqa: F401
         epochs = f", epochs {min(report.epochs)} to {max(report.epochs)}" if report.epochs else ""
         self.activity = f"{report.num_networks} networks in {len(report.epochs)} stacks{epochs}"
 

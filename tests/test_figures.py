@@ -1,0 +1,75 @@
+"""Pictures of curves: many on one background show what each alone would, and the file is what was drawn."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bnlab.figures import DPI, Curves, curves, pictures_of_many
+from bnlab.png import png
+
+TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's
+
+
+def training(rate: float, num_epochs: int = 20, best_epoch: float | None = 12) -> Curves:
+    epochs = range(1, num_epochs + 1)
+    metrics = {
+        "epoch": list(epochs),
+        "train_loss": [2.3 * math.exp(-rate * epoch) for epoch in epochs],
+        "val_loss": [2.3 * math.exp(-0.8 * rate * epoch) for epoch in epochs],
+        "train_accuracy": [1 - 0.9 * math.exp(-rate * epoch) for epoch in epochs],
+        "val_accuracy": [0.95 - 0.85 * math.exp(-rate * epoch) for epoch in epochs],
+    }
+    return Curves(metrics, f"a network with rate {rate:g}", best_epoch)
+
+
+def pixels(file: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (504, 1200)])
+def test_a_png_is_read_back_to_the_same_pixels(size) -> None:
+    drawn = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
+    image = Image.open(io.BytesIO(png(drawn)))
+    assert image.mode == "RGBA"
+    np.testing.assert_array_equal(np.asarray(image), drawn)
+
+
+@pytest.mark.parametrize(("num_epochs", "best_epoch"), [(20, 3), (20, None), (1, 1)])
+def test_a_picture_on_a_shared_background_is_the_one_that_matplotlib_draws_alone(num_epochs, best_epoch) -> None:
+    one = training(0.3, num_epochs, best_epoch)
+    (picture,) = pictures_of_many([one])
+    buffer = io.BytesIO()
+    curves(one.metrics, one.title, one.best_epoch).savefig(buffer, format="png", dpi=DPI)
+    alone, shared = pixels(buffer.getvalue()), pixels(picture)
+    assert shared.shape == alone.shape
+    differs = (abs(shared - alone) > 8).any(2)[TITLE_HEIGHT:]
+    assert differs.mean() < (1e-4 if best_epoch else 0.02)  # a legend that names a best epoch, though there is none
+    ink = [np.nonzero((part[:TITLE_HEIGHT] < 128).all(2).any(0))[0] for part in (shared, alone)]
+    assert abs(ink[0].min() - ink[1].min()) < 20  # the title has the same place and length
+    assert abs(ink[0].max() - ink[1].max()) < 20
+
+
+def test_nothing_of_one_training_is_left_in_the_picture_of_the_next() -> None:
+    trainings = [training(0.3), training(0.1, best_epoch=None), training(0.2, num_epochs=2, best_epoch=1)]
+    forwards = list(pictures_of_many(trainings))
+    backwards = list(pictures_of_many(trainings[::-1]))[::-1]
+    for one, other in zip(forwards, backwards, strict=True):
+        np.testing.assert_array_equal(pixels(one), pixels(other))
+    assert len(set(forwards)) == 3
+
+
+@pytest.mark.parametrize(
+    ("rate", "expected"),
+    [(0.05, {"1", "2"}), (0.3, {"0.01", "0.02", "0.05", "0.1", "1"}), (1.2, {"0.0001", "0.01", "1"})],
+)
+def test_a_logarithmic_axis_has_several_plain_numbers(rate, expected) -> None:
+    figure = curves(training(rate).metrics, "title")
+    figure.draw_without_rendering()
+    axis = figure.axes[0].yaxis
+    low, high = axis.get_view_interval()
+    shown = {tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high}
+    assert expected <= shown
+    assert len(shown) < 12
