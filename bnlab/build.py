@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.data import Splits
 from bnlab.errors import UserError, user_errors
 from bnlab.network import has_batch_norm
+from bnlab.target import build_target
 
 __all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
 
@@ -20,7 +20,7 @@ _WIDTHS = ("num_layers", "num_units")  # numbers from which the config makes the
 
 
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
-    """The group as a plain dict for `instantiate`, without the keys that bnlab itself reads."""
+    """The group as a plain dict for `build_target`, without the keys that bnlab itself reads."""
     arguments: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in arguments.items() if key not in not_for_the_target}
 
@@ -32,7 +32,7 @@ def build_splits(config: DictConfig) -> Splits:
         UserError: it is not there, cannot be read, or its settings are impossible.
     """
     with user_errors("`data`: "):
-        return instantiate(arguments_of(config.data, "batch_size", "normalize"))
+        return build_target(arguments_of(config.data, "batch_size", "normalize"))
 
 
 def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:
@@ -48,16 +48,15 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes
     with user_errors("`norm`: "):
         if norm._target_ is not None:
             layers = {
-                "norm": instantiate({**arguments_of(norm, "placement"), "_partial_": True}),
+                "norm": build_target({**arguments_of(norm, "placement"), "_partial_": True}),
                 "placement": norm.get("placement", "before"),
             }
     with user_errors("`model`: "), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return instantiate(
+        return build_target(
             arguments_of(config.model, *(_WIDTHS if "hidden" in config.model else ())),
             input_shape=sample_shape,
             num_classes=num_classes,
-            _convert_="all",
             **layers,
         )
 
@@ -87,4 +86,4 @@ def build_logger(config: DictConfig, folder: Path) -> Any:
         arguments = arguments_of(logger)
         if arguments.get("save_dir", "") is None:
             arguments["save_dir"] = str(folder)
-        return instantiate(arguments)
+        return build_target(arguments)

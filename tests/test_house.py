@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "bnlab"
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
     "lightning": ("data.module", "classifier", "fit", "recorder", "progress", "interrupt", "bench", "search"),
-    "hydra": ("train", "config", "build", "optimizer", "fit", "search", "launchers", "stacked", "bench"),
+    "hydra": ("train", "config", "target", "fit", "search", "launchers", "stacked", "bench"),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
     "torchvision": ("data.datasets", "bench"),
