@@ -33,7 +33,11 @@ typedef struct {
     double eps_number, momentum_number;
 } Problem;
 
-enum { BLOCK = 65536, LANES = 16 };  // values in a block of rows; values of a row of L taken side by side
+// Values in a block of rows; values of a row of L taken side by side; channels and rows that are added up in T before
+// the sums in double take them.
+enum { BLOCK = 65536, LANES = 16, STRIP = 1024, GROUP = 16 };
+
+static int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
 
 // The OpenMP runtime that torch has loaded is asked at run time: one pool of threads in the process, torch's.
 typedef void (*Parallel)(void (*)(void *), void *, unsigned, unsigned);
@@ -66,7 +70,7 @@ static void share(void *tasks) {
 // A second pass over the same data goes last_first: what the first pass read last is still in the cache.
 static void each(Task task, void *argument, int64_t count, int64_t threads, int last_first) {
     Tasks tasks = {task, argument, count, last_first};
-    if (threads > count) threads = count;
+    threads = at_most(threads, count);
     if (threads > 1 && gomp_parallel)
         gomp_parallel(share, &tasks, (unsigned)threads, 0);
     else
@@ -122,44 +126,59 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 
 #else
 
-// What one channel's sums say: all that forward needs to finish the channel, and its running statistics.
-INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t c, T first, double sum, double square, T *mean,
-                               T *scale, T *shift) {
-    const int64_t i = k * p->C + c;
-    const double n = (double)p->N * (double)p->L, offset = sum / n;
-    const double var = fmax(square / n - offset * offset, square - square);  // the last is 0, or NaN
+// What the sums of some channels say: all that forward needs to finish them, and their running statistics. The first of
+// them is channel i of all networks' channels. The sums are written over.
+INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t i, int64_t count, const T *restrict first,
+                               double *restrict sum, double *restrict square, T *restrict mean, T *restrict scale,
+                               T *restrict shift) {
+    const double n = (double)p->N * (double)p->L, a_value = 1 / n, unbias = n / (n - 1);
     const double eps = p->eps ? ((const T *)p->eps)[k] : (T)p->eps_number;
-    const double inv_std = 1 / sqrt(var + eps);
-    const double exact = first + offset, rounded = (T)exact;
-    *mean = (T)rounded;
-    *scale = (T)(p->weight ? inv_std * ((const T *)p->weight)[i] : inv_std);
-    *shift = (T)((p->bias ? ((const T *)p->bias)[i] : 0) - (exact - rounded) * *scale);
-    ((T *)p->mean)[i] = (T)rounded;
-    ((T *)p->inv_std)[i] = (T)inv_std;
     const double momentum = p->momentum ? ((const T *)p->momentum)[k] : (T)p->momentum_number;
-    if (p->running_mean) {
-        T *running = (T *)p->running_mean + i;
-        *running = (T)(*running + momentum * (exact - *running));
+    const T *restrict weight = p->weight ? (const T *)p->weight + i : NULL;
+    const T *restrict bias = p->bias ? (const T *)p->bias + i : NULL;
+    T *restrict kept_mean = (T *)p->mean + i, *restrict kept_inv_std = (T *)p->inv_std + i;
+    T *restrict running_mean = p->running_mean ? (T *)p->running_mean + i : NULL;
+    T *restrict running_var = p->running_var ? (T *)p->running_var + i : NULL;
+    for (int64_t c = 0; c < count; c++) {
+        const double offset = sum[c] * a_value, difference = square[c] * a_value - offset * offset;
+        const double var = difference < 0 ? 0 : difference;  // NaN stays
+        const double inv_std = 1 / sqrt(var + eps), exact = first[c] + offset;
+        mean[c] = kept_mean[c] = (T)exact;
+        kept_inv_std[c] = (T)inv_std;
+        const double factor = weight ? inv_std * weight[c] : inv_std;
+        scale[c] = (T)factor;
+        shift[c] = (T)((bias ? bias[c] : 0) - (exact - (T)exact) * factor);
+        sum[c] = exact;
+        square[c] = var * unbias;
     }
-    if (p->running_var) {
-        T *running = (T *)p->running_var + i;
-        *running = (T)(*running + momentum * (var * n / (n - 1) - *running));
-    }
+    if (running_mean)
+        for (int64_t c = 0; c < count; c++)
+            running_mean[c] = (T)(running_mean[c] + momentum * (sum[c] - running_mean[c]));
+    if (running_var)
+        for (int64_t c = 0; c < count; c++)
+            running_var[c] = (T)(running_var[c] + momentum * (square[c] - running_var[c]));
 }
 
-// dL/dx = g scale + (x - mean) slope + shift; see formulas.backward.
-INLINE void OF(finish_backward)(const Problem *p, int64_t k, int64_t c, double sum_g, double sum_gc, double sum_c,
-                                T *scale, T *slope, T *shift) {
-    const int64_t i = k * p->C + c;
-    const double n = (double)p->N * (double)p->L, residual = sum_c / n, inv_std = ((const T *)p->inv_std)[i];
-    const double sum_gx_hat = (sum_gc - residual * sum_g) * inv_std;
-    const double factor = p->weight ? inv_std * ((const T *)p->weight)[i] : inv_std;
-    const double tilt = -factor * inv_std * sum_gx_hat / n;
-    *scale = (T)factor;
-    *slope = (T)tilt;
-    *shift = (T)(-factor * sum_g / n - tilt * residual);
-    if (p->dweight) ((T *)p->dweight)[i] = (T)sum_gx_hat;
-    if (p->dbias) ((T *)p->dbias)[i] = (T)sum_g;
+// dL/dx = g scale + (x - mean) slope + shift; see formulas.backward. Channels as in finish_forward.
+INLINE void OF(finish_backward)(const Problem *p, int64_t i, int64_t count, const double *restrict sum_g,
+                                const double *restrict sum_gc, const double *restrict sum_c, T *restrict scale,
+                                T *restrict slope, T *restrict shift) {
+    const double a_value = 1 / ((double)p->N * (double)p->L);
+    const T *restrict weight = p->weight ? (const T *)p->weight + i : NULL;
+    const T *restrict kept_inv_std = (const T *)p->inv_std + i;
+    T *restrict dweight = p->dweight ? (T *)p->dweight + i : NULL;
+    T *restrict dbias = p->dbias ? (T *)p->dbias + i : NULL;
+    for (int64_t c = 0; c < count; c++) {
+        const double residual = sum_c[c] * a_value, inv_std = kept_inv_std[c];
+        const double sum_gx_hat = (sum_gc[c] - residual * sum_g[c]) * inv_std;
+        const double factor = weight ? inv_std * weight[c] : inv_std;
+        const double tilt = -factor * inv_std * sum_gx_hat * a_value;
+        scale[c] = (T)factor;
+        slope[c] = (T)tilt;
+        shift[c] = (T)(-factor * sum_g[c] * a_value - tilt * residual);
+        if (dweight) dweight[c] = (T)sum_gx_hat;
+        if (dbias) dbias[c] = (T)sum_g[c];
+    }
 }
 
 // ---- rows: (K, N, C), L = 1 ----
@@ -171,8 +190,211 @@ typedef struct {
     T *factors;    // (3, C)
 } OF(Network);
 
+// The first rows go straight into the sums: until there is a mean, one value far off would take the others' digits.
+INLINE void OF(add_first_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
+                               double *restrict square, const int rows) {
+    for (int64_t c = 0; c < C; c++) {
+        double s = 0, q = 0;
+        for (int r = 0; r < rows; r++) {
+            const double d = (double)x[r * C + c] - (double)first[c];
+            s += d;
+            q += d * d;
+        }
+        sum[c] = s;
+        square[c] = q;
+    }
+}
+
+// Few rows at a time: the processor follows few streams, and rows of 4 KB fall into the same lines of the cache.
+INLINE void OF(add_strip)(const T *restrict x, const T *restrict start, int64_t C, int64_t count, T *restrict sum,
+                          T *restrict square, const int rows) {
+    for (int64_t c = 0; c < count; c++) {
+        T s = sum[c], q = square[c];
+        for (int r = 0; r < rows; r++) {
+            const T d = x[r * C + c] - start[c];
+            s += d;
+            q += d * d;
+        }
+        sum[c] = s;
+        square[c] = q;
+    }
+}
+
 // A few rows are added up in T, less the mean m so far, before the sums in double take them, less the first row o:
-// sum (x - o) and sum (x - o)^2 from d = x - m by x - o = d + (m - o). One row alone is added up in double.
+// sum (x - o) and sum (x - o)^2 from d = x - m by x - o = d + (m - o).
+INLINE void OF(add_group)(const T *restrict x, const T *restrict first, int64_t C, int64_t count, double *restrict sum,
+                          double *restrict square, int64_t done, int64_t rows) {
+    T start[STRIP], s[STRIP], q[STRIP];
+    const double a_row = 1 / (double)done;
+    for (int64_t c = 0; c < count; c++) {
+        start[c] = (T)(first[c] + sum[c] * a_row);
+        s[c] = q[c] = 0;
+    }
+    int64_t n = 0;
+    for (; n + 4 <= rows; n += 4) OF(add_strip)(x + n * C, start, C, count, s, q, 4);
+    for (; n < rows; n++) OF(add_strip)(x + n * C, start, C, count, s, q, 1);
+    for (int64_t c = 0; c < count; c++) {
+        const double move = (double)start[c] - (double)first[c], total = s[c];
+        sum[c] += total + (double)rows * move;
+        square[c] += q[c] + move * (2 * total + (double)rows * move);
+    }
+}
+
+static void OF(rows_sum)(void *argument, int64_t block) {
+    const OF(Network) *network = argument;
+    const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C);
+    const T *x = (const T *)network->p->in + network->k * N * C;
+    const int64_t end = at_most((block + 1) * step, N);
+    double *sum = network->sums + block * 2 * C, *square = sum + C;
+    const T *in = x + block * step * C;
+    const int64_t rows = end - block * step;
+    if (rows >= 4)
+        OF(add_first_rows)(in, x, C, sum, square, 4);
+    else if (rows == 3)
+        OF(add_first_rows)(in, x, C, sum, square, 3);
+    else if (rows == 2)
+        OF(add_first_rows)(in, x, C, sum, square, 2);
+    else
+        OF(add_first_rows)(in, x, C, sum, square, 1);
+    for (int64_t n = 4; n < rows; n += GROUP)
+        for (int64_t c = 0; c < C; c += STRIP)
+            OF(add_group)(in + n * C + c, x + c, C, at_most(C - c, STRIP), sum + c, square + c, n,
+                          at_most(rows - n, GROUP));
+}
+
+INLINE void OF(normalize_row)(const T *restrict x, const T *restrict mean, const T *restrict scale,
+                              const T *restrict shift, T *restrict y, int64_t C) {
+    for (int64_t c = 0; c < C; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
+}
+
+static void OF(rows_normalize)(void *argument, int64_t block) {
+    const OF(Network) *network = argument;
+    const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C), base = network->k * N * C;
+    const int64_t end = at_most((block + 1) * step, N);
+    const T *restrict mean = network->factors, *restrict scale = mean + C, *restrict shift = scale + C;
+    const int past_cache = network->p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
+    for (int64_t n = block * step; n < end; n++) {
+        const T *restrict x = (const T *)network->p->in + base + n * C;
+        T *restrict y = (T *)network->p->out + base + n * C;
+        if (past_cache) {
+            for (int64_t c = 0; c < C; c += PIECE) {
+                const int64_t piece = at_most(C - c, PIECE);
+                T values[PIECE];
+                OF(normalize_row)(x + c, mean + c, scale + c, shift + c, values, piece);
+                write_past_cache(y + c, values, (size_t)piece * sizeof(T));
+            }
+        } else {
+            OF(normalize_row)(x, mean, scale, shift, y, C);
+        }
+    }
+    if (past_cache) finish_writing();
+}
+
+// As the sums of forward; but here x is centered already, so nothing cancels.
+INLINE void OF(add_gradient_strip)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
+                                   int64_t count, T *restrict sum_g, T *restrict sum_gc, T *restrict sum_c,
+                                   const int rows) {
+    for (int64_t c = 0; c < count; c++) {
+        T a = sum_g[c], b = sum_gc[c], s = sum_c[c];
+        for (int r = 0; r < rows; r++) {
+            const T gradient = g[r * C + c], d = x[r * C + c] - mean[c];
+            a += gradient;
+            b += gradient * d;
+            s += d;
+        }
+        sum_g[c] = a;
+        sum_gc[c] = b;
+        sum_c[c] = s;
+    }
+}
+
+INLINE void OF(add_gradient_group)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
+                                   int64_t count, double *restrict sum_g, double *restrict sum_gc,
+                                   double *restrict sum_c, int64_t rows) {
+    T a[STRIP], b[STRIP], s[STRIP];
+    for (int64_t c = 0; c < count; c++) a[c] = b[c] = s[c] = 0;
+    int64_t n = 0;
+    for (; n + 2 <= rows; n += 2) OF(add_gradient_strip)(x + n * C, g + n * C, mean, C, count, a, b, s, 2);
+    for (; n < rows; n++) OF(add_gradient_strip)(x + n * C, g + n * C, mean, C, count, a, b, s, 1);
+    for (int64_t c = 0; c < count; c++) {
+        sum_g[c] += a[c];
+        sum_gc[c] += b[c];
+        sum_c[c] += s[c];
+    }
+}
+
+static void OF(rows_sum_gradient)(void *argument, int64_t block) {
+    const OF(Network) *network = argument;
+    const Problem *p = network->p;
+    const int64_t N = p->N, C = p->C, step = rows_a_block(C);
+    const T *x = (const T *)p->in + network->k * N * C, *g = (const T *)p->grad + network->k * N * C;
+    const T *mean = (const T *)p->mean + network->k * C;
+    const int64_t end = at_most((block + 1) * step, N);
+    double *a = network->sums + block * 3 * C, *b = a + C, *s = b + C;
+    memset(a, 0, 3 * (size_t)C * sizeof(double));
+    for (int64_t n = block * step; n < end; n += GROUP)
+        for (int64_t c = 0; c < C; c += STRIP)
+            OF(add_gradient_group)(x + n * C + c, g + n * C + c, mean + c, C, at_most(C - c, STRIP), a + c, b + c,
+                                   s + c, at_most(end - n, GROUP));
+}
+
+INLINE void OF(differentiate_row)(const T *restrict x, const T *restrict g, const T *restrict mean,
+                                  const T *restrict scale, const T *restrict slope, const T *restrict shift,
+                                  T *restrict dx, int64_t C) {
+    for (int64_t c = 0; c < C; c++) dx[c] = g[c] * scale[c] + ((x[c] - mean[c]) * slope[c] + shift[c]);
+}
+
+static void OF(rows_differentiate)(void *argument, int64_t block) {
+    const OF(Network) *network = argument;
+    const Problem *p = network->p;
+    const int64_t N = p->N, C = p->C, step = rows_a_block(C), base = network->k * N * C;
+    const int64_t end = at_most((block + 1) * step, N);
+    const T *restrict mean = (const T *)p->mean + network->k * C;
+    const T *restrict scale = network->factors, *restrict slope = scale + C, *restrict shift = slope + C;
+    const int past_cache = p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
+    for (int64_t n = block * step; n < end; n++) {
+        const T *restrict x = (const T *)p->in + base + n * C, *restrict g = (const T *)p->grad + base + n * C;
+        T *restrict dx = (T *)p->out + base + n * C;
+        if (past_cache) {
+            for (int64_t c = 0; c < C; c += PIECE) {
+                const int64_t piece = at_most(C - c, PIECE);
+                T values[PIECE];
+                OF(differentiate_row)(x + c, g + c, mean + c, scale + c, slope + c, shift + c, values, piece);
+                write_past_cache(dx + c, values, (size_t)piece * sizeof(T));
+            }
+        } else {
+            OF(differentiate_row)(x, g, mean, scale, slope, shift, dx, C);
+        }
+    }
+    if (past_cache) finish_writing();
+}
+
+static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
+    const int64_t C = p->C, step = rows_a_block(C), blocks = (p->N + step - 1) / step, kinds = p->grad ? 3 : 2;
+    double *sums = malloc((size_t)(blocks * kinds * C) * sizeof(double) + (size_t)(3 * C) * sizeof(T));
+    OF(Network) network = {p, k, sums, (T *)(sums + blocks * kinds * C)};
+    T *first = network.factors, *second = first + C, *third = second + C;
+    each(p->grad ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads, 0);
+    for (int64_t block = 1; block < blocks; block++)
+        for (int64_t i = 0; i < kinds * C; i++) sums[i] += sums[block * kinds * C + i];
+    if (p->grad) {
+        OF(finish_backward)(p, k * C, C, sums, sums + C, sums + 2 * C, first, second, third);
+        if (p->out) each(OF(rows_differentiate), &network, blocks, threads, 1);
+    } else {
+        const T *x = (const T *)p->in + k * p->N * C;
+        OF(finish_forward)(p, k, k * C, C, x, sums, sums + C, first, second, third);
+        each(OF(rows_normalize), &network, blocks, threads, 1);
+    }
+    free(sums);
+}
+
+static void OF(rows_of_network)(void *argument, int64_t k) { OF(rows)(argument, k, 1); }
+
+// ---- channels: (K, N, C, L), one channel of one network a task ----
+
+// A row of L values is taken for rows of C = LANES channels; the lanes are added up last.
+
+// As add_group, with the sums of a few rows in registers. One row alone is added up in double.
 INLINE void OF(add_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
                          double *restrict square, int64_t done, const int rows) {
     const double a_row = done ? 1 / (double)done : 0;
@@ -200,45 +422,6 @@ INLINE void OF(add_all_rows)(const T *restrict x, const T *restrict first, int64
     for (; n < rows; n++) OF(add_rows)(x + n * C, first, C, sum, square, done + n, 1);
 }
 
-static void OF(rows_sum)(void *argument, int64_t block) {
-    const OF(Network) *network = argument;
-    const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C);
-    const T *x = (const T *)network->p->in + network->k * N * C;
-    const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
-    double *sum = network->sums + block * 2 * C, *square = sum + C;
-    memset(sum, 0, 2 * (size_t)C * sizeof(double));
-    OF(add_all_rows)(x + block * step * C, x, C, sum, square, 0, end - block * step);
-}
-
-INLINE void OF(normalize_row)(const T *restrict x, const T *restrict mean, const T *restrict scale,
-                              const T *restrict shift, T *restrict y, int64_t C) {
-    for (int64_t c = 0; c < C; c++) y[c] = (x[c] - mean[c]) * scale[c] + shift[c];
-}
-
-static void OF(rows_normalize)(void *argument, int64_t block) {
-    const OF(Network) *network = argument;
-    const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C), base = network->k * N * C;
-    const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
-    const T *restrict mean = network->factors, *restrict scale = mean + C, *restrict shift = scale + C;
-    const int past_cache = network->p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
-    for (int64_t n = block * step; n < end; n++) {
-        const T *restrict x = (const T *)network->p->in + base + n * C;
-        T *restrict y = (T *)network->p->out + base + n * C;
-        if (past_cache) {
-            for (int64_t c = 0; c < C; c += PIECE) {
-                const int64_t piece = c + PIECE < C ? PIECE : C - c;
-                T values[PIECE];
-                OF(normalize_row)(x + c, mean + c, scale + c, shift + c, values, piece);
-                write_past_cache(y + c, values, (size_t)piece * sizeof(T));
-            }
-        } else {
-            OF(normalize_row)(x, mean, scale, shift, y, C);
-        }
-    }
-    if (past_cache) finish_writing();
-}
-
-// A few rows are added up in T before the sums in double take them: here x is centered already, so nothing cancels.
 INLINE void OF(add_gradient_rows)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
                                   double *restrict sum_g, double *restrict sum_gc, double *restrict sum_c,
                                   const int rows) {
@@ -256,79 +439,6 @@ INLINE void OF(add_gradient_rows)(const T *restrict x, const T *restrict g, cons
     }
 }
 
-static void OF(rows_sum_gradient)(void *argument, int64_t block) {
-    const OF(Network) *network = argument;
-    const Problem *p = network->p;
-    const int64_t N = p->N, C = p->C, step = rows_a_block(C);
-    const T *x = (const T *)p->in + network->k * N * C, *g = (const T *)p->grad + network->k * N * C;
-    const T *mean = (const T *)p->mean + network->k * C;
-    const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
-    double *a = network->sums + block * 3 * C, *b = a + C, *s = b + C;
-    memset(a, 0, 3 * (size_t)C * sizeof(double));
-    int64_t n = block * step;
-    for (; n + 8 <= end; n += 8) OF(add_gradient_rows)(x + n * C, g + n * C, mean, C, a, b, s, 8);
-    for (; n + 4 <= end; n += 4) OF(add_gradient_rows)(x + n * C, g + n * C, mean, C, a, b, s, 4);
-    for (; n < end; n++) OF(add_gradient_rows)(x + n * C, g + n * C, mean, C, a, b, s, 1);
-}
-
-INLINE void OF(differentiate_row)(const T *restrict x, const T *restrict g, const T *restrict mean,
-                                  const T *restrict scale, const T *restrict slope, const T *restrict shift,
-                                  T *restrict dx, int64_t C) {
-    for (int64_t c = 0; c < C; c++) dx[c] = g[c] * scale[c] + ((x[c] - mean[c]) * slope[c] + shift[c]);
-}
-
-static void OF(rows_differentiate)(void *argument, int64_t block) {
-    const OF(Network) *network = argument;
-    const Problem *p = network->p;
-    const int64_t N = p->N, C = p->C, step = rows_a_block(C), base = network->k * N * C;
-    const int64_t end = (block + 1) * step < N ? (block + 1) * step : N;
-    const T *restrict mean = (const T *)p->mean + network->k * C;
-    const T *restrict scale = network->factors, *restrict slope = scale + C, *restrict shift = slope + C;
-    const int past_cache = p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
-    for (int64_t n = block * step; n < end; n++) {
-        const T *restrict x = (const T *)p->in + base + n * C, *restrict g = (const T *)p->grad + base + n * C;
-        T *restrict dx = (T *)p->out + base + n * C;
-        if (past_cache) {
-            for (int64_t c = 0; c < C; c += PIECE) {
-                const int64_t piece = c + PIECE < C ? PIECE : C - c;
-                T values[PIECE];
-                OF(differentiate_row)(x + c, g + c, mean + c, scale + c, slope + c, shift + c, values, piece);
-                write_past_cache(dx + c, values, (size_t)piece * sizeof(T));
-            }
-        } else {
-            OF(differentiate_row)(x, g, mean, scale, slope, shift, dx, C);
-        }
-    }
-    if (past_cache) finish_writing();
-}
-
-static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
-    const int64_t C = p->C, step = rows_a_block(C), blocks = (p->N + step - 1) / step, kinds = p->grad ? 3 : 2;
-    double *sums = malloc((size_t)(blocks * kinds * C) * sizeof(double) + (size_t)(3 * C) * sizeof(T));
-    OF(Network) network = {p, k, sums, (T *)(sums + blocks * kinds * C)};
-    T *first = network.factors, *second = first + C, *third = second + C;
-    each(p->grad ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads, 0);
-    for (int64_t block = 1; block < blocks; block++)
-        for (int64_t i = 0; i < kinds * C; i++) sums[i] += sums[block * kinds * C + i];
-    if (p->grad) {
-        for (int64_t c = 0; c < C; c++)
-            OF(finish_backward)(p, k, c, sums[c], sums[C + c], sums[2 * C + c], first + c, second + c, third + c);
-        if (p->out) each(OF(rows_differentiate), &network, blocks, threads, 1);
-    } else {
-        const T *x = (const T *)p->in + k * p->N * C;
-        for (int64_t c = 0; c < C; c++)
-            OF(finish_forward)(p, k, c, x[c], sums[c], sums[C + c], first + c, second + c, third + c);
-        each(OF(rows_normalize), &network, blocks, threads, 1);
-    }
-    free(sums);
-}
-
-static void OF(rows_of_network)(void *argument, int64_t k) { OF(rows)(argument, k, 1); }
-
-// ---- channels: (K, N, C, L), one channel of one network a task ----
-
-// A row of L values is taken for rows of LANES channels, so that the same loops serve; the lanes are added up last.
-
 static void OF(channel_forward)(void *argument, int64_t channel) {
     const Problem *p = argument;
     const int64_t N = p->N, C = p->C, L = p->L, k = channel / C, c = channel % C, base = (k * N * C + c) * L;
@@ -344,7 +454,7 @@ static void OF(channel_forward)(void *argument, int64_t channel) {
     }
     sum[0] += rest_sum, square[0] += rest_square;
     for (int lane = 1; lane < LANES; lane++) sum[0] += sum[lane], square[0] += square[lane];
-    OF(finish_forward)(p, k, c, *x, sum[0], square[0], &mean, &scale, &shift);
+    OF(finish_forward)(p, k, channel, 1, x, sum, square, &mean, &scale, &shift);
     for (int64_t n = 0; n < N; n++) {
         const T *restrict row = x + n * C * L;
         T *restrict y = (T *)p->out + base + n * C * L;
@@ -368,7 +478,7 @@ static void OF(channel_backward)(void *argument, int64_t channel) {
         for (; l < L; l++) OF(add_gradient_rows)(row + l, gradient + l, mean, 1, a, b, s, 1);
     }
     for (int lane = 1; lane < LANES; lane++) a[0] += a[lane], b[0] += b[lane], s[0] += s[lane];
-    OF(finish_backward)(p, k, c, a[0], b[0], s[0], &scale, &slope, &shift);
+    OF(finish_backward)(p, channel, 1, a, b, s, &scale, &slope, &shift);
     if (!p->out) return;
     for (int64_t n = 0; n < N; n++) {
         const T *restrict row = x + n * C * L, *restrict gradient = g + n * C * L;
