@@ -14,7 +14,6 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.ticker import (
     LogLocator,
     MaxNLocator,
-    NullFormatter,
     NullLocator,
     PercentFormatter,
     StrMethodFormatter,
@@ -53,16 +52,19 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         axes.legend()
         if quantity == "loss" and all(value > 0 for split in COLOURS for value in metrics[f"{split}_loss"]):
             axes.set_yscale("log")  # the last epochs, a hundredth of the first, would be one flat line
-            _number_log_axis(axes.yaxis)
+            _number_log_axis(axes.yaxis, decades_apart=3)
         if quantity == "accuracy":
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
 
 
-def _number_log_axis(axis: Axis) -> None:
-    """Ticks at 1, 2, 5, ... where there is room for them, else at powers of ten; as plain numbers."""
+def _number_log_axis(axis: Axis, decades_apart: float) -> None:
+    """Plain numbers at powers of ten where these are more than `decades_apart`, else at 1, 2, 5, 10, ...
+
+    Tiny ticks between them, and powers written as such, would take matplotlib as long as all the rest.
+    """
     low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 1e3 else (1,)))
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 10**decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
 
@@ -184,11 +186,7 @@ def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
         panel.set_xlim(-0.5, len(scale) - 0.5)
     elif scale == "log":
         panel.set_xscale("log")
-        low, high = panel.get_xlim()
-        if high / low < 100:  # powers of ten alone would be one tick or two, and matplotlib's others overlap
-            ticks = [value for value in _ONE_TWO_FIVE if low <= value <= high]
-            panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
-        panel.xaxis.set_minor_formatter(NullFormatter())
+        _number_log_axis(panel.xaxis, decades_apart=2)
     elif scale == "one_minus_log":
         panel.set_xscale(
             "function", functions=(lambda x: -np.log10(np.maximum(1 - x, 1e-12)), lambda u: 1 - 10.0 ** (-u))
@@ -200,6 +198,5 @@ def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
         panel.set_xticks(ticks, [f"{value:g}" for value in ticks])
 
 
-_ONE_TWO_FIVE = [step * 10.0**decade for decade in range(-12, 7) for step in (1, 2, 5)]
 _NINES = [0, *(round(1 - 10.0**-decade, 8) for decade in range(1, 7))]
 _ONE_MINUS_ONE_TWO_FIVE = [0, *(round(1 - step * 10.0**-decade, 8) for decade in range(1, 7) for step in (5, 2, 1))]

@@ -1,6 +1,7 @@
 """`hydra/launcher=stacked`: the jobs of a sweep as a few stacks of networks, each trained as one."""
 
 import atexit
+import gc
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class StackedLauncher(Launcher):
         self._task_function = task_function
         self._config = config
         atexit.register(self._pool.close)
+        atexit.register(gc.freeze)  # Python's own way out would look for garbage in all that there is, for 0.2 s
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
