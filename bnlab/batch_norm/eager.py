@@ -14,7 +14,14 @@ from torch.nn.parameter import Buffer, Parameter
 from bnlab.batch_norm import formulas, in_place, kernel
 from bnlab.batch_norm.formulas import Statistics
 
-__all__ = ["InPlaceBatchNormFunction", "KernelBatchNormFunction", "is_eager", "kernel_takes"]
+__all__ = [
+    "InPlaceBatchNormFunction",
+    "KernelBatchNormFunction",
+    "apply_in_place",
+    "apply_kernel",
+    "is_eager",
+    "kernel_takes",
+]
 
 # running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
 Settings: TypeAlias = tuple[
@@ -25,6 +32,7 @@ Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 PLAIN = {Tensor, Parameter, Buffer}
 KERNEL_DTYPES = {torch.float32, torch.float64}
 
+forward_ad = torch.autograd.forward_ad
 is_compiling = torch.compiler.is_compiling
 transforms_active = torch._C._are_functorch_transforms_active
 dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -38,7 +46,7 @@ def is_eager() -> bool:
     return not (
         is_compiling()
         or transforms_active()
-        or torch.autograd.forward_ad._current_level >= 0
+        or forward_ad._current_level >= 0
         or dispatch_modes()
         or tracing_state() is not None
     )
@@ -57,11 +65,11 @@ def kernel_takes(
     made so). What is wrong with them otherwise is for others to say.
     """
     dtype, shape = x.dtype, x.shape
-    if len(shape) < stack_dims + 2:
+    num_dims = len(shape)
+    if num_dims < stack_dims + 2:
         return False
-    if len(shape) == 2:
-        num_values, num_features = shape
-        size = num_features
+    if num_dims == 2:
+        num_values, size = shape
     else:
         num_values = shape[stack_dims] * shape[stack_dims + 2 :].numel()
         size = shape[:stack_dims].numel() * shape[stack_dims + 1]
@@ -71,10 +79,14 @@ def kernel_takes(
         or not size
         or not x.is_cpu
         or type(x) not in PLAIN
-        or not (isinstance(eps, Tensor) or eps > 0)
-        or (running_mean is None) is not (running_var is None)
+        or not (eps > 0 if type(eps) is float else isinstance(eps, Tensor) or eps > 0)
         or not kernel.is_available()
     ):
+        return False
+    if running_mean is None or running_var is None:
+        if running_mean is not running_var:
+            return False
+    elif running_mean.requires_grad or running_var.requires_grad:
         return False
     for tensor in (running_mean, running_var, weight, bias):
         if tensor is not None and not (
@@ -83,7 +95,6 @@ def kernel_takes(
             and tensor.is_contiguous()
             and tensor.is_cpu
             and type(tensor) in PLAIN
-            and (tensor is weight or tensor is bias or not tensor.requires_grad)
             and (not stack_dims or tensor.shape == shape[:stack_dims] + shape[stack_dims + 1 : stack_dims + 2])
         ):
             return False
@@ -104,7 +115,9 @@ class KernelBatchNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, weight, statistics = ctx.saved_tensors
         if is_grad_enabled() or type(grad_y) not in PLAIN or not is_eager() or is_batched(grad_y):
-            return differentiable_backward(ctx, grad_y, x, weight, None, *statistics)
+            stack_dims = ctx.settings[-1]
+            mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1])
+            return differentiable_backward(ctx, grad_y, x, weight, None, mean, inv_std)
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
             *kernel.backward(x, grad_y, weight, statistics, ctx.settings[-1], needs_x, needs_weight, needs_bias),
@@ -144,6 +157,11 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
             return differentiable_backward(ctx, grad_y, x, weight, mask, mean, inv_std)
         gradients = in_place.backward(x, grad_y, weight, mean, inv_std, ctx.settings[-1], ctx.needs_input_grad[0])
         return wanted(ctx, gradients, x, weight)
+
+
+# Function.apply first looks for what functorch has left behind; where is_eager() holds there is nothing.
+apply_kernel = super(torch.autograd.Function, KernelBatchNormFunction).apply
+apply_in_place = super(torch.autograd.Function, InPlaceBatchNormFunction).apply
 
 
 def differentiable_backward(

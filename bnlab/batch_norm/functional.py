@@ -5,7 +5,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.arguments import check_arguments
-from bnlab.batch_norm.eager import InPlaceBatchNormFunction, KernelBatchNormFunction, is_eager, kernel_takes
+from bnlab.batch_norm.eager import apply_in_place, apply_kernel, is_eager, kernel_takes
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
@@ -60,12 +60,12 @@ def batch_norm(
         and mask is None
         and kernel_takes(input, running_mean, running_var, weight, bias, eps, stack_dims)
     ):
-        return KernelBatchNormFunction.apply(input, weight, bias, settings)
+        return apply_kernel(input, weight, bias, settings)
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     if not input.numel():  # and nothing is learned about the statistics
         return of_nothing(input, weight, bias)
     if training and eager:
-        return InPlaceBatchNormFunction.apply(input, weight, bias, settings)
+        return apply_in_place(input, weight, bias, settings)
     # TorchDynamo takes no Function that has a derivative in forward mode.
     forward_mode = not eager and not torch.compiler.is_compiling()
     if not training:

@@ -202,7 +202,7 @@ def forward(
         Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
     ],
 ) -> tuple[Tensor, Tensor]:
-    """y, and (2, *stack, C) with the rounded mean and 1 / sqrt(var + eps); the running statistics are updated.
+    """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps); running statistics are updated.
 
     All tensors are on the CPU, of one dtype, float32 or float64, and all but x contiguous. `settings` are running_mean,
     running_var, num_batches_tracked, momentum, eps, mask (None) and stack_dims, as `batch_norm`'s.
@@ -211,7 +211,7 @@ def forward(
     x = x.contiguous()
     y = torch.empty_like(x)
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
-    statistics = x.new_empty((2, num_features) if not stack_dims else (2, *x.shape[:stack_dims], num_features))
+    statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension: that is half a microsecond faster
     mean = statistics.data_ptr()
     momentum_pointer, eps_pointer, momentum_number, eps_number = 0, 0, momentum, eps
     if type(eps) is not float:
@@ -261,8 +261,10 @@ def backward(
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.empty_like(weight) if needs_weight and weight is not None else None
     grad_bias = None
-    if needs_bias:
-        grad_bias = statistics.new_empty(statistics.shape[1:]) if weight is None else torch.empty_like(weight)
+    if needs_bias and weight is not None:
+        grad_bias = torch.empty_like(weight)
+    elif needs_bias:
+        grad_bias = x.new_empty(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2])
     run_of[x.dtype](
         pack(
             x.data_ptr(),
