@@ -1,17 +1,16 @@
-"""The configuration: where it lies, composing it from Python, and checking it before anything is trained."""
+"""The configuration: where it lies, composing it from Python, and checking it before anything is trained.
+
+Hydra is imported for composing only: a worker process checks and describes configs that another composed.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
-from bnlab.search.plugin import register
 
 __all__ = ["check", "compose", "config_folder", "describe"]
 
@@ -34,6 +33,12 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     Raises:
         UserError: an override that does not parse, or names what does not exist.
     """
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from bnlab.search.plugin import register
+
     GlobalHydra.instance().clear()
     register()
     with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):

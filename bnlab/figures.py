@@ -1,7 +1,6 @@
 """Tables in, matplotlib figures out; nothing is shown or saved here."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -21,9 +20,10 @@ from matplotlib.ticker import (
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from bnlab.curves import Curves
 from bnlab.png import png
 
-__all__ = ["DPI", "Curves", "curves", "pictures_of_many", "search"]
+__all__ = ["DPI", "curves", "pictures_of_many", "search"]
 
 DPI = 120
 TITLE_POINTS = 11
@@ -67,15 +67,6 @@ def _number_log_axis(axis: Axis, decades_apart: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 10**decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-@dataclass(frozen=True)
-class Curves:
-    """What `curves` shows of one training."""
-
-    metrics: Mapping[str, Sequence[float]]
-    title: str
-    best_epoch: float | None = None
 
 
 def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:

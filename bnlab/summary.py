@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
-from rich.table import Table
 
 from bnlab.history import History
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from bnlab.data import Splits
 
 __all__ = ["Summary", "beginning", "closing_table", "ending", "headline", "versions"]
@@ -82,7 +83,9 @@ def headline(summary: Summary) -> str:
     return summary["status"] if epoch is None else f"diverged: the loss of epoch {epoch} is not finite"
 
 
-def closing_table(summary: Summary, folder: Path) -> Table:
+def closing_table(summary: Summary, folder: Path) -> "Table":
+    from rich.table import Table
+
     table = Table(show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bnlab.figures import DPI, Curves, curves, pictures_of_many
+from bnlab.curves import Curves
+from bnlab.figures import DPI, curves, pictures_of_many
 from bnlab.png import png
 
 TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's

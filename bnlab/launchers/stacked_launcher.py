@@ -2,7 +2,9 @@
 
 import atexit
 import gc
+import threading
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +80,6 @@ class StackedLauncher(Launcher):
         return [batch.returns[index] for index in range(len(job_overrides))]
 
     def _show(self, report: Any) -> None:
-        if not report.epochs:
-            # Workers are on their way: this is the time for what the end of the sweep will need.
-            import bnlab.figures  # noqa: F401
         epochs = f", epochs {min(report.epochs)} to {max(report.epochs)}" if report.epochs else ""
         self.activity = f"{report.num_networks} networks in {len(report.epochs)} stacks{epochs}"
 
@@ -122,6 +121,8 @@ class _Batch:
                 continue
             self._jobs[index] = config.hydra.job.name, folder
             yield job
+        # From here on this process has little to do: time for what the end of the sweep will need.
+        threading.Thread(target=import_module, args=("bnlab.figures",), daemon=True).start()
 
     def _of_task(self) -> list[str]:
         """The keys that are the task's; how a search found a run is not what it is."""

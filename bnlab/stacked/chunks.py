@@ -12,7 +12,7 @@ from bnlab.stacked.grouping import group_key, why_alone
 
 __all__ = ["Chunk", "Chunks", "PlainJob", "data_key"]
 
-COMPOSE_FOR_S = 0.05
+COMPOSE_FOR_S = 0.01
 
 log = logging.getLogger(__name__)
 

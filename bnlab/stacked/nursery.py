@@ -96,6 +96,9 @@ def main() -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     gc.disable()  # all that imports make is kept: looking for garbage takes a tenth of their time
     sys.path[:] = json.loads(sys.stdin.readline())
+    from bnlab.stacked.drawing import Drawer, open_studio
+
+    studio = open_studio()
     import torch
     from omegaconf import OmegaConf
 
@@ -120,7 +123,9 @@ def main() -> None:
                 socket.send_fds(parent, [b"+"], [theirs.fileno()])
                 theirs.close()
                 parent.close()
-                worker.serve(connection)
+                drawer = Drawer(studio)
+                studio.close()
+                worker.serve(connection, drawer)
             finally:
                 os._exit(0)  # whatever happens, a worker does not go on as a nursery
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do

@@ -85,16 +85,17 @@ class Pool:
         """
         self.start()
         self._num_ended, self._ended = 0, ended
+        ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
-                chunks.compose(self.num_workers)
+                chunks.compose(ahead)
                 while chunks.refused:
                     self._fail(*chunks.refused.pop())
                 self._hand_out(chunks)
                 sources: list[Any] = [worker.connection for worker in self._workers]
                 if self._num_starting:
                     sources.append(self._nursery)
-                has_time = chunks.is_composing and len(chunks.waiting) < self.num_workers
+                has_time = chunks.is_composing and len(chunks.waiting) < ahead
                 for ready in wait(sources, 0 if has_time else POLL_S):
                     self._take_in(ready, chunks)
                 busy = [worker for worker in self._workers if worker.chunk is not None]

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,9 +14,9 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from bnlab.atomic_file import write_bytes, write_text
 from bnlab.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config import check, describe
+from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import one_line, user_errors
-from bnlab.figures import Curves, pictures_of_many
 from bnlab.history import History
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.runs import RunFolder
@@ -177,7 +177,7 @@ class Trial:
         self.run.write_summary(self.summary)
 
 
-def draw(trials: Sequence[Trial]) -> None:
+def draw(trials: Sequence[Trial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
     """Give each trial the picture of its curves; those that went the same way share their axes."""
     for diverged in (False, True):  # whose losses would leave nothing to see of the others
         drawn = [trial for trial in trials if trial.history.rows and (trial.status == "diverged") == diverged]
@@ -185,5 +185,5 @@ def draw(trials: Sequence[Trial]) -> None:
             curves = [
                 Curves(trial.history.columns(), describe(trial.config), trial.history.best_epoch) for trial in drawn
             ]
-            for trial, picture in zip(drawn, pictures_of_many(curves), strict=True):
+            for trial, picture in zip(drawn, pictures_of(curves), strict=True):
                 trial.picture = picture

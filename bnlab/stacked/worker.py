@@ -3,7 +3,7 @@
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from io import StringIO
 from multiprocessing.connection import Connection
@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
 
+from bnlab.curves import Curves
 from bnlab.errors import UserError
 from bnlab.search.folder import SweepFolder
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
+from bnlab.stacked.drawing import draw_here
 from bnlab.stacked.training import Interrupted, Training
 from bnlab.stacked.trial import Job, Trial, draw
 from bnlab.summary import Summary
@@ -32,8 +34,11 @@ class NotStackableError(Exception):
     """These networks cannot be one stack; the message says why."""
 
 
-def serve(connection: Connection) -> None:
-    """Take chunks from `connection` and answer with events until it closes.
+PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
+
+
+def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
+    """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
 
     Events: ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
     one by Lightning, ("broke", error): something unforeseen, ("done",).
@@ -44,13 +49,13 @@ def serve(connection: Connection) -> None:
             chunk = connection.recv()
             if chunk is None:  # a request to stop that found nothing to stop
                 continue
-            _answer(chunk, connection)
+            _answer(chunk, connection, pictures_of)
             connection.send(("done",))
         except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
 
-def _answer(chunk: Chunk, connection: Connection) -> None:
+def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> None:
     def look(epoch: int, num_networks: int) -> None:
         connection.send(("progress", epoch, num_networks))
         if connection.poll():
@@ -62,7 +67,7 @@ def _answer(chunk: Chunk, connection: Connection) -> None:
             (job,) = chunk.jobs
             connection.send(("ended", job.number, train_alone(_job(job), chunk.reason)))
             return
-        for number, summary in train_chunk([_job(job) for job in chunk.jobs], look):
+        for number, summary in train_chunk([_job(job) for job in chunk.jobs], look, pictures_of):
             connection.send(("ended", number, summary))
     except NotStackableError as error:
         connection.send(("alone", str(error)))
@@ -79,7 +84,9 @@ def _job(plain: PlainJob) -> Job:
     return Job(plain.number, config, Path(plain.folder), plain.overrides)
 
 
-def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterator[tuple[int, Summary]]:
+def train_chunk(
+    jobs: Sequence[Job], look: Callable[[int, int], None], pictures_of: PicturesOf = draw_here
+) -> Iterator[tuple[int, Summary]]:
     """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.
 
     Raises:
@@ -112,7 +119,7 @@ def train_chunk(jobs: Sequence[Job], look: Callable[[int, int], None]) -> Iterat
     except UserError as error:
         raise NotStackableError(str(error)) from error
     training.run()
-    draw(ready)
+    draw(ready, pictures_of)
     for trial in ready:
         yield trial.job.number, trial.finish()
 

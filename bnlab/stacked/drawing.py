@@ -1,0 +1,76 @@
+"""Pictures from a process beside each worker, which has matplotlib: it is imported there while torch is imported here.
+
+The nursery forks a studio before it imports torch, the studio forks a drawer for each worker. Each ends when the socket
+to whoever it works for is closed.
+"""
+
+import gc
+import os
+import socket
+from collections.abc import Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection
+
+from bnlab.curves import Curves
+
+__all__ = ["Drawer", "draw_here", "open_studio"]
+
+
+def draw_here(trainings: Sequence[Curves]) -> list[bytes]:
+    """`bnlab.figures.pictures_of_many`, in this process."""
+    from bnlab.figures import pictures_of_many
+
+    return list(pictures_of_many(trainings))
+
+
+class Drawer:
+    """A process forked from the studio behind the socket `studio`; calling it is `draw_here`, over there."""
+
+    def __init__(self, studio: socket.socket) -> None:
+        theirs, ours = socket.socketpair()
+        self._connection = Connection(ours.detach())
+        with theirs, suppress(BrokenPipeError, ConnectionResetError):
+            socket.send_fds(studio, [b"+"], [theirs.fileno()])
+
+    def __call__(self, trainings: Sequence[Curves]) -> list[bytes]:
+        try:
+            self._connection.send(trainings)
+            return self._connection.recv()
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return draw_here(trainings)  # it was killed, or could not draw these, which will be said here
+
+
+def open_studio() -> socket.socket:
+    """Fork the process that drawers are forked from, and return the socket to it."""
+    ours, theirs = socket.socketpair()
+    if os.fork() == 0:
+        try:
+            os.close(0)  # the nursery's
+            ours.close()
+            _fork_drawers(theirs)
+        finally:
+            os._exit(0)
+    theirs.close()
+    return ours
+
+
+def _fork_drawers(orders: socket.socket) -> None:
+    import bnlab.figures  # noqa: F401  # before the fork
+
+    gc.freeze()
+    while True:
+        _, descriptors, *_ = socket.recv_fds(orders, 1, 1)
+        if not descriptors:
+            return
+        if os.fork() == 0:
+            gc.enable()
+            orders.close()
+            _draw(Connection(descriptors[0]))
+            return
+        os.close(descriptors[0])
+
+
+def _draw(connection: Connection) -> None:
+    with suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        while True:
+            connection.send(draw_here(connection.recv()))
