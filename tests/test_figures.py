@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bnlab.curves import Curves
-from bnlab.figures import DPI, curves, pictures_of_many
+from bnlab.figures import DPI, _canvas, curves, pictures_of_many
 from bnlab.png import png
 
 TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's
@@ -60,6 +60,18 @@ def test_nothing_of_one_training_is_left_in_the_picture_of_the_next() -> None:
     for one, other in zip(forwards, backwards, strict=True):
         np.testing.assert_array_equal(pixels(one), pixels(other))
     assert len(set(forwards)) == 3
+
+
+def test_a_picture_does_not_depend_on_what_was_drawn_before() -> None:
+    """What is kept from one call to the next: axes, ticks and legends, for each kind of training."""
+    diverged = Curves({**training(0.3).metrics, "train_loss": [-1.0, *[float("inf")] * 19]}, "diverged")
+    kinds = [[training(0.3), training(0.05)], [training(1.2)], [diverged], [training(0.2, num_epochs=2)]]
+    fresh = []
+    for kind in kinds:
+        _canvas.cache_clear()
+        fresh.append(list(pictures_of_many(kind)))
+    for _ in range(2):
+        assert [list(pictures_of_many(kind)) for kind in kinds] == fresh
 
 
 @pytest.mark.parametrize(

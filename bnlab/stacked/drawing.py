@@ -15,6 +15,9 @@ from bnlab.curves import Curves
 
 __all__ = ["Drawer", "draw_here", "open_studio"]
 
+_METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
+_ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in _METRICS}}, "any", best_epoch=3)
+
 
 def draw_here(trainings: Sequence[Curves]) -> list[bytes]:
     """`bnlab.figures.pictures_of_many`, in this process."""
@@ -55,8 +58,7 @@ def open_studio() -> socket.socket:
 
 
 def _fork_drawers(orders: socket.socket) -> None:
-    import bnlab.figures  # noqa: F401  # before the fork
-
+    draw_here([_ANY])  # before the fork: each drawer has what the first picture takes
     gc.freeze()
     while True:
         _, descriptors, *_ = socket.recv_fds(orders, 1, 1)
