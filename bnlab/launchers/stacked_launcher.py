@@ -2,6 +2,7 @@
 
 import atexit
 import gc
+import sys
 import threading
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -65,7 +66,7 @@ class StackedLauncher(Launcher):
         self._task_function = task_function
         self._config = config
         atexit.register(self._pool.close)
-        atexit.register(gc.freeze)  # Python's own way out would look for garbage in all that there is, for 0.2 s
+        atexit.register(_leave_garbage)
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -82,6 +83,12 @@ class StackedLauncher(Launcher):
     def _show(self, report: Any) -> None:
         epochs = f", epochs {min(report.epochs)} to {max(report.epochs)}" if report.epochs else ""
         self.activity = f"{report.num_networks} networks in {len(report.epochs)} stacks{epochs}"
+
+
+def _leave_garbage() -> None:
+    """Keep Python from looking for garbage in all that there is on its way out, for 0.2 s."""
+    if "torch" not in sys.modules:  # whose libraries would call it a leak
+        gc.freeze()
 
 
 class _Batch:
@@ -102,6 +109,9 @@ class _Batch:
         from bnlab.stacked.chunks import PlainJob
 
         for index, overrides in enumerate(self._overrides):
+            if index == len(self._overrides) - 1:
+                # From here on this process has little to do: time for what the end of the sweep will need.
+                threading.Thread(target=import_module, args=("bnlab.figures",), daemon=True).start()
             try:
                 config = self._context.config_loader.load_sweep_config(self._config, overrides)
                 with open_dict(config):
@@ -121,8 +131,6 @@ class _Batch:
                 continue
             self._jobs[index] = config.hydra.job.name, folder
             yield job
-        # From here on this process has little to do: time for what the end of the sweep will need.
-        threading.Thread(target=import_module, args=("bnlab.figures",), daemon=True).start()
 
     def _of_task(self) -> list[str]:
         """The keys that are the task's; how a search found a run is not what it is."""
