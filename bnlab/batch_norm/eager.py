@@ -19,6 +19,7 @@ __all__ = [
     "KernelBatchNormFunction",
     "apply_in_place",
     "apply_kernel",
+    "are_plain",
     "is_eager",
     "kernel_takes",
 ]
@@ -61,8 +62,21 @@ def kernel_takes(
     eps: Tensor | float,
     stack_dims: int,
 ) -> bool:
-    """Whether the kernel can read these: plain, on the CPU, of x's dtype and of the right sizes, and contiguous (x is
-    made so). What is wrong with them otherwise is for others to say.
+    """Whether the kernel is there and can read these."""
+    return kernel.is_available() and are_plain(x, running_mean, running_var, weight, bias, eps, stack_dims)
+
+
+def are_plain(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: Tensor | float,
+    stack_dims: int,
+) -> bool:
+    """Whether the kernel could read these: plain, on the CPU, of x's dtype and of the right sizes, and contiguous (x is
+    made so). Nothing is wrong with them then, as `check_arguments` would find it; otherwise it may say what is.
     """
     dtype, shape = x.dtype, x.shape
     num_dims = len(shape)
@@ -80,7 +94,6 @@ def kernel_takes(
         or not x.is_cpu
         or type(x) not in PLAIN
         or not (eps > 0 if type(eps) is float else isinstance(eps, Tensor) or eps > 0)
-        or not kernel.is_available()
     ):
         return False
     if running_mean is None or running_var is None:
