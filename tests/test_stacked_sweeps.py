@@ -133,21 +133,21 @@ def test_a_sweep_from_the_command_line_and_a_job_that_fits_no_stack(train, tmp_p
 
 
 def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
-    num_epochs = 80  # long enough for the study to hear of the first eight while the other four train
+    num_epochs = 80  # long enough for the study to hear of the first sixteen while the other four train
     outcome = train(
         *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={tmp_path}/sweep"),
         *("model.hidden=[20]", f"trainer.max_epochs={num_epochs}", "search.pruner=median", "trainer.accelerator=cpu"),
-        "optimizer.lr=0.01,0.011,0.012,0.013,0.014,0.015,0.016,0.017,0.018,0.02,1e-8,2e-8",
+        f"optimizer.lr={','.join(f'{0.01 + number / 1000:g}' for number in range(18))},1e-8,2e-8",
     )
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     statuses = []
-    for number in range(12):  # eight together, of which none is pruned for want of a median, and then four
+    for number in range(20):  # sixteen together, of which none is pruned for want of a median, and then four
         summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
         statuses.append(summary["status"])
         assert (summary["epochs"] < num_epochs) == (summary["status"] == "pruned")
         assert files_of(tmp_path / "sweep" / str(number)) == FILES
-    assert statuses[:8] == ["completed"] * 8
-    assert statuses[10:] == ["pruned"] * 2
+    assert statuses[:16] == ["completed"] * 16
+    assert statuses[18:] == ["pruned"] * 2
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # Lightning's remark on a monitored metric
@@ -262,9 +262,26 @@ def test_what_only_lightning_can_do_is_known_beforehand(overrides: list[str], re
 def test_chunks_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     config = OmegaConf.to_container(configs_of(QUICK, [{}])[0], resolve=True)
     need = bytes_per_network(config)
-    for free, expected in ((None, 8), (10**12, 8), (need * 10, 3), (need * 2, 1)):
+    for free, expected in ((None, 16), (10**12, 16), (need * 10, 3), (need * 2, 1)):
         monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda free=free: free)
         assert chunk_size(config, num_workers=2) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["model.hidden=[100,100,100]"], 16),
+        (["model.hidden=[100,100,100]", "data=mnist"], 4),
+        (["model.hidden=[256,256,256]", "data=mnist"], 1),
+        (["model.hidden=[100,100,100]", "trainer.precision=64-true"], 8),
+        (["data=cifar10", "model.hidden=[2000]"], 1),
+    ],
+    ids=str,
+)
+def test_chunks_fit_into_the_cache(overrides, expected, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda: None)
+    config = OmegaConf.to_container(bnlab.compose(overrides), resolve=True)
+    assert chunk_size(config, num_workers=4) == expected
 
 
 def test_a_network_that_is_too_large_fails_with_its_size_and_the_free_memory(

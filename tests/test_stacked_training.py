@@ -1,13 +1,19 @@
 """Each network of a stack has the learning curve that it has alone."""
 
+import ctypes
 import math
 
 import pytest
 import torch
 from stacked_oracle import alone, configs_of, stacked
 
-from bnlab.batch_norm import use_kernel
+from bnlab.batch_norm import kernel, use_kernel
+from bnlab.build import build_network
+from bnlab.network import MLP
 from bnlab.stacked import layers
+from bnlab.stacked.compiled_step import CompiledStep
+from bnlab.stacked.data import load_data
+from bnlab.stacked.mlp import StackedMLP
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],
@@ -92,20 +98,91 @@ def test_without_the_kernel_the_formulas_in_torch_give_the_same() -> None:
     check(configs, trials, 1e-9)
 
 
-@pytest.mark.parametrize("kernel", [True, False])
-def test_the_backward_written_by_hand_is_the_one_that_runs(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def threefold(run):
+    """The kernel with all gradients of its backward tripled, as a C function of its own."""
+    true_run = ctypes.cast(run, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
+
+    def tripled(address):
+        pointers, sizes = (ctypes.c_void_p * 14).from_address(address), (ctypes.c_int64 * 5).from_address(address + 112)
+        true_run(address)
+        _, num_samples, num_features, *_ = sizes
+        if pointers[1] is not None:  # dL/dy: a backward
+            for pointer, number in ((2, num_samples * num_features), (5, num_features), (6, num_features)):
+                values = (ctypes.c_float * number).from_address(pointers[pointer])
+                values[:] = [3 * value for value in values]
+
+    return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(tripled)
+
+
+@pytest.mark.parametrize("mode", ["step in C", "layer by layer", "without the kernel"])
+def test_the_backward_written_by_hand_is_the_one_that_runs(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a wrong one, curves differ."""
     (config,) = configs_of(["trainer.max_epochs=1", "optimizer=sgd"], [{}])
-    module = layers.kernel if kernel else layers.in_place
-    true_backward = module.backward
-    monkeypatch.setattr(module, "backward", lambda *a: [g if g is None else 3 * g for g in true_backward(*a)])
-    with use_kernel(kernel):
-        (wrong,) = stacked([config])
-    monkeypatch.undo()
-    with use_kernel(kernel):
+    if mode == "layer by layer":
+        monkeypatch.setattr(CompiledStep, "takes", lambda layers: False)
+    with use_kernel(mode != "without the kernel"):
         (right,) = stacked([config])
+        with monkeypatch.context() as wrongly:
+            if mode == "step in C":
+                wrongly.setitem(kernel.run_of, torch.float32, threefold(kernel.run_of[torch.float32]))
+            else:
+                module = layers.kernel if mode == "layer by layer" else layers.in_place
+                true_backward = module.backward
+                wrongly.setattr(module, "backward", lambda *a: [g if g is None else 3 * g for g in true_backward(*a)])
+            (wrong,) = stacked([config])
     difference = wrong.last.state["1.weight"] - right.last.state["1.weight"]
     assert difference.abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "in_c"),
+    [
+        ([], True),
+        (["norm=none", "trainer.precision=64-true"], True),
+        (["norm.placement=after", "model.bias=true", "data.batch_size=269"], True),
+        (["+norm.affine=false"], True),
+        (["model.activation=tanh"], False),
+        (["norm.momentum=null"], False),
+        (["norm=torch"], False),
+    ],
+)
+def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(overrides, in_c, monkeypatch) -> None:
+    torch.manual_seed(0)
+    configs = configs_of(overrides, [{"seed": 1}, {"seed": 2}])
+    data = load_data(configs[0])
+    networks = [build_network(config, data.splits.sample_shape, data.splits.num_classes) for config in configs]
+    dtype = torch.float64 if configs[0].trainer.precision == "64-true" else torch.float32
+    compiled = StackedMLP(networks, dtype)
+    assert (compiled._compiled is not None) == in_c
+    monkeypatch.setattr(CompiledStep, "takes", lambda layers: False)
+    one_by_one = StackedMLP(networks, dtype)
+    for sizes in ((2, 64), (2, 64), (70,)):
+        x = torch.randn(*sizes, 64, dtype=dtype)
+        y = torch.randint(10, sizes)
+        (losses, hits), (expected_losses, expected_hits) = compiled.step(x, y), one_by_one.step(x, y)
+        assert torch.equal(compiled.stack.gradients, one_by_one.stack.gradients)
+        torch.testing.assert_close(losses, expected_losses, rtol=3e-7, atol=0)
+        assert torch.equal(hits, expected_hits)
+        compiled.sync()
+        one_by_one.sync()
+        for name, buffer in compiled.stack.buffers.items():
+            assert torch.equal(buffer, one_by_one.stack.buffers[name]), name
+
+
+def test_in_a_step_in_c_a_nan_is_the_largest_logit_and_a_class_out_of_bounds_an_error() -> None:
+    network = MLP(4, 3, hidden=[])
+    stack = StackedMLP([network])
+    assert stack._compiled is not None
+    x = torch.zeros(2, 4)
+    _, hits = stack.step(x, torch.tensor([0, 1]))
+    assert hits.tolist() == [int((network(x).argmax(1) == torch.tensor([0, 1])).sum())]
+    stack.stack.rows.fill_(math.nan)
+    losses, hits = stack.step(x, torch.tensor([0, 1]))
+    assert hits.tolist() == [1]
+    assert losses.isnan().all()
+    for wrong in (3, -1):
+        with pytest.raises(IndexError):
+            stack.step(x, torch.tensor([0, wrong]))
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])

@@ -11,7 +11,8 @@ from bnlab.batch_norm import BatchNorm1d
 from bnlab.network import MLP
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.data import load_data
-from bnlab.stacked.memory import CHUNK_SIZE
+from bnlab.stacked.jobs import plain
+from bnlab.stacked.memory import chunk_size
 from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.optimizers import StackedOptimizer
@@ -44,11 +45,12 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
     """The loop of a worker of the stacked launcher, its metrics counted in; no validation."""
     splits = load_data(config).splits
     train = StackedMLP.prepare(splits.train)
+    size = chunk_size(plain(config), num_workers=1)
 
     def run(num_epochs: int) -> int:
         num_steps = 0
-        for start in range(0, len(rates), CHUNK_SIZE):
-            chunk = rates[start : start + CHUNK_SIZE]
+        for start in range(0, len(rates), size):
+            chunk = rates[start : start + size]
             networks = [MLP(train.x.shape[1], 10, hidden=config.model.hidden, norm=BatchNorm1d) for _ in chunk]
             optimizers = [
                 torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
@@ -56,13 +58,12 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
             ]
             model = StackedMLP(networks)
             optimizer = StackedOptimizer(optimizers, model.stack.rows, model.stack.gradients)
-            batches = StackedBatches(train, config.data.batch_size, range(len(chunk)))  # each network has its own order
+            batches = StackedBatches(train, config.data.batch_size, [config.seed] * len(chunk))  # as in a sweep
             with torch.no_grad():
                 for epoch in range(num_epochs):
                     metrics = StackedMetrics()
                     for x, y in batches.epoch(epoch):
-                        losses, logits = model.step(x, y)
-                        metrics.update(logits, y, losses)
+                        metrics.update(*model.step(x, y), y.shape[-1])
                         optimizer.step()
                         num_steps += len(chunk)
                     metrics.compute("train")

@@ -35,7 +35,7 @@ class Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, grad_weight: Tensor, grad_bias: Tensor | None) -> None:
-        self._weight, self._grad_weight, self._grad_bias = weight, grad_weight, grad_bias
+        self.weight, self.bias, self.grad_weight, self._grad_bias = weight, bias, grad_weight, grad_bias
         self._transposed = weight.mT
         self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
         self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
@@ -43,12 +43,12 @@ class Linear:
     def forward(self, x: Tensor) -> Tensor:
         num_samples = x.shape[-2]
         if num_samples not in self._results:
-            K, num_out, num_in = self._weight.shape
+            K, num_out, num_in = self.weight.shape
             self._results[num_samples] = (
-                self._weight.new_empty(K, num_samples, num_out),
-                self._weight.new_empty(K, num_samples, num_in),
+                self.weight.new_empty(K, num_samples, num_out),
+                self.weight.new_empty(K, num_samples, num_in),
             )
-        self._x = x if x.dim() == 3 else x.expand(len(self._weight), *x.shape)
+        self._x = x if x.dim() == 3 else x.expand(len(self.weight), *x.shape)
         y = self._results[num_samples][0]
         if self._bias is None:
             return torch.bmm(self._x, self._transposed, out=y)
@@ -59,12 +59,15 @@ class Linear:
         return y if self._bias is None else y.add_(self._bias)
 
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
-        torch.bmm(grad_y.mT, self._x, out=self._grad_weight)
-        if self._grad_bias is not None:
-            torch.sum(grad_y, 1, out=self._grad_bias)
+        torch.bmm(grad_y.mT, self._x, out=self.grad_weight)
+        self.sum_for_bias(grad_y)
         if not needs_x:
             return None
-        return torch.bmm(grad_y, self._weight, out=self._results[grad_y.shape[1]][1])
+        return torch.bmm(grad_y, self.weight, out=self._results[grad_y.shape[1]][1])
+
+    def sum_for_bias(self, grad_y: Tensor) -> None:
+        if self._grad_bias is not None:
+            torch.sum(grad_y, 1, out=self._grad_bias)
 
 
 class BatchNorm:
@@ -91,8 +94,10 @@ class BatchNorm:
         self._pieces = torch.empty_like(self._affine, memory_format=torch.contiguous_format)  # (A, K, C)
         self._weight, self._bias = [*self._pieces, None, None][:2]
         self._grad_affine = [*grad_affine.unbind(1)]
+        self._in_place = [*self._affine, None, None][:2]  # of one network each is in one piece
+        self._grad_in_place = [*self._grad_affine, None, None][:2]
         self._running = running_mean, running_var
-        self._eps, self._momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
+        self._eps, self.momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._by_kernel: bool | None = None
@@ -102,12 +107,12 @@ class BatchNorm:
         self._pieces.copy_(self._affine)
         if self._by_kernel is None:
             self._by_kernel = kernel_takes(x, *self._running, self._weight, self._bias, self._eps, 1)
-        settings = (*self._running, self.num_batches, self._momentum, self._eps, None, 1)
+        settings = (*self._running, self.num_batches, self.momentum, self._eps, None, 1)
         if self._by_kernel:
             y, self._statistics = kernel.forward(x, self._weight, self._bias, settings)
             return y
         y, self._mean, mean, var, self._inv_std = in_place.normalize(x, self._weight, self._bias, self._eps, 1)
-        in_place.update_running_statistics(x, mean, var, *self._running, self.num_batches, self._momentum, 1)
+        in_place.update_running_statistics(x, mean, var, *self._running, self.num_batches, self.momentum, 1)
         return y
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -125,6 +130,32 @@ class BatchNorm:
             assert gradient is not None
             target.copy_(gradient)
         return grad_x
+
+    def problems(
+        self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor
+    ) -> tuple[list[bytes], list[bytes]]:
+        """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C)."""
+        eps, momenta = self._numbers
+        assert momenta is not None
+        sizes = 1, *x.shape[1:], 1, 1  # of one network, L = 1, for one thread
+        forward, backward = [], []
+        for k in range(len(x)):
+            weight, bias, grad_weight, grad_bias, running_mean, running_var = (
+                0 if tensor is None else tensor[k].data_ptr()
+                for tensor in (*self._in_place, *self._grad_in_place, *self._running)
+            )
+            count = self.num_batches.data_ptr() if k == 0 else 0  # the networks go in step
+            values, result, given, wanted = (tensor[k].data_ptr() for tensor in (x, y, grad_y, grad_x))
+            saved = statistics[0, k].data_ptr(), statistics[1, k].data_ptr()
+            running = running_mean, running_var, count, 0, 0
+            forward.append(
+                kernel.pack(values, 0, result, weight, bias, 0, 0, *saved, *running, *sizes, eps[k], momenta[k])
+            )
+            gradients = grad_weight, grad_bias
+            backward.append(
+                kernel.pack(values, given, wanted, weight, 0, *gradients, *saved, *[0] * 5, *sizes, 0.0, 0.0)
+            )
+        return forward, backward
 
 
 class NativeBatchNorm(BatchNorm):
@@ -192,7 +223,8 @@ class Activation:
     """y = f(x) and dL/dx = f'(x) g, for the activations of `bnlab.network.ACTIVATIONS`."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._from_y, self._function, self._derivative = ACTIVATIONS[type(module)]
+        self.kind = type(module)
+        self._from_y, self._function, self._derivative = ACTIVATIONS[self.kind]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self._function(x)

@@ -7,7 +7,7 @@ padded to whole vectors: what is left over would be rounded in another way than 
 import torch
 from torch import Tensor
 
-__all__ = ["cross_entropy", "cross_entropy_and_gradient"]
+__all__ = ["cross_entropy", "cross_entropy_and_gradient", "padded"]
 
 _VECTOR = 32  # a multiple of the numbers in a vector register, fp32 and float64
 
@@ -29,9 +29,14 @@ def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor,
 
 def _log_p(logits: Tensor) -> Tensor:
     K, N, num_classes = logits.shape
-    turned = logits.new_zeros(K, num_classes, -(-N // _VECTOR) * _VECTOR)
+    turned = logits.new_zeros(K, num_classes, padded(N))
     turned[..., :N].copy_(logits.mT)
     return torch.log_softmax(turned, 1)
+
+
+def padded(num_samples: int) -> int:
+    """The next multiple of the numbers in a vector."""
+    return -(-num_samples // _VECTOR) * _VECTOR
 
 
 def _index(logits: Tensor, classes: Tensor) -> Tensor:

@@ -3,7 +3,12 @@
 import torch
 from torch import Tensor
 
-__all__ = ["StackedMetrics"]
+__all__ = ["StackedMetrics", "count_hits"]
+
+
+def count_hits(logits: Tensor, y: Tensor) -> Tensor:
+    """How many samples have their largest logit at their class, (K,), from (K, N, classes) and (K, N) or (N,)."""
+    return (logits.argmax(2) == y).sum(1)
 
 
 class StackedMetrics:
@@ -14,11 +19,11 @@ class StackedMetrics:
         self._hits: list[Tensor] = []
         self._sizes: list[int] = []
 
-    def update(self, logits: Tensor, y: Tensor, losses: Tensor) -> None:
-        """Add a batch: logits (K, N, classes), classes (K, N) or (N,), and the mean losses (K,)."""
+    def update(self, losses: Tensor, hits: Tensor, num_samples: int) -> None:
+        """Add a batch: its mean losses (K,), and how many of its samples were classified right (K,)."""
         self._losses.append(losses)
-        self._hits.append((logits.argmax(2) == y).sum(1))
-        self._sizes.append(logits.shape[1])
+        self._hits.append(hits)
+        self._sizes.append(num_samples)
 
     def compute(self, stage: str) -> list[dict[str, float]]:
         """{"<stage>_loss", "<stage>_accuracy"} of each network."""

@@ -10,8 +10,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bnlab.batch_norm import BatchNorm1d
 from bnlab.data import Split
 from bnlab.network import MLP
+from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
 from bnlab.stacked.loss import cross_entropy_and_gradient
+from bnlab.stacked.metrics import count_hits
 from bnlab.stacked.stack import Stack
 
 __all__ = ["StackedMLP"]
@@ -88,6 +90,7 @@ class StackedMLP:
             elif not isinstance(module, nn.Flatten):
                 self._layers.append(Activation(module))
             start += sum(parameter.numel() for parameter in module.parameters())
+        self._compiled = CompiledStep(self._layers) if CompiledStep.takes(self._layers) else None
 
     def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
@@ -96,8 +99,10 @@ class StackedMLP:
             x: (K, N, features), or (N, features) for all networks.
             y: classes, (K, N) or (N,).
         Returns:
-            the mean losses (K,), and the logits (K, N, classes), which the next step writes over.
+            the mean losses (K,), and how many samples were classified right (K,).
         """
+        if self._compiled is not None:
+            return self._compiled(x, y)
         logits = x
         for layer in self._layers:
             logits = layer.forward(logits)
@@ -106,7 +111,7 @@ class StackedMLP:
         for index in range(len(self._layers) - 1, -1, -1):
             assert grad is not None
             grad = self._layers[index].backward(grad, index > 0)
-        return losses, logits
+        return losses, count_hits(logits, y)
 
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, features)."""

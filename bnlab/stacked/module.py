@@ -10,6 +10,7 @@ from torch.func import functional_call, vmap
 from bnlab.data import Split
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.loss import cross_entropy
+from bnlab.stacked.metrics import count_hits
 from bnlab.stacked.stack import Stack
 
 __all__ = ["StackedModule"]
@@ -75,7 +76,7 @@ class StackedModule:
             x: (K, N, ...), or (N, ...) for all networks.
             y: classes, (K, N) or (N,).
         Returns:
-            the mean losses (K,), and the logits (K, N, classes).
+            the mean losses (K,), and how many samples were classified right (K,).
         """
         is_shared = y.dim() == 1
         with torch.enable_grad():
@@ -84,7 +85,7 @@ class StackedModule:
             losses = cross_entropy(logits, y)
             (gradients,) = torch.autograd.grad(losses.sum(), rows)
         self.stack.gradients.copy_(gradients)
-        return losses.detach(), logits.detach()
+        return losses.detach(), count_hits(logits.detach(), y)
 
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, ...)."""

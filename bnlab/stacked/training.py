@@ -15,7 +15,7 @@ from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
 from bnlab.stacked.data import Data
 from bnlab.stacked.loss import cross_entropy
-from bnlab.stacked.metrics import StackedMetrics
+from bnlab.stacked.metrics import StackedMetrics, count_hits
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.module import StackedModule
 from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
@@ -119,8 +119,7 @@ class Training:
         metrics = StackedMetrics()
         num_steps = num_samples = 0
         for x, y in self._batches.epoch(self._epoch):
-            losses, logits = model.step(x, y)
-            metrics.update(logits, y, losses)
+            metrics.update(*model.step(x, y), y.shape[-1])
             if self._limits is not None:
                 clip_gradients(model.stack.gradients, self._limits, self._clip)
             optimizer.step()
@@ -166,7 +165,7 @@ class Training:
         metrics = StackedMetrics()
         for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
             logits = self._model.logits(x)
-            metrics.update(logits, y, cross_entropy(logits, y))
+            metrics.update(cross_entropy(logits, y), count_hits(logits, y), len(y))
         return metrics.compute(stage)
 
     def _snapshot(self, index: int, steps_in_epoch: int) -> Snapshot:
