@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, use_kernel
+from bnlab.batch_norm.c_library import compiled
 
 needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
 
@@ -19,11 +20,11 @@ needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C comp
 def test_kernel_is_compiled_into_the_cache_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "cache"))
     with ThreadPoolExecutor(3) as pool:  # at once, as processes that start together do
-        (library,) = {future.result() for future in [pool.submit(kernel.compiled) for _ in range(3)]}
+        (library,) = {future.result() for future in [pool.submit(compiled, kernel.SOURCE) for _ in range(3)]}
     assert list((tmp_path / "cache").iterdir()) == [library]  # and nothing unfinished beside it
     assert ctypes.CDLL(str(library)).run_float
     written = library.stat().st_mtime_ns
-    assert kernel.compiled() == library
+    assert compiled(kernel.SOURCE) == library
     assert library.stat().st_mtime_ns == written
 
 
@@ -31,7 +32,7 @@ def test_kernel_is_compiled_into_the_cache_once(tmp_path: Path, monkeypatch: pyt
 def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "file" / "below"))
-    assert kernel.compiled().exists()
+    assert compiled(kernel.SOURCE).exists()
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])

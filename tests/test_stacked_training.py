@@ -117,6 +117,8 @@ def threefold(run):
 @pytest.mark.parametrize("mode", ["step in C", "layer by layer", "without the kernel"])
 def test_the_backward_written_by_hand_is_the_one_that_runs(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a wrong one, curves differ."""
+    if mode != "without the kernel" and not kernel.is_available():
+        pytest.skip("no C compiler for the kernel")
     (config,) = configs_of(["trainer.max_epochs=1", "optimizer=sgd"], [{}])
     if mode == "layer by layer":
         monkeypatch.setattr(CompiledStep, "takes", lambda layers: False)
@@ -134,6 +136,10 @@ def test_the_backward_written_by_hand_is_the_one_that_runs(mode: str, monkeypatc
     assert difference.abs().max() > 1e-3
 
 
+needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the step")
+
+
+@needs_compiler
 @pytest.mark.parametrize(
     ("overrides", "in_c"),
     [
@@ -169,6 +175,7 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
             assert torch.equal(buffer, one_by_one.stack.buffers[name]), name
 
 
+@needs_compiler
 def test_in_a_step_in_c_a_nan_is_the_largest_logit_and_a_class_out_of_bounds_an_error() -> None:
     network = MLP(4, 3, hidden=[])
     stack = StackedMLP([network])

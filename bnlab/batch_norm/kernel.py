@@ -1,8 +1,7 @@
 """The CPU kernel, `kernel.c`: compiled once a machine with the C compiler at hand, kept on disk, called through ctypes.
 
 Where no compiler is found the formulas in plain torch do the same. `BNLAB_KERNEL=0` in the environment, or
-`with use_kernel(False):`, asks for that. The compiled file is kept in `$BNLAB_CACHE`, else `$XDG_CACHE_HOME/bnlab`,
-else `~/.cache/bnlab`; where that cannot be written, in a temporary folder for this process alone.
+`with use_kernel(False):`, asks for that. Where the compiled file is kept is said in `c_library.py`.
 
 What was tried: forward + backward over the time of torch.nn.BatchNorm1d in eager mode, fp32, torch 2.15 on 4 cores
 of an AMD EPYC with AVX-512. Interleaved medians; from 1 MB on, a ratio moves by 0.3 from one process to the next, as
@@ -37,40 +36,25 @@ native's time from 256x1024 to 1024x1024, but adds up rows in fp32, one after th
 at 256 rows already. What is left on small shapes is some 25 operations of 1 to 5 microseconds each.
 """
 
-import atexit
 import ctypes
-import hashlib
-import importlib.util
 import logging
 import os
-import platform
-import shlex
-import shutil
 import struct
 import subprocess
-import sys
-import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from bnlab.batch_norm.c_library import compiled
 
 __all__ = ["backward", "forward", "is_available", "use_kernel"]
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernel.c")
-# The last two let loops with a square root or a choice run in vectors; no result changes.
-FLAGS = ["-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
-# The first that the compiler and the processor know. Vectors of 512 bits are whole cache lines: 15 % on large batches.
-NATIVE: tuple[list[str], ...] = (
-    ["-march=native", "-mprefer-vector-width=512"],
-    ["-march=native"],
-    ["-mcpu=native"],
-    [],
-)
 
 # `Problem` of kernel.c: 14 pointers, 5 integers, 2 doubles.
 pack = struct.Struct("@14P5q2d").pack
@@ -95,7 +79,7 @@ def is_available() -> bool:
     if state["wanted"] and not state["loaded"]:
         state["loaded"] = True
         try:
-            load(compiled())
+            load(compiled(SOURCE))
         except (OSError, subprocess.SubprocessError, AttributeError) as error:
             log.info("Batch norm runs as plain torch operations, because its CPU kernel could not be built: %s", error)
     return state["wanted"] and bool(run_of)
@@ -116,71 +100,6 @@ def load(path: Path) -> None:
     if hasattr(os, "register_at_fork"):
         # A forked child has none of OpenMP's threads and would wait for them for ever.
         os.register_at_fork(after_in_child=lambda: state.update(forked=True))
-
-
-def compiled() -> Path:
-    """The shared library, from the cache or compiled into it. Its name says the source, the flags and the processor."""
-    command = compiler()
-    key = hashlib.sha256(
-        "\0".join([SOURCE.read_text(), *command, *FLAGS, str(NATIVE), processor()]).encode()
-    ).hexdigest()
-    for folder in cache_folders():
-        library = folder / f"batch_norm-{key[:16]}.so"
-        if library.exists():
-            return library
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=folder, suffix=".so", delete=False) as file:
-                unfinished = Path(file.name)
-        except OSError:
-            continue
-        try:
-            for native in NATIVE:
-                flags = [*FLAGS, *native, "-o", str(unfinished), str(SOURCE), "-lm"]
-                done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=120, check=False)
-                if done.returncode == 0:
-                    os.replace(
-                        unfinished, library
-                    )  # processes that compile at the same time each put a whole file there
-                    return library
-        finally:
-            unfinished.unlink(missing_ok=True)
-        raise OSError(done.stderr.strip() or f"{command[0]} ended with {done.returncode}")
-    raise OSError("no folder for the compiled kernel can be written")
-
-
-def compiler() -> list[str]:
-    if "CC" in os.environ:
-        return shlex.split(os.environ["CC"])
-    for name in ("cc", "gcc", "clang"):
-        if path := shutil.which(name):
-            return [path]
-    if importlib.util.find_spec("ziglang"):  # a C compiler that pip can install
-        return [sys.executable, "-m", "ziglang", "cc"]
-    raise OSError("no C compiler (cc, gcc, clang) was found; `pip install bnlab[fast]` brings one")
-
-
-def processor() -> str:
-    """What -march=native depends on: a home folder is shared between machines that differ."""
-    try:
-        with open("/proc/cpuinfo") as file:
-            first = file.read(8192).split("\n\n")[0]
-        return "".join(line for line in first.splitlines() if line.startswith(("model name", "flags", "Features")))
-    except OSError:
-        return platform.machine() + platform.processor()
-
-
-def cache_folders() -> Iterator[Path]:
-    if folder := os.environ.get("BNLAB_CACHE"):
-        yield Path(folder)
-    elif folder := os.environ.get("XDG_CACHE_HOME"):
-        yield Path(folder) / "bnlab"
-    else:
-        with suppress(RuntimeError):  # no home
-            yield Path.home() / ".cache" / "bnlab"
-    temporary = tempfile.mkdtemp(prefix="bnlab-")
-    atexit.register(shutil.rmtree, temporary, ignore_errors=True)
-    yield Path(temporary)
 
 
 def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int, int]:

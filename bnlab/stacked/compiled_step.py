@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.batch_norm import kernel
-from bnlab.c_library import load_c
+from bnlab.batch_norm.c_library import compiled
 from bnlab.stacked.layers import Activation, BatchNorm, Layer, Linear
 from bnlab.stacked.loss import padded
 
@@ -64,7 +64,7 @@ def _functions(dtype: torch.dtype) -> tuple[Any, Any, ctypes.c_void_p] | None:
         return None
     name, gemm = _NAMES[dtype]
     try:
-        library = load_c(SOURCE)
+        library = ctypes.CDLL(str(compiled(SOURCE)))
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         functions = getattr(library, f"forward_{name}"), getattr(library, f"backward_{name}")
         product = ctypes.cast(getattr(torch_library, gemm), ctypes.c_void_p)
