@@ -25,6 +25,7 @@ SHORTER = {
     "bnlab.train": ["trainer.max_epochs=2"],
     "bnlab.train -m": ["trainer.max_epochs=2", "search.num_trials=3", "search.seeds=1"],
     "bnlab.bench train": ["--rounds", "1", "--template-steps", "5"],
+    "bnlab.bench sweep": ["--cases", "A", "--networks", "4", "--rounds", "1", "--launchers", "stacked"],
     "bnlab.bench batch_norm": ["--rounds", "1", "--shapes", "64x256", "--threads", "1", "--modes", "eager"],
 }
 
@@ -63,10 +64,13 @@ def test_python_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     import bnlab
     from bnlab.fit import fit
 
-    reading, using = blocks("python")
+    stacking, reading, using = blocks("python")
     folder = tmp_path / re.search(r'load\("(.*?)"\)', reading)[1]
     fit(bnlab.compose(["trainer.max_epochs=2"]), folder)
     monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(stacking, names)
+    assert [summary["status"] for summary in names["summaries"]] == ["completed"] * 3
     names = {"x": torch.rand(5, 1, 8, 8)}
     exec(reading, names)
     assert names["logits"].shape == (5, 10)
