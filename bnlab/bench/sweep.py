@@ -99,7 +99,9 @@ torch.set_num_threads(1)
 from omegaconf import OmegaConf
 from bnlab.bench.sweep_steps import {function}
 config, rates, num_epochs = json.loads(sys.stdin.readline())
-prepared = {function}(OmegaConf.create(config), rates)
+config = OmegaConf.create(config)
+{function}(config, rates[:1])(1)  # what comes once a process: imports, first allocations
+prepared = {function}(config, rates)
 print("ready", flush=True)
 sys.stdin.readline()
 start = time.process_time()
@@ -166,11 +168,12 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--growth", default="", help="numbers of networks, such as 1,8,64,512: how cost grows on A")
     parser.add_argument("--root", default="../shared/data", help="the folder that holds MNIST (default: %(default)s)")
     options = parser.parse_args(arguments)
+    console = Console(width=None if sys.stdout.isatty() else 120)
     with report_user_errors():
         for name in filter(None, options.cases.split(",")):
-            Console().print(_table(CASES[name], *_measure(CASES[name], options), options))
+            console.print(_table(CASES[name], *_measure(CASES[name], options), options))
         if options.growth:
-            Console().print(_growth([int(number) for number in options.growth.split(",")], options))
+            console.print(_growth([int(number) for number in options.growth.split(",")], options))
 
 
 def _measure(
