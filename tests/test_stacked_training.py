@@ -11,7 +11,7 @@ from bnlab.batch_norm import kernel, use_kernel
 from bnlab.build import build_network
 from bnlab.network import MLP
 from bnlab.stacked import layers
-from bnlab.stacked.compiled_step import CompiledStep
+from bnlab.stacked.compiled_step import CompiledStep, _same_bits
 from bnlab.stacked.data import load_data
 from bnlab.stacked.mlp import StackedMLP
 
@@ -163,6 +163,8 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
     monkeypatch.setattr(CompiledStep, "takes", lambda layers: False)
     one_by_one = StackedMLP(networks, dtype)
     for sizes in ((2, 64), (2, 64), (70,)):
+        if in_c and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+            assert compiled._compiled.takes_batch(sizes[-1])
         x = torch.randn(*sizes, 64, dtype=dtype)
         y = torch.randint(10, sizes)
         (losses, hits), (expected_losses, expected_hits) = compiled.step(x, y), one_by_one.step(x, y)
@@ -173,6 +175,22 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
         one_by_one.sync()
         for name, buffer in compiled.stack.buffers.items():
             assert torch.equal(buffer, one_by_one.stack.buffers[name]), name
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["forward", "backward"])
+def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    true_bits, true_method = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True), getattr(layers.Linear, name)
+
+    def off_by_a_bit(layer, *args):
+        result = true_method(layer, *args)
+        result[0, -1, -1] = torch.nextafter(result[0, -1, -1], torch.tensor(math.inf))
+        return result
+
+    monkeypatch.setattr(layers.Linear, name, off_by_a_bit)
+    bits = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True)
+    wrong = 0 if name == "forward" else 2
+    assert bits == [same and index != wrong for index, same in enumerate(true_bits)]
 
 
 @needs_compiler

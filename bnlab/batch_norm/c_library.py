@@ -33,13 +33,16 @@ NATIVE: tuple[list[str], ...] = (
 
 
 def compiled(source: Path) -> Path:
-    """The shared library, from the cache or compiled into it. Its name says the source, the flags and the processor.
+    """The shared library, from the cache or compiled into it.
+
+    Its name says the sources in the folder of this one, which may include them, the flags and the processor.
 
     Raises:
         OSError, subprocess.SubprocessError: it cannot be compiled here.
     """
     command = compiler()
-    key = hashlib.sha256("\0".join([source.read_text(), *command, *FLAGS, str(NATIVE), processor()]).encode())
+    texts = [path.read_text() for path in sorted(source.parent.glob("*.c"))]
+    key = hashlib.sha256("\0".join([*texts, *command, *FLAGS, str(NATIVE), processor()]).encode())
     for folder in cache_folders():
         library = folder / f"{source.parent.name}-{source.stem}-{key.hexdigest()[:16]}.so"
         if library.exists():

@@ -1,9 +1,10 @@
-"""The layers of a stack in C, `step.c`: forward and backward, network by network, in one call each.
+"""The layers of a stack and their loss in C, `step.c`: a whole step, network by network, in one call.
 
-Operation by operation over all networks, Python takes 270 us a step and every result leaves the cache before it is read
-again. Here the matrix products are those of the BLAS inside torch, batch norm is the layer's own kernel, and what
-another hand would round otherwise (log-softmax, the sums over a batch for the biases) is left to torch's operations: so
-the gradients are those of `layers.py`, which serves wherever this does not, bit for bit.
+Operation by operation over all networks, Python takes 270 us a step, and every result leaves the first caches before it
+is read again. Here batch norm is the layer's own kernel, the exponential and the logarithm are the vectors' functions
+inside torch, and the matrix products are either the BLAS inside torch or, for small ones, a shorter way to the same
+bits. Whether they are the same is tried out on random numbers before a size of batch is taken: so the gradients are
+those of `layers.py`, which serves wherever this does not, bit for bit.
 """
 
 import ctypes
@@ -12,7 +13,7 @@ import subprocess
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from bnlab.batch_norm import kernel
 from bnlab.batch_norm.c_library import compiled
 from bnlab.stacked.layers import Activation, BatchNorm, Layer, Linear
-from bnlab.stacked.loss import padded
+from bnlab.stacked.loss import cross_entropy_and_gradient
 
 __all__ = ["CompiledStep"]
 
@@ -28,8 +29,7 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("step.c")
 _LINEAR, _BATCH_NORM, _RELU = range(3)
-log_softmax_backward = torch.ops.aten._log_softmax_backward_data.out
-_NAMES = {torch.float32: ("float", "sgemm_"), torch.float64: ("double", "dgemm_")}
+_NAMES = {torch.float32: ("float", "sgemm_", "f"), torch.float64: ("double", "dgemm_", "d")}
 
 
 class _Of(ctypes.Structure):
@@ -41,41 +41,54 @@ class _Of(ctypes.Structure):
 class _Layer(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in ("kind", "num_in", "num_out", "needs_x")),
-        *((name, _Of) for name in ("x", "y", "grad_x", "grad_y", "weight", "bias", "grad_weight")),
+        *((name, ctypes.c_int64) for name in ("forward_here", "weight_here", "x_here")),
+        *((name, _Of) for name in ("x", "y", "grad_x", "grad_y", "weight", "bias", "grad_weight", "grad_bias")),
         *((name, _Of) for name in ("forward", "backward")),
     )
 
 
 class _Loss(ctypes.Structure):
-    _fields_ = (
-        ("width", ctypes.c_int64),
-        ("classes", ctypes.c_void_p),
-        ("stride", ctypes.c_int64),
-        *((name, _Of) for name in ("turned", "one_hot", "log_p", "gradient")),
-        ("losses", ctypes.c_void_p),
-        ("hits", ctypes.c_void_p),
-    )
+    _fields_ = (("classes", _Of), ("losses", ctypes.c_void_p), ("hits", ctypes.c_void_p))
+
+
+class _Elsewhere(ctypes.Structure):
+    """The `Functions` of step.c."""
+
+    _fields_ = tuple((name, ctypes.c_void_p) for name in ("gemm", "exponential", "logarithm", "batch_norm"))
+
+
+class _Functions(NamedTuple):
+    """Of one dtype: those of step.c, what they call, and how many numbers a vector has."""
+
+    step: Any
+    linear: Any
+    loss: Any
+    elsewhere: _Elsewhere
+    lanes: int
 
 
 @cache
-def _functions(dtype: torch.dtype) -> tuple[Any, Any, ctypes.c_void_p] | None:
-    """forward and backward of step.c, and the matrix product of torch's BLAS; None where one of them is missing."""
+def _functions(dtype: torch.dtype) -> _Functions | None:
+    """None where one of them is missing."""
     if dtype not in _NAMES:
         return None
-    name, gemm = _NAMES[dtype]
+    name, gemm, letter = _NAMES[dtype]
     try:
         library = ctypes.CDLL(str(compiled(SOURCE)))
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
-        functions = getattr(library, f"forward_{name}"), getattr(library, f"backward_{name}")
-        product = ctypes.cast(getattr(torch_library, gemm), ctypes.c_void_p)
-    except (OSError, subprocess.SubprocessError, AttributeError) as error:
+        lanes = ctypes.c_int64.in_dll(library, "bytes_of_a_vector").value // dtype.itemsize
+        symbols = gemm, f"Sleef_exp{letter}{lanes}_u10", f"Sleef_log{letter}{lanes}_u10"
+        pointers = [ctypes.cast(getattr(torch_library, symbol), ctypes.c_void_p) for symbol in symbols]
+        functions = [getattr(library, f"{part}_{name}") for part in ("step", "linear", "loss")]
+    except (OSError, ValueError, subprocess.SubprocessError, AttributeError) as error:
         log.info("Stacks are trained operation by operation, because their step could not be compiled: %s", error)
         return None
-    for function in functions:
-        pointer, number = ctypes.c_void_p, ctypes.c_int64
-        function.argtypes = [pointer, number, pointer, number, number, pointer, pointer]
-        function.restype = number
-    return *functions, product
+    pointer, number = ctypes.c_void_p, ctypes.c_int64
+    step, linear, loss = functions
+    step.argtypes, step.restype = [pointer, number, pointer, number, number, pointer, pointer], number
+    linear.argtypes, linear.restype = [pointer, number, pointer, pointer], None
+    loss.argtypes, loss.restype = [pointer, pointer, number, pointer, pointer], None
+    return _Functions(step, linear, loss, _Elsewhere(*pointers), lanes)
 
 
 def _of(tensor: Tensor | None) -> _Of:
@@ -86,29 +99,96 @@ def _of(tensor: Tensor | None) -> _Of:
     return _Of(tensor.data_ptr(), tensor.stride(0) * tensor.itemsize)
 
 
+_DRAWS = 8  # a sum in another order has the same bits by chance, and at an edge of a product there are few
+
+
+@cache
+def _same_bits(dtype: torch.dtype, num_samples: int, num_in: int, num_out: int, biased: bool) -> list[bool]:
+    """Of a linear layer, which of x W^T + b, g^T x, g W and sum(g) are in product.c and loss.c those of `Linear`."""
+    functions = _functions(dtype)
+    assert functions is not None
+    x, weight, g = (
+        torch.empty(1, *shape, dtype=dtype)
+        for shape in ((num_samples, num_in), (num_out, num_in), (num_samples, num_out))
+    )
+    bias, grad_bias = (torch.empty(1, num_out, dtype=dtype) if biased else None for _ in range(2))
+    layer = Linear(weight, bias, torch.empty_like(weight), grad_bias)
+    results = [torch.empty_like(g), torch.empty_like(weight), torch.empty_like(x)]
+    results += [] if grad_bias is None else [torch.empty_like(grad_bias)]
+    structure = _Layer(_LINEAR, num_in, num_out, True, True, True, True)
+    structure.x, structure.weight, structure.bias, structure.grad_y = map(_of, (x, weight, bias, g))
+    structure.y, structure.grad_weight, structure.grad_x, structure.grad_bias = map(_of, [*results, None][:4])
+    scratch = torch.empty(num_in * num_out, dtype=dtype)
+    generator = torch.Generator().manual_seed(0)  # its own: a training's random numbers stay what they are
+    same = [True] * 4
+    for _ in range(_DRAWS):
+        for tensor in (x, weight, g, *([] if bias is None else [bias])):
+            tensor.normal_(generator=generator)
+        y, grad_x = layer.forward(x), layer.backward(g, True)
+        functions.linear(ctypes.byref(structure), num_samples, ctypes.byref(functions.elsewhere), scratch.data_ptr())
+        for index, (a, b) in enumerate(zip(results, (y, layer.grad_weight, grad_x, grad_bias), strict=False)):
+            assert b is not None
+            same[index] = same[index] and torch.equal(a, b)
+    return same
+
+
+@cache
+def _same_gradient(dtype: torch.dtype, num_samples: int, num_classes: int) -> bool:
+    """Whether the gradient of the loss is that of `bnlab.stacked.loss`."""
+    functions = _functions(dtype)
+    assert functions is not None
+    logits, gradient = (torch.empty(1, num_samples, num_classes, dtype=dtype) for _ in range(2))
+    classes = torch.arange(num_samples).remainder_(num_classes)
+    loss, hits = torch.empty(1, dtype=dtype), torch.empty(1, dtype=torch.int64)
+    last = _Layer(_LINEAR, 0, num_classes)
+    last.y, last.grad_y = _of(logits), _of(gradient)
+    batch = _Loss(_Of(classes.data_ptr(), 0), loss.data_ptr(), hits.data_ptr())
+    scratch = torch.empty(num_classes * functions.lanes, dtype=dtype)
+    pointers = ctypes.byref(functions.elsewhere), scratch.data_ptr()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(_DRAWS):
+        logits.normal_(0, 3, generator=generator)
+        functions.loss(ctypes.byref(last), ctypes.byref(batch), num_samples, *pointers)
+        if not torch.equal(gradient, cross_entropy_and_gradient(logits, classes)[1]):
+            return False
+    return True
+
+
 class _Program:
-    """The layers and the loss for one size of batch, and the tensors that they point into."""
+    """The layers for one size of batch, and the tensors that they point into, which the networks use in turn.
+
+    Attributes:
+        agrees: whether all of it was tried out to give the gradients of `layers.py`.
+    """
 
     def __init__(self, layers: Sequence[Layer], num_samples: int) -> None:
         first = layers[0]
         assert isinstance(first, Linear)
         self._K, self._N, self._dtype = len(first.weight), num_samples, first.weight.dtype
+        functions = _functions(self._dtype)
+        assert functions is not None
         self._kept: list[Any] = []
         self.layers = (_Layer * len(layers))()
-        self.gradients: list[Tensor] = []  # dL/dy of each layer
-        x, grad_x, width = None, None, 0
+        self.agrees = True
+        x, grad_x, width, num_scratch = None, None, 0, 0
         for structure, layer in zip(self.layers, layers, strict=True):
             structure.num_in, structure.needs_x = width, x is not None
             if isinstance(layer, Linear):
                 width, structure.num_in = layer.weight.shape[1:]
                 structure.kind, y, grad_y = _LINEAR, self._values(width), self._values(width)
                 structure.weight, structure.grad_weight = _of(layer.weight), _of(layer.grad_weight)
-                structure.bias = _of(layer.bias)
+                structure.bias, structure.grad_bias = _of(layer.bias), _of(layer.grad_bias)
+                *products, sums = _same_bits(
+                    self._dtype, num_samples, structure.num_in, width, layer.grad_bias is not None
+                )
+                structure.forward_here, structure.weight_here, structure.x_here = products
+                self.agrees = self.agrees and sums
+                num_scratch = max(num_scratch, structure.num_in * width)
             elif isinstance(layer, BatchNorm):
                 assert x is not None
                 assert grad_x is not None
                 structure.kind, y, grad_y = _BATCH_NORM, self._values(width), self._values(width)
-                statistics = torch.empty(2, self._K, width, dtype=self._dtype)
+                statistics = torch.empty(2, 1, width, dtype=self._dtype).expand(2, self._K, width)
                 forward, backward = layer.problems(x, y, grad_y, grad_x, statistics)
                 structure.forward, structure.backward = self._joined(forward), self._joined(backward)
                 self._kept.append(statistics)
@@ -118,17 +198,13 @@ class _Program:
                 structure.kind, y, grad_y = _RELU, x, grad_x
             structure.num_out = width
             structure.x, structure.y, structure.grad_x, structure.grad_y = _of(x), _of(y), _of(grad_x), _of(grad_y)
-            self._kept.append(y)
-            self.gradients.append(grad_y)
+            self._kept += [y, grad_y]
             x, grad_x = y, grad_y
-        # Zeros, for what pads a batch is never written.
-        turned, one_hot, log_p, gradient = self.turned = [
-            torch.zeros(self._K, width, padded(num_samples), dtype=self._dtype) for _ in range(4)
-        ]
-        self.loss = _Loss(padded(num_samples), None, 0, _of(turned), _of(one_hot), _of(log_p), _of(gradient))
+        self.agrees = self.agrees and _same_gradient(self._dtype, num_samples, width)
+        self.scratch = torch.empty(max(num_scratch, width * functions.lanes), dtype=self._dtype)
 
     def _values(self, width: int) -> Tensor:
-        return torch.empty(self._K, self._N, width, dtype=self._dtype)
+        return torch.empty(1, self._N, width, dtype=self._dtype).expand(self._K, -1, -1)
 
     def _joined(self, problems: Sequence[bytes]) -> _Of:
         joined = ctypes.create_string_buffer(b"".join(problems))
@@ -150,8 +226,9 @@ class CompiledStep:
         self._K, self._dtype = len(first.weight), first.weight.dtype
         functions = _functions(self._dtype)
         assert functions is not None
-        self._forward, self._backward, self._gemm = functions
-        self._batch_norm = ctypes.cast(kernel.run_of[self._dtype], ctypes.c_void_p)  # type: ignore[arg-type]
+        self._step = functions.step
+        self._elsewhere = _Elsewhere.from_buffer_copy(functions.elsewhere)
+        self._elsewhere.batch_norm = ctypes.cast(kernel.run_of[self._dtype], ctypes.c_void_p)  # type: ignore[arg-type]
         self._programs: dict[int, _Program] = {}  # by N: an epoch has at most two sizes of batch
 
     @staticmethod
@@ -170,36 +247,31 @@ class CompiledStep:
             )
         )
 
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `StackedMLP.step`."""
-        num_samples = x.shape[-2]
+    def takes_batch(self, num_samples: int) -> bool:
+        """Whether a batch of this size leaves the gradients of `layers.py`, bit for bit."""
         if num_samples not in self._programs:
             self._programs[num_samples] = _Program(self._layers, num_samples)
+        return self._programs[num_samples].agrees
+
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `StackedMLP.step`, for a size of batch that is taken."""
+        num_samples = x.shape[-2]
         program = self._programs[num_samples]
         x, y = x.contiguous(), y.contiguous()
         losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
         program.layers[0].x = _Of(x.data_ptr(), x.stride(0) * x.itemsize if x.dim() == 3 else 0)
-        loss = program.loss
-        loss.classes, loss.stride = y.data_ptr(), y.stride(0) if y.dim() == 2 else 0
-        loss.losses, loss.hits = losses.data_ptr(), hits.data_ptr()
-        whole = (
+        classes = _Of(y.data_ptr(), y.stride(0) * y.itemsize if y.dim() == 2 else 0)
+        taken = self._step(
             program.layers,
             len(self._layers),
-            ctypes.byref(loss),
+            ctypes.byref(_Loss(classes, losses.data_ptr(), hits.data_ptr())),
             self._K,
             num_samples,
-            self._gemm,
-            self._batch_norm,
+            ctypes.byref(self._elsewhere),
+            program.scratch.data_ptr(),
         )
-        if not self._forward(*whole):
+        if not taken:
             raise IndexError(
-                f"Classes must be in 0 .. {program.turned[0].shape[1] - 1}, but got {int(y.min())} .. {int(y.max())}."
+                f"Classes must be in 0 .. {program.layers[-1].num_out - 1}, but got {int(y.min())} .. {int(y.max())}."
             )
-        turned, one_hot, log_p, gradient = program.turned
-        torch.log_softmax(turned, 1, out=log_p)
-        log_softmax_backward(one_hot, log_p, 1, self._dtype, out=gradient)
-        self._backward(*whole)
-        for layer, grad_y in zip(self._layers, program.gradients, strict=True):
-            if isinstance(layer, Linear):
-                layer.sum_for_bias(grad_y)
         return losses, hits

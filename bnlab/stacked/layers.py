@@ -35,7 +35,7 @@ class Linear:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, grad_weight: Tensor, grad_bias: Tensor | None) -> None:
-        self.weight, self.bias, self.grad_weight, self._grad_bias = weight, bias, grad_weight, grad_bias
+        self.weight, self.bias, self.grad_weight, self.grad_bias = weight, bias, grad_weight, grad_bias
         self._transposed = weight.mT
         self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
         self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
@@ -60,14 +60,11 @@ class Linear:
 
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
         torch.bmm(grad_y.mT, self._x, out=self.grad_weight)
-        self.sum_for_bias(grad_y)
+        if self.grad_bias is not None:
+            torch.sum(grad_y, 1, out=self.grad_bias)
         if not needs_x:
             return None
         return torch.bmm(grad_y, self.weight, out=self._results[grad_y.shape[1]][1])
-
-    def sum_for_bias(self, grad_y: Tensor) -> None:
-        if self._grad_bias is not None:
-            torch.sum(grad_y, 1, out=self._grad_bias)
 
 
 class BatchNorm:

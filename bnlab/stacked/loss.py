@@ -7,7 +7,7 @@ padded to whole vectors: what is left over would be rounded in another way than 
 import torch
 from torch import Tensor
 
-__all__ = ["cross_entropy", "cross_entropy_and_gradient", "padded"]
+__all__ = ["cross_entropy", "cross_entropy_and_gradient"]
 
 _VECTOR = 32  # a multiple of the numbers in a vector register, fp32 and float64
 

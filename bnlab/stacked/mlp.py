@@ -101,7 +101,7 @@ class StackedMLP:
         Returns:
             the mean losses (K,), and how many samples were classified right (K,).
         """
-        if self._compiled is not None:
+        if self._compiled is not None and self._compiled.takes_batch(x.shape[-2]):
             return self._compiled(x, y)
         logits = x
         for layer in self._layers:

@@ -1,12 +1,10 @@
-// Forward and backward through the layers of K networks, one network after the other: what a layer of a network leaves
-// is still in the cache when the next layer reads it. `compiled_step.py` compiles and calls it.
-//
-// The matrix products are torch's own BLAS, so a stack rounds as a network alone does.
+// Forward and backward through the layers of K networks, one network after the other: what a layer leaves is still in
+// the first caches when the next one reads it. `compiled_step.py` compiles and calls it.
 
 #ifndef T
 #include <stdint.h>
 
-// As compiled_step.py lays it out. Of each pointer the stride to the next network, in bytes.
+// As compiled_step.py lays it out. Of each pointer the stride to the next network, in bytes: 0 where all share it.
 typedef struct {
     char *start;
     int64_t stride;
@@ -16,28 +14,44 @@ enum { LINEAR, BATCH_NORM, RELU };
 
 typedef struct {
     int64_t kind, num_in, num_out, needs_x;
-    Of x, y;                     // (N, num_in) and (N, num_out); y is written over x by RELU
-    Of grad_x, grad_y;           // as x and y; grad_x is written over grad_y by RELU
-    Of weight, bias, grad_weight;  // LINEAR: (num_out, num_in), (num_out,) or NULL, as weight
-    Of forward, backward;        // BATCH_NORM: the kernel's problems
+    int64_t forward_here, weight_here, x_here;  // LINEAR: which products are taken by product.c, not by the BLAS
+    Of x, y;                                    // (N, num_in) and (N, num_out); y is written over x by RELU
+    Of grad_x, grad_y;                          // as x and y; grad_x is written over grad_y by RELU
+    Of weight, bias, grad_weight, grad_bias;    // LINEAR: (num_out, num_in), (num_out,) or NULL, and as they
+    Of forward, backward;                       // BATCH_NORM: the kernel's problems
 } Layer;
 
-// Of the cross-entropy, whose log-softmax and its derivative torch takes, of logits turned to (classes, width), N padded
-// to whole vectors.
 typedef struct {
-    int64_t width;
-    const int64_t *classes;
-    int64_t stride;  // to the classes of the next network, in numbers
-    Of turned, one_hot, log_p, gradient;  // (num_classes, width); one_hot is -1 / N where the class is
+    Of classes;     // (N,)
     void *losses;   // (K,)
     int64_t *hits;  // (K,)
 } Loss;
 
 typedef void (*Gemm)(const char *, const char *, const int *, const int *, const int *, const void *, const void *,
                      const int *, const void *, const int *, const void *, void *, const int *);
-typedef void (*Kernel)(const void *);
+
+// What comes from elsewhere: the BLAS and the vectors' functions inside torch, and the layer's kernel.
+typedef struct {
+    Gemm gemm;
+    void *exponential, *logarithm;
+    void (*batch_norm)(const void *);
+} Functions;
 
 static void *at(Of of, int64_t k) { return of.start ? of.start + k * of.stride : 0; }
+
+static int64_t at_most(int64_t value, int64_t bound) { return value < bound ? value : bound; }
+
+#if defined(__AVX512F__)
+enum { VECTOR = 64, REGISTERS = 32 };
+#elif defined(__AVX__)
+enum { VECTOR = 32, REGISTERS = 16 };
+#elif defined(__ARM_NEON)
+enum { VECTOR = 16, REGISTERS = 32 };
+#else
+enum { VECTOR = 16, REGISTERS = 16 };
+#endif
+
+const int64_t bytes_of_a_vector = VECTOR;
 
 #define JOIN(a, b) a##_##b
 #define EXPAND(a, b) JOIN(a, b)
@@ -51,6 +65,17 @@ static void *at(Of of, int64_t k) { return of.start ? of.start + k * of.stride :
 
 #else
 
+#define OF_BYTES(bytes) __attribute__((vector_size(bytes), aligned(sizeof(T)), may_alias))
+typedef T OF(whole) OF_BYTES(VECTOR);
+typedef T OF(half) OF_BYTES(VECTOR / 2);
+typedef T OF(quarter) OF_BYTES(VECTOR / 4 < 8 ? 8 : VECTOR / 4);
+typedef T OF(four) OF_BYTES(4 * sizeof(T));
+typedef T OF(single);
+typedef OF(whole) (*OF(Elementwise))(OF(whole));
+
+#include "loss.c"
+#include "product.c"
+
 // BLAS sees a matrix of rows as its transpose. c (rows, columns) = a b + beta c, with `depth` terms a sum.
 static void OF(multiply)(Gemm gemm, const char *of_b, const char *of_a, int64_t rows, int64_t columns, int64_t depth,
                          const T *a, int64_t width_a, const T *b, int64_t width_b, T beta, T *c) {
@@ -59,21 +84,37 @@ static void OF(multiply)(Gemm gemm, const char *of_b, const char *of_a, int64_t 
     gemm(of_b, of_a, &m, &n, &k, &one, b, &lda, a, &ldb, &beta, c, &m);
 }
 
-static void OF(linear_forward)(const Layer *layer, Gemm gemm, int64_t N, int64_t k) {
+// y = x W^T + b
+static void OF(linear_forward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k, T *scratch) {
     const int64_t in = layer->num_in, out = layer->num_out;
+    const T *x = at(layer->x, k), *weight = at(layer->weight, k), *restrict bias = at(layer->bias, k);
     T *restrict y = at(layer->y, k);
-    const T *restrict bias = at(layer->bias, k);
-    if (bias)
-        for (int64_t n = 0; n < N; n++)
+    if (layer->forward_here) {
+        OF(turn)(out, in, weight, scratch);
+        OF(product)(N, out, in, x, in, 1, scratch, y);
+        for (int64_t n = 0; bias && n < N; n++)
+            for (int64_t c = 0; c < out; c++) y[n * out + c] += bias[c];
+    } else {
+        for (int64_t n = 0; bias && n < N; n++)
             for (int64_t c = 0; c < out; c++) y[n * out + c] = bias[c];
-    OF(multiply)(gemm, "T", "N", N, out, in, at(layer->x, k), in, at(layer->weight, k), in, bias != 0, y);
+        OF(multiply)(functions->gemm, "T", "N", N, out, in, x, in, weight, in, bias != 0, y);
+    }
 }
 
-static void OF(linear_backward)(const Layer *layer, Gemm gemm, int64_t N, int64_t k) {
+// With g = dL/dy:  dL/dW = g^T x,  dL/db = sum(g),  dL/dx = g W
+static void OF(linear_backward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k) {
     const int64_t in = layer->num_in, out = layer->num_out;
-    const T *g = at(layer->grad_y, k);
-    OF(multiply)(gemm, "N", "T", out, in, N, g, out, at(layer->x, k), in, 0, at(layer->grad_weight, k));
-    if (layer->needs_x) OF(multiply)(gemm, "N", "N", N, in, out, g, out, at(layer->weight, k), in, 0, at(layer->grad_x, k));
+    const T *g = at(layer->grad_y, k), *x = at(layer->x, k), *weight = at(layer->weight, k);
+    T *grad_weight = at(layer->grad_weight, k), *grad_bias = at(layer->grad_bias, k), *grad_x = at(layer->grad_x, k);
+    if (layer->weight_here)
+        OF(product)(out, in, N, g, 1, out, x, grad_weight);
+    else
+        OF(multiply)(functions->gemm, "N", "T", out, in, N, g, out, x, in, 0, grad_weight);
+    if (grad_bias) OF(sum_over_batch)(N, out, g, grad_bias);
+    if (layer->needs_x && layer->x_here)
+        OF(product)(N, in, out, g, out, 1, weight, grad_x);
+    else if (layer->needs_x)
+        OF(multiply)(functions->gemm, "N", "N", N, in, out, g, out, weight, in, 0, grad_x);
 }
 
 // A NaN stays one, as in torch.
@@ -88,67 +129,46 @@ static void OF(relu_backward)(const Layer *layer, int64_t N, int64_t k) {
     for (int64_t i = 0; i < N * layer->num_out; i++) g[i] = y[i] <= 0 ? 0 : g[i];
 }
 
-// Returns 0 where a class is out of bounds.
-static int OF(turn)(const Layer *last, const Loss *loss, int64_t N, int64_t k) {
-    const int64_t C = last->num_out, width = loss->width, *classes = loss->classes + k * loss->stride;
-    const T *restrict logits = at(last->y, k);
-    T *restrict turned = at(loss->turned, k), *restrict one_hot = at(loss->one_hot, k);
-    for (int64_t i = 0; i < C * width; i++) one_hot[i] = 0;
-    for (int64_t n = 0; n < N; n++) {
-        if (classes[n] < 0 || classes[n] >= C) return 0;
-        one_hot[classes[n] * width + n] = (T)(-1.0 / (double)N);
-        for (int64_t c = 0; c < C; c++) turned[c * width + n] = logits[n * C + c];
-    }
-    return 1;
+static void OF(forward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k, T *scratch) {
+    if (layer->kind == LINEAR) OF(linear_forward)(layer, functions, N, k, scratch);
+    if (layer->kind == BATCH_NORM) functions->batch_norm(at(layer->forward, k));
+    if (layer->kind == RELU) OF(relu_forward)(layer, N, k);
 }
 
-// The gradient turned back, the mean loss, and how many samples have their largest logit at their class: the first
-// of equals, and a NaN is larger than any number, as in torch.
-static void OF(turn_back)(const Layer *last, const Loss *loss, int64_t N, int64_t k) {
-    const int64_t C = last->num_out, width = loss->width, *classes = loss->classes + k * loss->stride;
-    const T *restrict logits = at(last->y, k), *restrict log_p = at(loss->log_p, k);
-    const T *restrict gradient = at(loss->gradient, k);
-    T *restrict g = at(last->grad_y, k);
-    double sum = 0;
-    int64_t hits = 0;
-    for (int64_t n = 0; n < N; n++) {
-        const T *restrict row = logits + n * C;
-        int64_t largest = 0;
-        for (int64_t c = 0; c < C; c++) {
-            g[n * C + c] = gradient[c * width + n];
-            if (row[c] > row[largest] || (row[c] != row[c] && row[largest] == row[largest])) largest = c;
+static void OF(backward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k) {
+    if (layer->kind == LINEAR) OF(linear_backward)(layer, functions, N, k);
+    if (layer->kind == BATCH_NORM) functions->batch_norm(at(layer->backward, k));
+    if (layer->kind == RELU) OF(relu_backward)(layer, N, k);
+}
+
+// Needs as much scratch as the largest weight, and a vector for each class. Returns 0, and has done nothing, where a
+// class is out of bounds.
+int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N,
+                 const Functions *functions, T *scratch) {
+    const Layer *last = layers + num_layers - 1;
+    for (int64_t k = 0; k < (loss->classes.stride ? K : 1); k++)
+        for (int64_t n = 0; n < N; n++) {
+            const int64_t class = ((int64_t *)at(loss->classes, k))[n];
+            if (class < 0 || class >= last->num_out) return 0;
         }
-        hits += largest == classes[n];
-        sum -= log_p[classes[n] * width + n];
-    }
-    ((T *)loss->losses)[k] = (T)(sum / (double)N);
-    loss->hits[k] = hits;
-}
-
-int64_t OF(forward)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N, Gemm gemm,
-                    Kernel batch_norm) {
     for (int64_t k = 0; k < K; k++) {
-        for (const Layer *layer = layers; layer < layers + num_layers; layer++) {
-            if (layer->kind == LINEAR) OF(linear_forward)(layer, gemm, N, k);
-            if (layer->kind == BATCH_NORM) batch_norm(at(layer->forward, k));
-            if (layer->kind == RELU) OF(relu_forward)(layer, N, k);
-        }
-        if (!OF(turn)(layers + num_layers - 1, loss, N, k)) return 0;
+        for (const Layer *layer = layers; layer <= last; layer++) OF(forward)(layer, functions, N, k, scratch);
+        OF(cross_entropy)(N, last->num_out, at(last->y, k), at(loss->classes, k), at(last->grad_y, k),
+                          (T *)loss->losses + k, loss->hits + k, functions, scratch);
+        for (const Layer *layer = last; layer >= layers; layer--) OF(backward)(layer, functions, N, k);
     }
     return 1;
 }
 
-int64_t OF(backward)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N, Gemm gemm,
-                     Kernel batch_norm) {
-    for (int64_t k = 0; k < K; k++) {
-        OF(turn_back)(layers + num_layers - 1, loss, N, k);
-        for (const Layer *layer = layers + num_layers - 1; layer >= layers; layer--) {
-            if (layer->kind == LINEAR) OF(linear_backward)(layer, gemm, N, k);
-            if (layer->kind == BATCH_NORM) batch_norm(at(layer->backward, k));
-            if (layer->kind == RELU) OF(relu_backward)(layer, N, k);
-        }
-    }
-    return 1;
+// One layer alone, of one network: what compiled_step.py tries out.
+void OF(linear)(const Layer *layer, int64_t N, const Functions *functions, T *scratch) {
+    OF(forward)(layer, functions, N, 0, scratch);
+    OF(backward)(layer, functions, N, 0);
+}
+
+void OF(loss)(const Layer *last, const Loss *loss, int64_t N, const Functions *functions, T *scratch) {
+    OF(cross_entropy)(N, last->num_out, at(last->y, 0), at(loss->classes, 0), at(last->grad_y, 0), loss->losses,
+                      loss->hits, functions, scratch);
 }
 
 #endif
