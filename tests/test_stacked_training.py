@@ -180,7 +180,7 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
 @needs_compiler
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    true_bits, true_method = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True), getattr(layers.Linear, name)
+    true_bits, true_method = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True, 1), getattr(layers.Linear, name)
 
     def off_by_a_bit(layer, *args):
         result = true_method(layer, *args)
@@ -188,7 +188,7 @@ def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeyp
         return result
 
     monkeypatch.setattr(layers.Linear, name, off_by_a_bit)
-    bits = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True)
+    bits = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True, 1)
     wrong = 0 if name == "forward" else 2
     assert bits == [same and index != wrong for index, same in enumerate(true_bits)]
 

@@ -103,8 +103,13 @@ _DRAWS = 8  # a sum in another order has the same bits by chance, and at an edge
 
 
 @cache
-def _same_bits(dtype: torch.dtype, num_samples: int, num_in: int, num_out: int, biased: bool) -> list[bool]:
-    """Of a linear layer, which of x W^T + b, g^T x, g W and sum(g) are in product.c and loss.c those of `Linear`."""
+def _same_bits(
+    dtype: torch.dtype, num_samples: int, num_in: int, num_out: int, biased: bool, num_threads: int
+) -> list[bool]:
+    """Of a linear layer, which of x W^T + b, g^T x, g W and sum(g) are in product.c and loss.c those of `Linear`.
+
+    The BLAS adds in another order with another number of threads, torch's at the time of the call.
+    """
     functions = _functions(dtype)
     assert functions is not None
     x, weight, g = (
@@ -178,9 +183,9 @@ class _Program:
                 structure.kind, y, grad_y = _LINEAR, self._values(width), self._values(width)
                 structure.weight, structure.grad_weight = _of(layer.weight), _of(layer.grad_weight)
                 structure.bias, structure.grad_bias = _of(layer.bias), _of(layer.grad_bias)
-                *products, sums = _same_bits(
-                    self._dtype, num_samples, structure.num_in, width, layer.grad_bias is not None
-                )
+                sizes = num_samples, structure.num_in, width
+                biased = layer.grad_bias is not None
+                *products, sums = _same_bits(self._dtype, *sizes, biased, torch.get_num_threads())
                 structure.forward_here, structure.weight_here, structure.x_here = products
                 self.agrees = self.agrees and sums
                 num_scratch = max(num_scratch, structure.num_in * width)
