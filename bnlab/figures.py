@@ -185,6 +185,7 @@ def search(
     return figure
 
 
+MOST_NAMES = 8  # of choices on an axis; more would lie on one another
 TRIALS = {"completed": ("#0072B2", "o"), "pruned": ("0.6", "v"), "diverged": ("#CC79A7", "x")}
 
 
@@ -196,8 +197,10 @@ def _position(value: Any, scale: str | Sequence[str]) -> Any:
 
 def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
     if not isinstance(scale, str):
-        turn = 20 if sum(map(len, scale)) > 24 else 0  # side by side they would run into each other
-        panel.set_xticks(range(len(scale)), scale, rotation=turn)
+        named = range(0, len(scale), -(-len(scale) // MOST_NAMES))
+        names = [scale[index] for index in named]
+        turn = 20 if sum(map(len, names)) > 24 else 0  # side by side they would run into each other
+        panel.set_xticks(named, names, rotation=turn)
         panel.set_xlim(-0.5, len(scale) - 0.5)
     elif scale == "log":
         panel.set_xscale("log")

@@ -52,3 +52,11 @@ def test_each_panel_has_the_scale_of_its_parameter(panels):
     )
     assert [text.get_text() for text in one_minus_log.get_xticklabels()] == ["0.9", "0.99", "0.999"]
     assert panels["units"].get_xscale() == "linear"
+
+
+def test_of_many_choices_some_are_named() -> None:
+    rates = [f"{number / 100:g}" for number in range(1, 31)]
+    trials = [{"lr": rate, "objective": 0.5, "state": "completed"} for rate in rates]
+    panel = search(trials, {"lr": rates}, "val_accuracy", minimize=False).axes[0]
+    assert [text.get_text() for text in panel.get_xticklabels()] == rates[::4]
+    assert [x for x, _ in points(panel, "completed")] == list(range(30))
