@@ -164,7 +164,7 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
     one_by_one = StackedMLP(networks, dtype)
     for sizes in ((2, 64), (2, 64), (70,)):
         if in_c and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
-            assert compiled._compiled.takes_batch(sizes[-1])
+            assert compiled._compiled.step(sizes[-1])
         x = torch.randn(*sizes, 64, dtype=dtype)
         y = torch.randint(10, sizes)
         (losses, hits), (expected_losses, expected_hits) = compiled.step(x, y), one_by_one.step(x, y)
@@ -175,6 +175,10 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
         one_by_one.sync()
         for name, buffer in compiled.stack.buffers.items():
             assert torch.equal(buffer, one_by_one.stack.buffers[name]), name
+    x, y = torch.randn(100, 64, dtype=dtype), torch.randint(10, (100,))
+    (losses, hits), (expected_losses, expected_hits) = compiled.evaluate(x, y), one_by_one.evaluate(x, y)
+    torch.testing.assert_close(losses, expected_losses, rtol=3e-7, atol=0)
+    assert torch.equal(hits, expected_hits)
 
 
 @needs_compiler

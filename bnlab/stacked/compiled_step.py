@@ -28,7 +28,7 @@ __all__ = ["CompiledStep"]
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("step.c")
-_LINEAR, _BATCH_NORM, _RELU = range(3)
+_LINEAR, _BATCH_NORM, _RELU, _NORMALIZE = range(4)
 _NAMES = {torch.float32: ("float", "sgemm_", "f"), torch.float64: ("double", "dgemm_", "d")}
 
 
@@ -43,7 +43,7 @@ class _Layer(ctypes.Structure):
         *((name, ctypes.c_int64) for name in ("kind", "num_in", "num_out", "needs_x")),
         *((name, ctypes.c_int64) for name in ("forward_here", "weight_here", "x_here")),
         *((name, _Of) for name in ("x", "y", "grad_x", "grad_y", "weight", "bias", "grad_weight", "grad_bias")),
-        *((name, _Of) for name in ("forward", "backward")),
+        *((name, _Of) for name in ("mean", "scale", "shift", "forward", "backward")),
     )
 
 
@@ -85,7 +85,8 @@ def _functions(dtype: torch.dtype) -> _Functions | None:
         return None
     pointer, number = ctypes.c_void_p, ctypes.c_int64
     step, linear, loss = functions
-    step.argtypes, step.restype = [pointer, number, pointer, number, number, pointer, pointer], number
+    step.argtypes = [pointer, number, pointer, number, number, number, pointer, pointer]
+    step.restype = number
     linear.argtypes, linear.restype = [pointer, number, pointer, pointer], None
     loss.argtypes, loss.restype = [pointer, pointer, number, pointer, pointer], None
     return _Functions(step, linear, loss, _Elsewhere(*pointers), lanes)
@@ -163,50 +164,65 @@ class _Program:
     """The layers for one size of batch, and the tensors that they point into, which the networks use in turn.
 
     Attributes:
-        agrees: whether all of it was tried out to give the gradients of `layers.py`.
+        is_exact: whether all of it was tried out to give the bits of `layers.py`.
     """
 
-    def __init__(self, layers: Sequence[Layer], num_samples: int) -> None:
+    def __init__(self, layers: Sequence[Layer], num_samples: int, *, is_training: bool) -> None:
         first = layers[0]
         assert isinstance(first, Linear)
         self._K, self._N, self._dtype = len(first.weight), num_samples, first.weight.dtype
+        self._is_training = is_training
         functions = _functions(self._dtype)
         assert functions is not None
         self._kept: list[Any] = []
+        self._scales: list[tuple[BatchNorm, Tensor]] = []
         self.layers = (_Layer * len(layers))()
-        self.agrees = True
+        self.is_exact = True
         x, grad_x, width, num_scratch = None, None, 0, 0
         for structure, layer in zip(self.layers, layers, strict=True):
             structure.num_in, structure.needs_x = width, x is not None
+            y, grad_y = x, grad_x
             if isinstance(layer, Linear):
                 width, structure.num_in = layer.weight.shape[1:]
-                structure.kind, y, grad_y = _LINEAR, self._values(width), self._values(width)
-                structure.weight, structure.grad_weight = _of(layer.weight), _of(layer.grad_weight)
-                structure.bias, structure.grad_bias = _of(layer.bias), _of(layer.grad_bias)
-                sizes = num_samples, structure.num_in, width
-                biased = layer.grad_bias is not None
-                *products, sums = _same_bits(self._dtype, *sizes, biased, torch.get_num_threads())
-                structure.forward_here, structure.weight_here, structure.x_here = products
-                self.agrees = self.agrees and sums
+                y, grad_y = self._values(width), self._values(width)
+                self._add_linear(structure, layer)
                 num_scratch = max(num_scratch, structure.num_in * width)
-            elif isinstance(layer, BatchNorm):
+            elif isinstance(layer, BatchNorm) and is_training:
                 assert x is not None
                 assert grad_x is not None
-                structure.kind, y, grad_y = _BATCH_NORM, self._values(width), self._values(width)
+                y, grad_y = self._values(width), self._values(width)
+                structure.kind = _BATCH_NORM
                 statistics = torch.empty(2, 1, width, dtype=self._dtype).expand(2, self._K, width)
                 forward, backward = layer.problems(x, y, grad_y, grad_x, statistics)
                 structure.forward, structure.backward = self._joined(forward), self._joined(backward)
                 self._kept.append(statistics)
+            elif isinstance(layer, BatchNorm):
+                structure.kind = _NORMALIZE
+                scale = torch.empty(self._K, width, dtype=self._dtype)
+                structure.mean, structure.scale, structure.shift = map(_of, (layer.running_mean, scale, layer.bias))
+                self._scales.append((layer, scale))
             else:
-                assert x is not None
-                assert grad_x is not None
-                structure.kind, y, grad_y = _RELU, x, grad_x
+                structure.kind = _RELU
             structure.num_out = width
-            structure.x, structure.y, structure.grad_x, structure.grad_y = _of(x), _of(y), _of(grad_x), _of(grad_y)
+            structure.x, structure.y, structure.grad_x, structure.grad_y = map(_of, (x, y, grad_x, grad_y))
             self._kept += [y, grad_y]
             x, grad_x = y, grad_y
-        self.agrees = self.agrees and _same_gradient(self._dtype, num_samples, width)
-        self.scratch = torch.empty(max(num_scratch, width * functions.lanes), dtype=self._dtype)
+        self.is_exact = self.is_exact and _same_gradient(self._dtype, num_samples, width)
+        self._scratch = torch.empty(max(num_scratch, width * functions.lanes), dtype=self._dtype)
+        self._step = functions.step
+        self._elsewhere = _Elsewhere.from_buffer_copy(functions.elsewhere)
+        self._elsewhere.batch_norm = ctypes.cast(kernel.run_of[self._dtype], ctypes.c_void_p)  # type: ignore[arg-type]
+
+    def _add_linear(self, structure: _Layer, layer: Linear) -> None:
+        structure.kind = _LINEAR
+        structure.weight, structure.bias = _of(layer.weight), _of(layer.bias)
+        structure.grad_weight, structure.grad_bias = _of(layer.grad_weight), _of(layer.grad_bias)
+        if self._is_training:  # an evaluation has few, large products, for which the BLAS is as good
+            sizes = self._N, structure.num_in, layer.weight.shape[1]
+            biased = layer.grad_bias is not None
+            *products, is_same_sum = _same_bits(self._dtype, *sizes, biased, torch.get_num_threads())
+            structure.forward_here, structure.weight_here, structure.x_here = products
+            self.is_exact = self.is_exact and is_same_sum
 
     def _values(self, width: int) -> Tensor:
         return torch.empty(1, self._N, width, dtype=self._dtype).expand(self._K, -1, -1)
@@ -216,25 +232,40 @@ class _Program:
         self._kept.append(joined)
         return _Of(ctypes.addressof(joined), len(problems[0]))
 
+    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        x, y = x.contiguous(), y.contiguous()
+        losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
+        for layer, scale in self._scales:
+            layer.evaluation_scale(scale)
+        self.layers[0].x = _Of(x.data_ptr(), x.stride(0) * x.itemsize if x.dim() == 3 else 0)
+        classes = _Of(y.data_ptr(), y.stride(0) * y.itemsize if y.dim() == 2 else 0)
+        is_taken = self._step(
+            self.layers,
+            len(self.layers),
+            ctypes.byref(_Loss(classes, losses.data_ptr(), hits.data_ptr())),
+            self._K,
+            self._N,
+            self._is_training,
+            ctypes.byref(self._elsewhere),
+            self._scratch.data_ptr(),
+        )
+        if not is_taken:
+            raise IndexError(
+                f"Classes must be in 0 .. {self.layers[-1].num_out - 1}, but got {int(y.min())} .. {int(y.max())}."
+            )
+        return losses, hits
+
 
 class CompiledStep:
-    """Forward and backward through `layers` and the mean cross-entropy, for K networks.
+    """`StackedMLP.step` and `StackedMLP.evaluate` through `layers`, in C.
 
     Args:
         layers: linear ones, batch norms that the kernel takes, and ReLU; see `takes`.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
-        first = layers[0]
-        assert isinstance(first, Linear)
         self._layers = list(layers)
-        self._K, self._dtype = len(first.weight), first.weight.dtype
-        functions = _functions(self._dtype)
-        assert functions is not None
-        self._step = functions.step
-        self._elsewhere = _Elsewhere.from_buffer_copy(functions.elsewhere)
-        self._elsewhere.batch_norm = ctypes.cast(kernel.run_of[self._dtype], ctypes.c_void_p)  # type: ignore[arg-type]
-        self._programs: dict[int, _Program] = {}  # by N: an epoch has at most two sizes of batch
+        self._programs: dict[tuple[int, bool], _Program] = {}  # an epoch has at most two sizes of batch
 
     @staticmethod
     def takes(layers: Sequence[Layer]) -> bool:
@@ -252,31 +283,18 @@ class CompiledStep:
             )
         )
 
-    def takes_batch(self, num_samples: int) -> bool:
-        """Whether a batch of this size leaves the gradients of `layers.py`, bit for bit."""
-        if num_samples not in self._programs:
-            self._programs[num_samples] = _Program(self._layers, num_samples)
-        return self._programs[num_samples].agrees
+    def step(self, num_samples: int) -> _Program | None:
+        """For batches of this size, where it leaves the gradients of `layers.py`, bit for bit."""
+        return self._program(num_samples, is_training=True)
 
-    def __call__(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `StackedMLP.step`, for a size of batch that is taken."""
-        num_samples = x.shape[-2]
-        program = self._programs[num_samples]
-        x, y = x.contiguous(), y.contiguous()
-        losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
-        program.layers[0].x = _Of(x.data_ptr(), x.stride(0) * x.itemsize if x.dim() == 3 else 0)
-        classes = _Of(y.data_ptr(), y.stride(0) * y.itemsize if y.dim() == 2 else 0)
-        taken = self._step(
-            program.layers,
-            len(self._layers),
-            ctypes.byref(_Loss(classes, losses.data_ptr(), hits.data_ptr())),
-            self._K,
-            num_samples,
-            ctypes.byref(self._elsewhere),
-            program.scratch.data_ptr(),
-        )
-        if not taken:
-            raise IndexError(
-                f"Classes must be in 0 .. {program.layers[-1].num_out - 1}, but got {int(y.min())} .. {int(y.max())}."
-            )
-        return losses, hits
+    def evaluation(self, num_samples: int) -> _Program | None:
+        """For batches of this size, where there are running statistics."""
+        if any(isinstance(layer, BatchNorm) and layer.running_mean is None for layer in self._layers):
+            return None
+        return self._program(num_samples, is_training=False)
+
+    def _program(self, num_samples: int, *, is_training: bool) -> _Program | None:
+        key = num_samples, is_training
+        if key not in self._programs:
+            self._programs[key] = _Program(self._layers, num_samples, is_training=is_training)
+        return self._programs[key] if self._programs[key].is_exact else None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bnlab.batch_norm import batch_norm, in_place, kernel
 from bnlab.batch_norm.eager import kernel_takes
+from bnlab.batch_norm.formulas import inverse_std
 
 __all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
 
@@ -92,7 +93,9 @@ class BatchNorm:
         self._weight, self._bias = [*self._pieces, None, None][:2]
         self._grad_affine = [*grad_affine.unbind(1)]
         self._in_place = [*self._affine, None, None][:2]  # of one network each is in one piece
+        self.bias = self._in_place[1]
         self._grad_in_place = [*self._grad_affine, None, None][:2]
+        self.running_mean, self.running_var = running_mean, running_var
         self._running = running_mean, running_var
         self._eps, self.momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
@@ -127,6 +130,12 @@ class BatchNorm:
             assert gradient is not None
             target.copy_(gradient)
         return grad_x
+
+    def evaluation_scale(self, out: Tensor) -> None:
+        """gamma / sqrt(running_var + eps), (K, C), for y = (x - running_mean) scale + beta."""
+        assert self.running_var is not None
+        scale = inverse_std(self.running_var, self._eps)
+        out.copy_(scale if self._in_place[0] is None else scale * self._in_place[0])
 
     def problems(
         self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor

@@ -12,7 +12,7 @@ from bnlab.data import Split
 from bnlab.network import MLP
 from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
-from bnlab.stacked.loss import cross_entropy_and_gradient
+from bnlab.stacked.loss import cross_entropy, cross_entropy_and_gradient
 from bnlab.stacked.metrics import count_hits
 from bnlab.stacked.stack import Stack
 
@@ -101,8 +101,9 @@ class StackedMLP:
         Returns:
             the mean losses (K,), and how many samples were classified right (K,).
         """
-        if self._compiled is not None and self._compiled.takes_batch(x.shape[-2]):
-            return self._compiled(x, y)
+        program = None if self._compiled is None else self._compiled.step(x.shape[-2])
+        if program is not None:
+            return program(x, y)
         logits = x
         for layer in self._layers:
             logits = layer.forward(logits)
@@ -118,6 +119,14 @@ class StackedMLP:
         for layer in self._layers:
             x = layer.evaluate(x)
         return x
+
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `step`, in evaluation mode, from (N, features) and (N,); nothing is changed."""
+        program = None if self._compiled is None else self._compiled.evaluation(len(x))
+        if program is not None:
+            return program(x, y)
+        logits = self.logits(x)
+        return cross_entropy(logits, y), count_hits(logits, y)
 
     def sync(self) -> None:
         """Bring what is counted once for all networks into the stack's buffers."""

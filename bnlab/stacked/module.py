@@ -87,6 +87,11 @@ class StackedModule:
         self.stack.gradients.copy_(gradients)
         return losses.detach(), count_hits(logits.detach(), y)
 
+    def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """As `step`, in evaluation mode, from (N, ...) and (N,); nothing is changed."""
+        logits = self.logits(x)
+        return cross_entropy(logits, y), count_hits(logits, y)
+
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, ...)."""
         with torch.no_grad():

@@ -10,14 +10,15 @@ typedef struct {
     int64_t stride;
 } Of;
 
-enum { LINEAR, BATCH_NORM, RELU };
+enum { LINEAR, BATCH_NORM, RELU, NORMALIZE };
 
 typedef struct {
     int64_t kind, num_in, num_out, needs_x;
     int64_t forward_here, weight_here, x_here;  // LINEAR: which products are taken by product.c, not by the BLAS
-    Of x, y;                                    // (N, num_in) and (N, num_out); y is written over x by RELU
-    Of grad_x, grad_y;                          // as x and y; grad_x is written over grad_y by RELU
+    Of x, y;                                    // (N, num_in) and (N, num_out); the same but for LINEAR, BATCH_NORM
+    Of grad_x, grad_y;                          // as x and y
     Of weight, bias, grad_weight, grad_bias;    // LINEAR: (num_out, num_in), (num_out,) or NULL, and as they
+    Of mean, scale, shift;                      // NORMALIZE: (num_out,), shift or NULL
     Of forward, backward;                       // BATCH_NORM: the kernel's problems
 } Layer;
 
@@ -129,10 +130,23 @@ static void OF(relu_backward)(const Layer *layer, int64_t N, int64_t k) {
     for (int64_t i = 0; i < N * layer->num_out; i++) g[i] = y[i] <= 0 ? 0 : g[i];
 }
 
+// y = (x - mean) scale + shift, each result rounded: as two loops, which no compiler turns into fused multiply-adds.
+static void OF(normalize)(const Layer *layer, int64_t N, int64_t k) {
+    const T *restrict mean = at(layer->mean, k), *restrict scale = at(layer->scale, k);
+    const T *restrict shift = at(layer->shift, k);
+    const int64_t C = layer->num_out;
+    T *restrict y = at(layer->y, k);
+    for (int64_t n = 0; n < N; n++, y += C) {
+        for (int64_t c = 0; c < C; c++) y[c] = (y[c] - mean[c]) * scale[c];
+        for (int64_t c = 0; shift && c < C; c++) y[c] += shift[c];
+    }
+}
+
 static void OF(forward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k, T *scratch) {
     if (layer->kind == LINEAR) OF(linear_forward)(layer, functions, N, k, scratch);
     if (layer->kind == BATCH_NORM) functions->batch_norm(at(layer->forward, k));
     if (layer->kind == RELU) OF(relu_forward)(layer, N, k);
+    if (layer->kind == NORMALIZE) OF(normalize)(layer, N, k);
 }
 
 static void OF(backward)(const Layer *layer, const Functions *functions, int64_t N, int64_t k) {
@@ -143,7 +157,7 @@ static void OF(backward)(const Layer *layer, const Functions *functions, int64_t
 
 // Needs as much scratch as the largest weight, and a vector for each class. Returns 0, and has done nothing, where a
 // class is out of bounds.
-int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N,
+int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N, int64_t is_training,
                  const Functions *functions, T *scratch) {
     const Layer *last = layers + num_layers - 1;
     for (int64_t k = 0; k < (loss->classes.stride ? K : 1); k++)
@@ -155,7 +169,7 @@ int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int6
         for (const Layer *layer = layers; layer <= last; layer++) OF(forward)(layer, functions, N, k, scratch);
         OF(cross_entropy)(N, last->num_out, at(last->y, k), at(loss->classes, k), at(last->grad_y, k),
                           (T *)loss->losses + k, loss->hits + k, functions, scratch);
-        for (const Layer *layer = last; layer >= layers; layer--) OF(backward)(layer, functions, N, k);
+        for (const Layer *layer = last; is_training && layer >= layers; layer--) OF(backward)(layer, functions, N, k);
     }
     return 1;
 }

@@ -14,8 +14,7 @@ from bnlab.errors import UserError
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
 from bnlab.stacked.data import Data
-from bnlab.stacked.loss import cross_entropy
-from bnlab.stacked.metrics import StackedMetrics, count_hits
+from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.module import StackedModule
 from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
@@ -164,8 +163,7 @@ class Training:
     def _evaluate(self, split: Split, stage: str) -> list[dict[str, float]]:
         metrics = StackedMetrics()
         for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
-            logits = self._model.logits(x)
-            metrics.update(cross_entropy(logits, y), count_hits(logits, y), len(y))
+            metrics.update(*self._model.evaluate(x, y), len(y))
         return metrics.compute(stage)
 
     def _snapshot(self, index: int, steps_in_epoch: int) -> Snapshot:
