@@ -202,12 +202,12 @@ def test_hand_written_derivative_is_the_one_that_runs(mode: str, monkeypatch: py
 
 
 def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnlab.batch_norm import in_place
+    from bnlab.batch_norm import centered
 
     (x,) = doubles((5, 3))
     g = torch.randn(5, 3, dtype=torch.float64)
     (right,) = torch.autograd.grad(ours(x), x, g)
-    for module in (kernel, in_place):
+    for module in (kernel, centered):
         true_backward = module.backward
         monkeypatch.setattr(
             module, "backward", lambda *a, b=true_backward: tuple(None if t is None else 3 * t for t in b(*a))

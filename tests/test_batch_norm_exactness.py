@@ -86,3 +86,9 @@ def test_peak_memory_is_at_most_a_tenth_above_torchs(shape: tuple[int, ...]) -> 
     # x, y, dL/dy and dL/dx, of which torch's layer holds all at the end
     assert theirs > 3.9 * torch.Size(shape).numel() * 4
     assert ours <= 1.1 * theirs
+
+
+@pytest.mark.parametrize("rows_a_thread", [64, 256])
+def test_rows_that_are_many_for_a_thread_are_as_exact(rows_a_thread: int) -> None:
+    for seed in range(4):
+        assert max(errors(BatchNorm1d, rows_a_thread * torch.get_num_threads(), 1e6, seed)) <= 1e-6

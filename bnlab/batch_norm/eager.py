@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Buffer, Parameter
 
-from bnlab.batch_norm import formulas, in_place, kernel
+from bnlab.batch_norm import centered, formulas, in_place, kernel
+from bnlab.batch_norm.centered import Settings
 from bnlab.batch_norm.formulas import Statistics
 
 __all__ = [
+    "CenteredBatchNormFunction",
     "InPlaceBatchNormFunction",
     "KernelBatchNormFunction",
+    "apply_centered",
     "apply_in_place",
     "apply_kernel",
     "are_plain",
@@ -24,10 +27,6 @@ __all__ = [
     "kernel_takes",
 ]
 
-# running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
-Settings: TypeAlias = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
-]
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
 PLAIN = {Tensor, Parameter, Buffer}
@@ -138,6 +137,38 @@ class KernelBatchNormFunction(torch.autograd.Function):
         )
 
 
+class CenteredBatchNormFunction(torch.autograd.Function):
+    """`BatchNormFunction` on the CPU by torch's own batch norm; it updates the running statistics too.
+
+    Kept for backward is c, x less its rounded mean, instead of x. It is an output for that: of a derivative of this
+    derivative, the part in x then comes in as the gradient of that output.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+    ) -> tuple[Tensor, Tensor]:
+        y, c, residual, inv_std = centered.normalize(x, weight, bias, settings)
+        ctx.settings = settings
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(c, weight, residual, inv_std)
+        return y, c
+
+    @staticmethod
+    def backward(ctx: Any, grad_y: Tensor | None, grad_c: Tensor | None) -> Gradients:
+        if grad_y is None:
+            return grad_c, None, None, None
+        c, weight, residual, inv_std = ctx.saved_tensors
+        if grad_c is not None or is_grad_enabled() or not is_eager() or is_batched(grad_y):
+            grad_x, *gradients = differentiable_backward(ctx, grad_y, c, weight, None, residual, inv_std)
+            return (grad_x if grad_x is None or grad_c is None else grad_x + grad_c), gradients[0], gradients[1], None
+        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        grad_x, grad_weight, grad_bias = centered.backward(
+            c, grad_y, weight, residual, inv_std, ctx.settings[-1], needs_x
+        )
+        return grad_x, grad_weight if needs_weight else None, grad_bias if needs_bias else None, None
+
+
 class InPlaceBatchNormFunction(torch.autograd.Function):
     """`BatchNormFunction` in plain torch with few allocations; it updates the running statistics too."""
 
@@ -174,6 +205,7 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
 
 # Function.apply first looks for what functorch has left behind; where is_eager() holds there is nothing.
 apply_kernel = super(torch.autograd.Function, KernelBatchNormFunction).apply
+apply_centered = super(torch.autograd.Function, CenteredBatchNormFunction).apply
 apply_in_place = super(torch.autograd.Function, InPlaceBatchNormFunction).apply
 
 

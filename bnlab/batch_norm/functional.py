@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas, kernel
+from bnlab.batch_norm import centered, formulas, kernel
 from bnlab.batch_norm.arguments import check_arguments
-from bnlab.batch_norm.eager import apply_in_place, apply_kernel, are_plain, is_eager
+from bnlab.batch_norm.eager import apply_centered, apply_in_place, apply_kernel, are_plain, is_eager
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
@@ -60,7 +60,11 @@ def batch_norm(
         and mask is None
         and are_plain(input, running_mean, running_var, weight, bias, eps, stack_dims)
     ):
-        return (apply_kernel if kernel.is_available() else apply_in_place)(input, weight, bias, settings)
+        if kernel.is_available():
+            return apply_kernel(input, weight, bias, settings)
+        if centered.is_worth_it(input, stack_dims):
+            return apply_centered(input, weight, bias, settings)[0]
+        return apply_in_place(input, weight, bias, settings)
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     if not input.numel():  # and nothing is learned about the statistics
         return of_nothing(input, weight, bias)

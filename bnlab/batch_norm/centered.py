@@ -1,0 +1,192 @@
+"""Batch norm on the CPU in plain torch: x less its rounded mean, given to what torch has for its own batch norm.
+
+torch's batch norm is one pass where these formulas are three, and of x less its rounded mean it is exact, as long as
+few rows are added up one after the other in fp32. Of its backward only the sums are taken: for dL/dx it would allocate
+twice the memory, and one more pass costs less.
+
+Tensors are as `are_plain` of `eager.py` says; nothing here can be differentiated.
+"""
+
+import ctypes
+import itertools
+from collections.abc import Iterable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from bnlab.batch_norm import in_place
+from bnlab.batch_norm.formulas import batch_dims, per_channel
+
+__all__ = ["Settings", "backward", "is_worth_it", "normalize"]
+
+# running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
+Settings: TypeAlias = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
+]
+
+# Rows that one thread may add up in fp32: with 64 errors stay below 8e-7 (25 seeds, means up to 1e6), with 128 they
+# reach 1.2e-6. With a length, torch adds up in double.
+FEW_ROWS = 64
+# From so many bytes on, one more buffer of fresh pages costs more than is saved by not finding c again.
+FRESH = 2**23
+
+native_forward = torch.ops.aten.native_batch_norm.default
+native_backward = torch.ops.aten.native_batch_norm_backward.default
+
+
+def is_worth_it(x: Tensor, stack_dims: int) -> bool:
+    """Whether this is faster than `in_place`; of one network's size, since a stack must equal single networks."""
+    return x.shape[stack_dims:].numel() * x.itemsize < FRESH
+
+
+def normalize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """y; c, x less its rounded mean; the mean of c; and 1 / sqrt(var + eps). The running statistics are updated."""
+    running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if momentum is None:
+        momentum = 0.0 if num_batches_tracked is None else 1.0 / int(num_batches_tracked)
+    results = [
+        normalize_one(
+            x[index] if index else x,
+            of_network(weight, index),
+            of_network(bias, index),
+            of_network(running_mean, index),
+            of_network(running_var, index),
+            number_of_network(momentum, index, x.dtype),
+            number_of_network(eps, index, x.dtype),
+        )
+        for index in networks(x, stack_dims)
+    ]
+    if not stack_dims:
+        return results[0]
+    y, c, residual, inv_std = (in_one(each, x, stack_dims) for each in zip(*results, strict=True))
+    return y, c, residual, inv_std
+
+
+def networks(x: Tensor, stack_dims: int) -> Iterable[tuple[int, ...]]:
+    """The index of every network; one that is empty without a stack."""
+    return itertools.product(*map(range, x.shape[:stack_dims])) if stack_dims else ((),)
+
+
+def of_network(values: Tensor | None, index: tuple[int, ...]) -> Tensor | None:
+    return values[index] if index and values is not None else values
+
+
+def number_of_network(number: Tensor | float, index: tuple[int, ...], dtype: torch.dtype) -> float:
+    """In the dtype of x: a stack, whose numbers are in tensors, equals single networks."""
+    if isinstance(number, Tensor):
+        number = float(number[index] if number.dim() else number)
+    return ctypes.c_float(number).value if dtype is torch.float32 else number
+
+
+def in_one(results: tuple[Tensor, ...], x: Tensor, stack_dims: int) -> Tensor:
+    return torch.stack(results).unflatten(0, x.shape[:stack_dims])
+
+
+def normalize_one(
+    x: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    momentum: float,
+    eps: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    num_values = x.shape[0] if x.dim() == 2 else x.numel() // x.shape[1]
+    mean = x.sum(0 if x.dim() == 2 else batch_dims(x, 0)).div_(num_values)
+    c = in_place.minus(x, per_channel(mean, x, 0), overwrite=False)
+    if is_exact(c):
+        # torch moves the running mean towards the mean of c, and this the rest of the way.
+        y, residual, inv_std = native_forward(c, weight, bias, running_mean, running_var, True, momentum, eps)
+        if running_mean is not None:
+            running_mean.add_(mean, alpha=momentum)
+        return y, c, residual, inv_std
+    squares, residual = sums(c, c, torch.zeros_like(mean), torch.ones_like(mean))
+    residual.div_(num_values)
+    var = squares.div_(num_values).addcmul_(residual, residual, value=-1).clamp_(min=0)
+    inv_std = (var + eps).rsqrt_()
+    scale = inv_std if weight is None else inv_std * weight
+    shift = residual * -scale if bias is None else torch.addcmul(bias, residual, scale, value=-1)
+    y = torch.addcmul(per_channel(shift, x, 0), c, per_channel(scale, x, 0))
+    if running_mean is not None and running_var is not None:
+        running_mean.lerp_(mean.add_(residual), momentum)
+        running_var.lerp_(var.mul_(num_values / (num_values - 1)), momentum)
+    return y, c, residual, inv_std
+
+
+def backward(
+    c: Tensor,
+    grad_y: Tensor,
+    weight: Tensor | None,
+    residual: Tensor,
+    inv_std: Tensor,
+    stack_dims: int,
+    needs_x: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """dL/dx, dL/dweight and dL/dbias from what `normalize` returned."""
+    g = grad_y.contiguous()
+    results = [
+        backward_one(
+            c[index] if index else c,
+            g[index] if index else g,
+            of_network(weight, index),
+            residual[index] if index else residual,
+            inv_std[index] if index else inv_std,
+            needs_x,
+        )
+        for index in networks(c, stack_dims)
+    ]
+    if not stack_dims:
+        return results[0]
+    all_grad_x, *gradients = zip(*results, strict=True)
+    grad_weight, grad_bias = (in_one(each, c, stack_dims) for each in gradients)
+    return in_one(all_grad_x, c, stack_dims) if needs_x else None, grad_weight, grad_bias
+
+
+def backward_one(
+    c: Tensor, g: Tensor, weight: Tensor | None, residual: Tensor, inv_std: Tensor, needs_x: bool
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """With u = inv_std dL/dweight: dL/dx = weight inv_std (g - (c u + dL/dbias - residual u) / N)."""
+    grad_weight, grad_bias = sums(g, c, residual, inv_std)
+    if not needs_x:
+        return None, grad_weight, grad_bias
+    a_value = -1 / (c.numel() // c.shape[1])
+    u = grad_weight * inv_std
+    scale = inv_std if weight is None else inv_std * weight
+    shift = torch.addcmul(grad_bias, residual, u, value=-1).mul_(scale).mul_(a_value)
+    grad_x = torch.addcmul(g, c, per_channel(u, c, 0), value=a_value)
+    torch.addcmul(per_channel(shift, c, 0), grad_x, per_channel(scale, c, 0), out=grad_x)
+    return grad_x, grad_weight, grad_bias
+
+
+def is_exact(c: Tensor) -> bool:
+    """Whether torch adds up few rows a thread, or in double."""
+    shape = c.shape
+    return shape[0] <= FEW_ROWS * torch.get_num_threads() or (len(shape) > 2 and shape[2:].numel() > 1)
+
+
+def sums(g: Tensor, c: Tensor, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
+    """sum(g (c - mean)) inv_std and sum(g) over the batch, (C,): torch's gradients of weight and bias."""
+    if is_exact(c):
+        return native_sums(g, c, mean, inv_std)
+    num_rows, num_features = c.shape[:2]
+    few = FEW_ROWS * torch.get_num_threads()
+    rows = num_rows // few * few
+    # Row n of the first rows / few becomes further channels of row 0, and so on.
+    times = rows // few
+    wide = native_sums(g[:rows].view(few, -1), c[:rows].view(few, -1), mean.repeat(times), inv_std.repeat(times))
+    products, sum_g = (values.view(times, num_features).sum(0) for values in wide)
+    if rows < num_rows:
+        rest_of_products, rest_of_g = native_sums(g[rows:], c[rows:], mean, inv_std)
+        products += rest_of_products
+        sum_g += rest_of_g
+    return products, sum_g
+
+
+def native_sums(g: Tensor, c: Tensor, mean: Tensor, inv_std: Tensor) -> tuple[Tensor, Tensor]:
+    _, products, sum_g = native_backward(g, c, None, None, None, mean, inv_std, True, 0.0, [False, True, True])
+    return products, sum_g
