@@ -22,6 +22,8 @@ __all__ = ["Nursery", "begun_early", "main", "start"]
 
 # One thread each, or n processes of n threads would fight for n cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# To look for backends of other devices takes torch's import 0.1 s; who wants one sets this variable to 1.
+_NO_OTHER_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 
 
 class Nursery:
@@ -31,7 +33,9 @@ class Nursery:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bnlab.stacked.nursery"], stdin=theirs.fileno(), env=os.environ | _ONE_THREAD
+                [sys.executable, "-m", "bnlab.stacked.nursery"],
+                stdin=theirs.fileno(),
+                env=_NO_OTHER_DEVICES | os.environ | _ONE_THREAD,
             )
         self._tell([entry or os.getcwd() for entry in sys.path])
 
