@@ -11,9 +11,11 @@ from bnlab.batch_norm import kernel, use_kernel
 from bnlab.build import build_network
 from bnlab.network import MLP
 from bnlab.stacked import layers
-from bnlab.stacked.compiled_step import CompiledStep, _same_bits
+from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.data import load_data
 from bnlab.stacked.mlp import StackedMLP
+from bnlab.stacked.optimizers import StackedOptimizer
+from bnlab.stacked.same_bits import same_products
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],
@@ -182,9 +184,42 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
 
 
 @needs_compiler
+@pytest.mark.parametrize("nesterov", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_an_update_within_the_step_is_the_one_after_it_bit_for_bit(dtype: torch.dtype, nesterov: bool) -> None:
+    settings = [{"momentum": 0.9}, {"momentum": 0.5, "weight_decay": 0.01}]
+    settings += [] if nesterov else [{}, {"weight_decay": 0.1}, {"momentum": 0.9, "dampening": 0.1}]
+    torch.manual_seed(0)
+    networks = [MLP(12, 3, hidden=[23, 9]).to(dtype) for _ in settings]
+    within, after = (StackedMLP(networks, dtype) for _ in range(2))
+    optimizers = [
+        StackedOptimizer(
+            [
+                torch.optim.SGD(network.parameters(), lr=0.1 * (index + 1), nesterov=nesterov, **of_network)
+                for index, (network, of_network) in enumerate(zip(networks, settings, strict=True))
+            ],
+            stack.stack.rows,
+            stack.stack.gradients,
+        )
+        for stack in (within, after)
+    ]
+    for _ in range(5):
+        x, y = torch.randn(len(settings), 17, 12, dtype=dtype), torch.randint(3, (len(settings), 17))
+        within.step(x, y, optimizers[0])
+        after.step(x, y)
+        optimizers[1].step()
+        assert torch.equal(within.stack.rows, after.stack.rows)
+    assert optimizers[0].num_steps == 5
+    for name, state in optimizers[0].states.items():
+        assert torch.equal(state, optimizers[1].states[name])
+    if torch.backends.cpu.get_cpu_capability() == "AVX512":
+        assert optimizers[0].begin_step() is not None
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    true_bits, true_method = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True, 1), getattr(layers.Linear, name)
+    true_bits, true_method = same_products.__wrapped__(torch.float32, 9, 5, 7, True, 1), getattr(layers.Linear, name)
 
     def off_by_a_bit(layer, *args):
         result = true_method(layer, *args)
@@ -192,7 +227,7 @@ def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeyp
         return result
 
     monkeypatch.setattr(layers.Linear, name, off_by_a_bit)
-    bits = _same_bits.__wrapped__(torch.float32, 9, 5, 7, True, 1)
+    bits = same_products.__wrapped__(torch.float32, 9, 5, 7, True, 1)
     wrong = 0 if name == "forward" else 2
     assert bits == [same and index != wrong for index, same in enumerate(true_bits)]
 

@@ -63,8 +63,7 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
                 for epoch in range(num_epochs):
                     metrics = StackedMetrics()
                     for x, y in batches.epoch(epoch):
-                        metrics.update(*model.step(x, y), y.shape[-1])
-                        optimizer.step()
+                        metrics.update(*model.step(x, y, optimizer), y.shape[-1])
                         num_steps += len(chunk)
                     metrics.compute("train")
         return num_steps

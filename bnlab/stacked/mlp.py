@@ -14,6 +14,7 @@ from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
 from bnlab.stacked.loss import cross_entropy, cross_entropy_and_gradient
 from bnlab.stacked.metrics import count_hits
+from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
 
 __all__ = ["StackedMLP"]
@@ -92,18 +93,23 @@ class StackedMLP:
             start += sum(parameter.numel() for parameter in module.parameters())
         self._compiled = CompiledStep(self._layers) if CompiledStep.takes(self._layers) else None
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
 
         Args:
             x: (K, N, features), or (N, features) for all networks.
             y: classes, (K, N) or (N,).
+            optimizer: over the rows of the stack; makes its step, too.
         Returns:
             the mean losses (K,), and how many samples were classified right (K,).
         """
         program = None if self._compiled is None else self._compiled.step(x.shape[-2])
         if program is not None:
-            return program(x, y)
+            update = None if optimizer is None else optimizer.begin_step()
+            result = program(x, y, update)
+            if optimizer is not None and update is None:
+                optimizer.step()
+            return result
         logits = x
         for layer in self._layers:
             logits = layer.forward(logits)
@@ -112,6 +118,8 @@ class StackedMLP:
         for index in range(len(self._layers) - 1, -1, -1):
             assert grad is not None
             grad = self._layers[index].backward(grad, index > 0)
+        if optimizer is not None:
+            optimizer.step()
         return losses, count_hits(logits, y)
 
     def logits(self, x: Tensor) -> Tensor:

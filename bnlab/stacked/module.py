@@ -11,6 +11,7 @@ from bnlab.data import Split
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.loss import cross_entropy
 from bnlab.stacked.metrics import count_hits
+from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
 
 __all__ = ["StackedModule"]
@@ -69,12 +70,13 @@ class StackedModule:
         finally:
             self.stack.buffers = buffers
 
-    def step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
 
         Args:
             x: (K, N, ...), or (N, ...) for all networks.
             y: classes, (K, N) or (N,).
+            optimizer: over the rows of the stack; makes its step, too.
         Returns:
             the mean losses (K,), and how many samples were classified right (K,).
         """
@@ -85,6 +87,8 @@ class StackedModule:
             losses = cross_entropy(logits, y)
             (gradients,) = torch.autograd.grad(losses.sum(), rows)
         self.stack.gradients.copy_(gradients)
+        if optimizer is not None:
+            optimizer.step()
         return losses.detach(), count_hits(logits.detach(), y)
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:

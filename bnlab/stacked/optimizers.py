@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
+from bnlab.stacked.c_functions import UpdateInC, functions_of
+from bnlab.stacked.same_bits import same_update
+
 __all__ = ["StackedOptimizer", "clip_gradients", "why_not_stacked"]
 
 # How torch computes an update, which changes nothing about its value.
@@ -100,6 +103,7 @@ class StackedOptimizer:
             for of_network in zip(rows, gradients, *self.states.values(), strict=True)
         ]
         self._counts = [torch.zeros((), dtype=torch.float32)] * len(sizes)
+        self._sizes = tuple(sizes)
         self.read()
 
     def keep(self, indices: Sequence[int], rows: Tensor, gradients: Tensor) -> None:
@@ -146,6 +150,25 @@ class StackedOptimizer:
             if name in numbers:
                 self._columns[f"1 - {name}"] = self._column([1 - number for number in numbers[name]])
         self._decays = any(numbers["weight_decay"])
+        self._update = self._in_c()
+
+    def _in_c(self) -> UpdateInC | None:
+        if not self._fused or self.kind is not SGD or functions_of(self.rows.dtype) is None:
+            return None
+        if not same_update(self.rows.dtype, self._sizes, self._nesterov):
+            return None
+        velocity = self.states.get("momentum_buffer")
+        return UpdateInC.over(self.rows, self.gradients, velocity, self._sizes, self._numbers, nesterov=self._nesterov)
+
+    def begin_step(self) -> UpdateInC | None:
+        """Where a step can be done network by network in C, count it and return it, to be done by `bnlab.stacked.mlp`.
+
+        A network's numbers and its gradients are still in the first caches then.
+        """
+        if self._update is not None:
+            self._update.is_first = self.num_steps == 0
+            self.num_steps += 1
+        return self._update
 
     def _column(self, numbers: Sequence[float]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.float64).to(self.rows).unsqueeze(1)

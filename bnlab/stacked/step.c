@@ -1,10 +1,11 @@
 // Forward and backward through the layers of K networks, one network after the other: what a layer leaves is still in
-// the first caches when the next one reads it. `compiled_step.py` compiles and calls it.
+// the first caches when the next one reads it. `c_functions.py` compiles it.
 
 #ifndef T
+#include <math.h>
 #include <stdint.h>
 
-// As compiled_step.py lays it out. Of each pointer the stride to the next network, in bytes: 0 where all share it.
+// As c_functions.py lays it out. Of each pointer the stride to the next network, in bytes: 0 where all share it.
 typedef struct {
     char *start;
     int64_t stride;
@@ -30,6 +31,14 @@ typedef struct {
 
 typedef void (*Gemm)(const char *, const char *, const int *, const int *, const int *, const void *, const void *,
                      const int *, const void *, const int *, const void *, void *, const int *);
+
+// K networks, each with its own numbers (K,), float64.
+typedef struct {
+    Of rows, gradients, velocity;  // (P,), the parameters one after the other; velocity NULL where none has a momentum
+    const int64_t *sizes;          // of the parameters
+    int64_t num_pieces, nesterov, is_first;
+    const double *lr, *momentum, *dampening, *weight_decay;
+} Update;
 
 // What comes from elsewhere: the BLAS and the vectors' functions inside torch, and the layer's kernel.
 typedef struct {
@@ -58,6 +67,9 @@ const int64_t bytes_of_a_vector = VECTOR;
 #define EXPAND(a, b) JOIN(a, b)
 #define OF(name) EXPAND(name, T)
 
+static float fma_float(float a, float b, float c) { return fmaf(a, b, c); }
+static double fma_double(double a, double b, double c) { return fma(a, b, c); }
+
 #define T float
 #include "step.c"
 #undef T
@@ -76,6 +88,7 @@ typedef OF(whole) (*OF(Elementwise))(OF(whole));
 
 #include "loss.c"
 #include "product.c"
+#include "update.c"
 
 // BLAS sees a matrix of rows as its transpose. c (rows, columns) = a b + beta c, with `depth` terms a sum.
 static void OF(multiply)(Gemm gemm, const char *of_b, const char *of_a, int64_t rows, int64_t columns, int64_t depth,
@@ -155,10 +168,10 @@ static void OF(backward)(const Layer *layer, const Functions *functions, int64_t
     if (layer->kind == RELU) OF(relu_backward)(layer, N, k);
 }
 
-// Needs as much scratch as the largest weight, and a vector for each class. Returns 0, and has done nothing, where a
-// class is out of bounds.
-int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int64_t K, int64_t N, int64_t is_training,
-                 const Functions *functions, T *scratch) {
+// Of a training, or an evaluation; with the update of the parameters unless that is NULL. Needs as much scratch as the
+// largest weight, and a vector for each class. Returns 0, and has done nothing, where a class is out of bounds.
+int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, const Update *update, int64_t K, int64_t N,
+                 int64_t is_training, const Functions *functions, T *scratch) {
     const Layer *last = layers + num_layers - 1;
     for (int64_t k = 0; k < (loss->classes.stride ? K : 1); k++)
         for (int64_t n = 0; n < N; n++) {
@@ -170,11 +183,13 @@ int64_t OF(step)(const Layer *layers, int64_t num_layers, const Loss *loss, int6
         OF(cross_entropy)(N, last->num_out, at(last->y, k), at(loss->classes, k), at(last->grad_y, k),
                           (T *)loss->losses + k, loss->hits + k, functions, scratch);
         for (const Layer *layer = last; is_training && layer >= layers; layer--) OF(backward)(layer, functions, N, k);
+        if (update) OF(update)(update, k);
     }
     return 1;
 }
 
-// One layer alone, of one network: what compiled_step.py tries out.
+// Parts alone, of one network: what same_bits.py tries out.
+
 void OF(linear)(const Layer *layer, int64_t N, const Functions *functions, T *scratch) {
     OF(forward)(layer, functions, N, 0, scratch);
     OF(backward)(layer, functions, N, 0);
@@ -184,5 +199,7 @@ void OF(loss)(const Layer *last, const Loss *loss, int64_t N, const Functions *f
     OF(cross_entropy)(N, last->num_out, at(last->y, 0), at(loss->classes, 0), at(last->grad_y, 0), loss->losses,
                       loss->hits, functions, scratch);
 }
+
+void OF(descent)(const Update *update) { OF(update)(update, 0); }
 
 #endif

@@ -118,10 +118,12 @@ class Training:
         metrics = StackedMetrics()
         num_steps = num_samples = 0
         for x, y in self._batches.epoch(self._epoch):
-            metrics.update(*model.step(x, y), y.shape[-1])
-            if self._limits is not None:
+            if self._limits is None:
+                metrics.update(*model.step(x, y, optimizer), y.shape[-1])
+            else:
+                metrics.update(*model.step(x, y), y.shape[-1])
                 clip_gradients(model.stack.gradients, self._limits, self._clip)
-            optimizer.step()
+                optimizer.step()
             num_steps += 1
             num_samples += y.shape[-1]
             if time.monotonic() > self._next_look:
