@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bnlab.curves import Curves
 from bnlab.png import png
 
-__all__ = ["DPI", "curves", "pictures_of_many", "search"]
+__all__ = ["DPI", "curves", "picture", "pictures_of_many", "search"]
 
 DPI = 120
 TITLE_POINTS = 11
@@ -72,6 +72,14 @@ def _number_log_axis(axis: Axis, decades_apart: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 10**decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def picture(figure: Figure) -> bytes:
+    """The PNG file of a figure, drawn once; `savefig` draws a figure with a layout twice, for the same pixels."""
+    figure.set_dpi(DPI)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return png(np.asarray(canvas.buffer_rgba()))
 
 
 def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bnlab.curves import Curves
-from bnlab.figures import DPI, _canvas, curves, pictures_of_many
+from bnlab.figures import DPI, _canvas, curves, picture, pictures_of_many
 from bnlab.png import png
 
 TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's
@@ -34,17 +34,25 @@ def pixels(file: bytes) -> np.ndarray:
 def test_a_png_is_read_back_to_the_same_pixels(size) -> None:
     drawn = np.random.default_rng(0).integers(0, 256, (*size, 4), dtype=np.uint8)
     image = Image.open(io.BytesIO(png(drawn)))
-    assert image.mode == "RGBA"
-    np.testing.assert_array_equal(np.asarray(image), drawn)
+    assert image.mode == "RGB"
+    np.testing.assert_array_equal(np.asarray(image), drawn[..., :3])
+
+
+def test_a_picture_has_the_pixels_that_matplotlib_saves() -> None:
+    one = training(0.3)
+    buffer = io.BytesIO()
+    curves(one.metrics, one.title, one.best_epoch).savefig(buffer, format="png", dpi=DPI)
+    drawn = pixels(picture(curves(one.metrics, one.title, one.best_epoch)))
+    np.testing.assert_array_equal(drawn, pixels(buffer.getvalue()))
 
 
 @pytest.mark.parametrize(("num_epochs", "best_epoch"), [(20, 3), (20, None), (1, 1)])
 def test_a_picture_on_a_shared_background_is_the_one_that_matplotlib_draws_alone(num_epochs, best_epoch) -> None:
     one = training(0.3, num_epochs, best_epoch)
-    (picture,) = pictures_of_many([one])
+    (drawn,) = pictures_of_many([one])
     buffer = io.BytesIO()
     curves(one.metrics, one.title, one.best_epoch).savefig(buffer, format="png", dpi=DPI)
-    alone, shared = pixels(buffer.getvalue()), pixels(picture)
+    alone, shared = pixels(buffer.getvalue()), pixels(drawn)
     assert shared.shape == alone.shape
     differs = (abs(shared - alone) > 8).any(2)[TITLE_HEIGHT:]
     assert differs.mean() < (1e-4 if best_epoch else 0.02)  # a legend that names a best epoch, though there is none

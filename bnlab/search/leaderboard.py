@@ -81,7 +81,7 @@ class Leaderboard:
             points = [{**best.values, "objective": best.mean, "state": "completed"} for best in self.ranking]
         if not points or not self.space.parameters:
             return
-        from bnlab.figures import search  # matplotlib takes half a second
+        from bnlab.figures import picture, search  # matplotlib takes half a second
 
         figure = search(
             points,
@@ -89,9 +89,7 @@ class Leaderboard:
             self.objective,
             minimize=self.minimize,
         )
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=120)
-        write_bytes(folder.figure, buffer.getvalue())
+        write_bytes(folder.figure, picture(figure))
 
     def table(self, width: int) -> Table | None:
         """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""

@@ -1,6 +1,7 @@
 """What a worker process does: trains the chunks it is sent, one after the other, and says how they go."""
 
 import logging
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -64,10 +65,10 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
 
     try:
         if chunk.reason is not None:
-            (job,) = chunk.jobs
-            connection.send(("ended", job.number, train_alone(_job(job), chunk.reason)))
+            (job,) = _jobs(chunk.jobs)
+            connection.send(("ended", job.number, train_alone(job, chunk.reason)))
             return
-        for number, summary in train_chunk([_job(job) for job in chunk.jobs], look, pictures_of):
+        for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of):
             connection.send(("ended", number, summary))
     except NotStackableError as error:
         connection.send(("alone", str(error)))
@@ -78,10 +79,20 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
         connection.send(("broke", f"{type(error).__name__}: {error}"))
 
 
-def _job(plain: PlainJob) -> Job:
-    config = OmegaConf.create(plain.config)
-    assert isinstance(config, DictConfig)
-    return Job(plain.number, config, Path(plain.folder), plain.overrides)
+def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
+    """Their configs as OmegaConf's, which takes 2 ms to make one, 0.5 to copy one and set what differs."""
+    first = plain_jobs[0].config
+    made = pickle.dumps(OmegaConf.create(first))
+    jobs = []
+    for plain in plain_jobs:
+        config: DictConfig = pickle.loads(made)
+        for key in first.keys() - plain.config.keys():
+            del config[key]
+        for key, value in plain.config.items():
+            if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
+                config[key] = value
+        jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides))
+    return jobs
 
 
 def train_chunk(
