@@ -50,12 +50,12 @@ static void OF(cross_entropy)(int64_t N, int64_t C, const T *restrict z, const i
 // Sums of `count` rows, each `lanes` numbers from a, `apart` numbers between two: 16 rows (or more, of many) are added
 // one after the other, 16 such sums likewise, and so on four levels high, which keeps the rounding small.
 static void OF(cascade)(int64_t count, int64_t lanes, const T *a, int64_t apart, T *restrict sums) {
-    enum { LEVELS = 4 };
+    enum { LEVELS = 4, WIDE = 128 / sizeof(T) };
     int64_t power = 0;
     while (((int64_t)1 << power) < count) power++;
     power = power / LEVELS > 4 ? power / LEVELS : 4;
     const int64_t step = (int64_t)1 << power;
-    T level[LEVELS][sizeof(OF(whole)) / sizeof(T) * 4] = {{0}};
+    T level[LEVELS][WIDE] = {{0}};
     int64_t i = 0;
     while (i + step <= count) {
         for (const int64_t end = i + step; i < end; i++)
@@ -73,18 +73,15 @@ static void OF(cascade)(int64_t count, int64_t lanes, const T *a, int64_t apart,
     }
 }
 
-// sums (C,) of g (N, C): four vectors of columns at a time, and what is left by four sums of every fourth row.
+// sums (C,) of g (N, C): 128 bytes of a row at a time, and what is left by four sums of every fourth row.
 static void OF(sum_over_batch)(int64_t N, int64_t C, const T *g, T *restrict sums) {
-    enum { LANES = sizeof(OF(whole)) / sizeof(T) };
+    enum { WIDE = 128 / sizeof(T) };
     int64_t c = 0;
-    for (; c + 4 * LANES <= C; c += 4 * LANES) OF(cascade)(N, 4 * LANES, g + c, C, sums + c);
-    if (c + 2 * LANES <= C) OF(cascade)(N, 2 * LANES, g + c, C, sums + c), c += 2 * LANES;
-    for (int64_t lanes; c < C; c += lanes) {
-        lanes = at_most(C - c, LANES);
-        T part[4][LANES];
-        for (int64_t j = 0; j < 4; j++) OF(cascade)(N / 4, lanes, g + j * C + c, 4 * C, part[j]);
-        for (int64_t i = N / 4 * 4; i < N; i++)
-            for (int64_t n = 0; n < lanes; n++) part[0][n] += g[i * C + c + n];
-        for (int64_t n = 0; n < lanes; n++) sums[c + n] = part[0][n] + part[1][n] + part[2][n] + part[3][n];
-    }
+    for (; c + WIDE <= C; c += WIDE) OF(cascade)(N, WIDE, g + c, C, sums + c);
+    const int64_t left = C - c;
+    T part[4][WIDE];
+    for (int64_t j = 0; left && j < 4; j++) OF(cascade)(N / 4, left, g + j * C + c, 4 * C, part[j]);
+    for (int64_t i = N / 4 * 4; i < N; i++)
+        for (int64_t n = 0; n < left; n++) part[0][n] += g[i * C + c + n];
+    for (int64_t n = 0; n < left; n++) sums[c + n] = part[0][n] + part[1][n] + part[2][n] + part[3][n];
 }

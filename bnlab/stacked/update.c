@@ -9,7 +9,7 @@ static inline __attribute__((always_inline)) void OF(descend)(
     for (int64_t i = first; i < end; i++) {
         T d = weight_decay ? OF(fma)(w[i], weight_decay, g[i]) : g[i];
         if (momentum) {
-            // Where numbers do not fill half a vector any more, torch's compiler has fused the other product.
+            // Where numbers do not fill 32 bytes any more, torch's compiler has fused the other product.
             const T moved = in_vectors ? OF(fma)(d, fresh, v[i] * momentum) : OF(fma)(v[i], momentum, d * fresh);
             v[i] = is_first ? d : moved;
             d = nesterov ? OF(fma)(v[i], momentum, d) : v[i];
@@ -20,13 +20,12 @@ static inline __attribute__((always_inline)) void OF(descend)(
 
 // A network's numbers are its parameters, one after the other.
 static void OF(update)(const Update *update, int64_t k) {
-    const int64_t half_a_vector = VECTOR / 2 / sizeof(T);
     const T lr = (T)update->lr[k], decay = (T)update->weight_decay[k], momentum = (T)update->momentum[k];
     const T fresh = (T)(1 - update->dampening[k]);
     T *w = at(update->rows, k), *v = at(update->velocity, k);
     const T *g = at(update->gradients, k);
     for (int64_t piece = 0, first = 0; piece < update->num_pieces; piece++) {
-        const int64_t end = first + update->sizes[piece], left = end - update->sizes[piece] % half_a_vector;
+        const int64_t end = first + update->sizes[piece], left = end - update->sizes[piece] % (32 / (int64_t)sizeof(T));
         OF(descend)(first, left, w, g, v, lr, decay, momentum, fresh, update->is_first, update->nesterov, 1);
         OF(descend)(left, end, w, g, v, lr, decay, momentum, fresh, update->is_first, update->nesterov, 0);
         first = end;
