@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from stacked_oracle import alone, configs_of, stacked
 
 from bnlab.batch_norm import kernel, use_kernel
@@ -13,9 +14,10 @@ from bnlab.network import MLP
 from bnlab.stacked import layers
 from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.data import load_data
+from bnlab.stacked.loss import cross_entropy_and_gradient
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.optimizers import StackedOptimizer
-from bnlab.stacked.same_bits import same_products
+from bnlab.stacked.same_bits import same_loss, same_products
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],
@@ -181,6 +183,21 @@ def test_the_step_in_c_leaves_what_its_operations_one_by_one_leave_bit_for_bit(o
     (losses, hits), (expected_losses, expected_hits) = compiled.evaluate(x, y), one_by_one.evaluate(x, y)
     torch.testing.assert_close(losses, expected_losses, rtol=3e-7, atol=0)
     assert torch.equal(hits, expected_hits)
+
+
+@pytest.mark.parametrize("num_classes", [2, 10, 16, 17, 100])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_gradient_of_the_loss_is_autograds_bit_for_bit(dtype: torch.dtype, num_classes: int) -> None:
+    """Where the classes fill a vector of the processor, sums are added up in another order."""
+    torch.manual_seed(0)
+    logits, y = 5 * torch.randn(2, 37, num_classes, dtype=dtype), torch.randint(num_classes, (2, 37))
+    losses, gradients = cross_entropy_and_gradient(logits, y)
+    for z, classes, loss, gradient in zip(logits.requires_grad_(), y, losses, gradients, strict=True):
+        alone = F.cross_entropy(z, classes)
+        assert torch.equal(gradient, torch.autograd.grad(alone, z)[0])
+        torch.testing.assert_close(loss, alone)
+    if kernel.is_available() and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512"):
+        assert same_loss(dtype, 37, num_classes)
 
 
 @needs_compiler

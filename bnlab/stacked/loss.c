@@ -22,9 +22,16 @@ static void OF(cross_entropy)(int64_t N, int64_t C, const T *restrict z, const i
             for (int64_t n = 0; n < LANES; n++)
                 largest[n] = scratch[c * LANES + n] > largest[n] ? scratch[c * LANES + n] : largest[n];
         const OF(whole) shift = *(OF(whole) *)largest;
-        OF(whole) total = {0};
-        for (int64_t c = 0; c < C; c++) total += exponential(turned[c] - shift);
-        total = logarithm(total);
+        // A sample's exponentials are added up vector by vector, if they fill one, then number by number in double and
+        // half by half in float.
+        OF(whole) part[LANES] = {{0}};
+        for (int64_t c = 0; c < C; c++) part[C < LANES ? 0 : c % LANES] += exponential(turned[c] - shift);
+        if (sizeof(T) == 8)
+            for (int64_t j = 1; j < LANES; j++) part[0] += part[j];
+        else
+            for (int64_t half = LANES / 2; half > 0; half /= 2)
+                for (int64_t j = 0; j < half; j++) part[j] += part[j + half];
+        const OF(whole) total = logarithm(part[0]);
         for (int64_t c = 0; c < C; c++) {
             const OF(whole) log_p = turned[c] - shift - total;
             OF(whole) p = exponential(log_p);
