@@ -118,6 +118,13 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 #define OF(name) EXPAND(name, T)
 #define INLINE static inline __attribute__((always_inline))
 
+// Brings a line of memory near, into the second cache. What is not there to be read, past the end of x, does no harm.
+#if defined(__GNUC__)
+#define FETCH(address) __builtin_prefetch(address, 0, 2)
+#else
+#define FETCH(address) ((void)(address))
+#endif
+
 #define T float
 #include "kernel.c"
 #undef T
@@ -125,6 +132,13 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 #include "kernel.c"
 
 #else
+
+enum { OF(LINE) = 64 / sizeof(T), OF(AHEAD) = 8192 / sizeof(T) };
+
+// For a pass that writes past the cache: such writes make reading wait, and it has to begin early.
+INLINE void OF(fetch_ahead)(const T *x, int64_t count) {
+    for (int64_t i = 0; i < count; i += OF(LINE)) FETCH(x + OF(AHEAD) + i);
+}
 
 // What the sums of some channels say: all that forward needs to finish them, and their running statistics. The first of
 // them is channel i of all networks' channels. The sums are written over.
@@ -205,9 +219,8 @@ INLINE void OF(add_first_rows)(const T *restrict x, const T *restrict first, int
     }
 }
 
-// Few rows at a time: the processor follows few streams, and rows of 4 KB fall into the same lines of the cache.
-INLINE void OF(add_strip)(const T *restrict x, const T *restrict start, int64_t C, int64_t count, T *restrict sum,
-                          T *restrict square, const int rows) {
+INLINE void OF(add_columns)(const T *restrict x, const T *restrict start, int64_t C, const int64_t count,
+                            T *restrict sum, T *restrict square, const int rows) {
     for (int64_t c = 0; c < count; c++) {
         T s = sum[c], q = square[c];
         for (int r = 0; r < rows; r++) {
@@ -218,6 +231,18 @@ INLINE void OF(add_strip)(const T *restrict x, const T *restrict start, int64_t 
         sum[c] = s;
         square[c] = q;
     }
+}
+
+// Few rows at a time: the processor follows few streams, and rows of 4 KB fall into the same lines of the cache. Down
+// the rows it does not see what comes next, and is told: the same columns of the next group.
+INLINE void OF(add_strip)(const T *restrict x, const T *restrict start, int64_t C, int64_t count, T *restrict sum,
+                          T *restrict square, const int rows) {
+    int64_t c = 0;
+    for (; c + OF(LINE) <= count; c += OF(LINE)) {
+        for (int r = 0; r < rows; r++) FETCH(x + (r + GROUP) * C + c);
+        OF(add_columns)(x + c, start + c, C, OF(LINE), sum + c, square + c, rows);
+    }
+    OF(add_columns)(x + c, start + c, C, count - c, sum + c, square + c, rows);
 }
 
 // A few rows are added up in T, less the mean m so far, before the sums in double take them, less the first row o:
@@ -280,6 +305,7 @@ static void OF(rows_normalize)(void *argument, int64_t block) {
             for (int64_t c = 0; c < C; c += PIECE) {
                 const int64_t piece = at_most(C - c, PIECE);
                 T values[PIECE];
+                OF(fetch_ahead)(x + c, piece);
                 OF(normalize_row)(x + c, mean + c, scale + c, shift + c, values, piece);
                 write_past_cache(y + c, values, (size_t)piece * sizeof(T));
             }
@@ -291,9 +317,9 @@ static void OF(rows_normalize)(void *argument, int64_t block) {
 }
 
 // As the sums of forward; but here x is centered already, so nothing cancels.
-INLINE void OF(add_gradient_strip)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
-                                   int64_t count, T *restrict sum_g, T *restrict sum_gc, T *restrict sum_c,
-                                   const int rows) {
+INLINE void OF(add_gradient_columns)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
+                                     const int64_t count, T *restrict sum_g, T *restrict sum_gc, T *restrict sum_c,
+                                     const int rows) {
     for (int64_t c = 0; c < count; c++) {
         T a = sum_g[c], b = sum_gc[c], s = sum_c[c];
         for (int r = 0; r < rows; r++) {
@@ -306,6 +332,20 @@ INLINE void OF(add_gradient_strip)(const T *restrict x, const T *restrict g, con
         sum_gc[c] = b;
         sum_c[c] = s;
     }
+}
+
+INLINE void OF(add_gradient_strip)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
+                                   int64_t count, T *restrict sum_g, T *restrict sum_gc, T *restrict sum_c,
+                                   const int rows) {
+    int64_t c = 0;
+    for (; c + OF(LINE) <= count; c += OF(LINE)) {
+        for (int r = 0; r < rows; r++) {
+            FETCH(x + (r + GROUP) * C + c);
+            FETCH(g + (r + GROUP) * C + c);
+        }
+        OF(add_gradient_columns)(x + c, g + c, mean + c, C, OF(LINE), sum_g + c, sum_gc + c, sum_c + c, rows);
+    }
+    OF(add_gradient_columns)(x + c, g + c, mean + c, C, count - c, sum_g + c, sum_gc + c, sum_c + c, rows);
 }
 
 INLINE void OF(add_gradient_group)(const T *restrict x, const T *restrict g, const T *restrict mean, int64_t C,
@@ -359,6 +399,8 @@ static void OF(rows_differentiate)(void *argument, int64_t block) {
             for (int64_t c = 0; c < C; c += PIECE) {
                 const int64_t piece = at_most(C - c, PIECE);
                 T values[PIECE];
+                OF(fetch_ahead)(x + c, piece);
+                OF(fetch_ahead)(g + c, piece);
                 OF(differentiate_row)(x + c, g + c, mean + c, scale + c, slope + c, shift + c, values, piece);
                 write_past_cache(dx + c, values, (size_t)piece * sizeof(T));
             }
