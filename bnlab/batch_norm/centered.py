@@ -8,6 +8,7 @@ Tensors are as `are_plain` of `eager.py` says; nothing here can be differentiate
 """
 
 import ctypes
+import functools
 import itertools
 from collections.abc import Iterable
 from typing import TypeAlias
@@ -36,6 +37,12 @@ native_forward = torch.ops.aten.native_batch_norm.default
 native_backward = torch.ops.aten.native_batch_norm_backward.default
 
 
+@functools.lru_cache(maxsize=1024)
+def constant(value: float, dtype: torch.dtype) -> Tensor:
+    """A number of no dimensions, kept: of a plain number torch makes one in every operation, in 3 of its 6 us."""
+    return torch.tensor(value, dtype=dtype, device="cpu")
+
+
 def is_worth_it(x: Tensor, stack_dims: int) -> bool:
     """Whether this is faster than `in_place`; of one network's size, since a stack must equal single networks."""
     return x.shape[stack_dims:].numel() * x.itemsize < FRESH
@@ -47,12 +54,15 @@ def normalize(
     """y; c, x less its rounded mean; the mean of c; and 1 / sqrt(var + eps). The running statistics are updated."""
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
     if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
+        num_batches_tracked.add_(constant(1, torch.int64))
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else 1.0 / int(num_batches_tracked)
+    if not stack_dims:
+        numbers = number_of_network(momentum, (), x.dtype), number_of_network(eps, (), x.dtype)
+        return normalize_one(x, weight, bias, running_mean, running_var, *numbers)
     results = [
         normalize_one(
-            x[index] if index else x,
+            x[index],
             of_network(weight, index),
             of_network(bias, index),
             of_network(running_mean, index),
@@ -62,19 +72,17 @@ def normalize(
         )
         for index in networks(x, stack_dims)
     ]
-    if not stack_dims:
-        return results[0]
     y, c, residual, inv_std = (in_one(each, x, stack_dims) for each in zip(*results, strict=True))
     return y, c, residual, inv_std
 
 
 def networks(x: Tensor, stack_dims: int) -> Iterable[tuple[int, ...]]:
-    """The index of every network; one that is empty without a stack."""
-    return itertools.product(*map(range, x.shape[:stack_dims])) if stack_dims else ((),)
+    """The index of every network."""
+    return itertools.product(*map(range, x.shape[:stack_dims]))
 
 
 def of_network(values: Tensor | None, index: tuple[int, ...]) -> Tensor | None:
-    return values[index] if index and values is not None else values
+    return None if values is None else values[index]
 
 
 def number_of_network(number: Tensor | float, index: tuple[int, ...], dtype: torch.dtype) -> float:
@@ -98,7 +106,8 @@ def normalize_one(
     eps: float,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     num_values = x.shape[0] if x.dim() == 2 else x.numel() // x.shape[1]
-    mean = x.sum(0 if x.dim() == 2 else batch_dims(x, 0)).div_(num_values)
+    a_value = constant(1 / num_values, x.dtype)
+    mean = x.sum(0 if x.dim() == 2 else batch_dims(x, 0)).mul_(a_value)
     c = in_place.minus(x, per_channel(mean, x, 0), overwrite=False)
     if is_exact(c):
         # torch moves the running mean towards the mean of c, and this the rest of the way.
@@ -107,8 +116,8 @@ def normalize_one(
             running_mean.add_(mean, alpha=momentum)
         return y, c, residual, inv_std
     squares, residual = sums(c, c, torch.zeros_like(mean), torch.ones_like(mean))
-    residual.div_(num_values)
-    var = squares.div_(num_values).addcmul_(residual, residual, value=-1).clamp_(min=0)
+    residual.mul_(a_value)
+    var = squares.mul_(a_value).addcmul_(residual, residual, value=-1).clamp_(min=0)
     inv_std = (var + eps).rsqrt_()
     scale = inv_std if weight is None else inv_std * weight
     shift = residual * -scale if bias is None else torch.addcmul(bias, residual, scale, value=-1)
@@ -130,19 +139,12 @@ def backward(
 ) -> tuple[Tensor | None, Tensor, Tensor]:
     """dL/dx, dL/dweight and dL/dbias from what `normalize` returned."""
     g = grad_y.contiguous()
+    if not stack_dims:
+        return backward_one(c, g, weight, residual, inv_std, needs_x)
     results = [
-        backward_one(
-            c[index] if index else c,
-            g[index] if index else g,
-            of_network(weight, index),
-            residual[index] if index else residual,
-            inv_std[index] if index else inv_std,
-            needs_x,
-        )
+        backward_one(c[index], g[index], of_network(weight, index), residual[index], inv_std[index], needs_x)
         for index in networks(c, stack_dims)
     ]
-    if not stack_dims:
-        return results[0]
     all_grad_x, *gradients = zip(*results, strict=True)
     grad_weight, grad_bias = (in_one(each, c, stack_dims) for each in gradients)
     return in_one(all_grad_x, c, stack_dims) if needs_x else None, grad_weight, grad_bias
@@ -158,7 +160,7 @@ def backward_one(
     a_value = -1 / (c.numel() // c.shape[1])
     u = grad_weight * inv_std
     scale = inv_std if weight is None else inv_std * weight
-    shift = torch.addcmul(grad_bias, residual, u, value=-1).mul_(scale).mul_(a_value)
+    shift = torch.addcmul(grad_bias, residual, u, value=-1).mul_(scale).mul_(constant(a_value, c.dtype))
     grad_x = torch.addcmul(g, c, per_channel(u, c, 0), value=a_value)
     torch.addcmul(per_channel(shift, c, 0), grad_x, per_channel(scale, c, 0), out=grad_x)
     return grad_x, grad_weight, grad_bias
