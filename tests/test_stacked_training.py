@@ -234,6 +234,26 @@ def test_an_update_within_the_step_is_the_one_after_it_bit_for_bit(dtype: torch.
 
 
 @needs_compiler
+@pytest.mark.parametrize("updates_within", [False, True])
+@pytest.mark.parametrize("hidden", [[23, 9], [101, 33], [7]])
+def test_the_place_in_a_stack_changes_no_bit(hidden: list[int], updates_within: bool) -> None:
+    torch.manual_seed(0)
+    network = MLP(37, 3, hidden=hidden)
+    stack = StackedMLP([network] * 5)
+    optimizers = [torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9) for _ in range(5)]
+    optimizer = StackedOptimizer(optimizers, stack.stack.rows, stack.stack.gradients)
+    for _ in range(10):
+        x, y = torch.randn(61, 37), torch.randint(3, (61,))
+        if updates_within:
+            stack.step(x, y, optimizer)
+        else:
+            stack.step(x, y)
+            optimizer.step()
+    for row in stack.stack.rows[1:]:
+        assert torch.equal(row, stack.stack.rows[0])
+
+
+@needs_compiler
 @pytest.mark.parametrize("name", ["forward", "backward"])
 def test_a_product_of_other_bits_than_the_layers_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     true_bits, true_method = same_products.__wrapped__(torch.float32, 9, 5, 7, True, 1), getattr(layers.Linear, name)

@@ -70,8 +70,12 @@ class UpdateInC(ctypes.Structure):
         *,
         nesterov: bool,
     ) -> Self:
-        """Of K networks, (K, P), and their hyperparameters, each (K,); the first update to be done."""
+        """Of K networks, (K, P), and their hyperparameters, each (K,); the first update to be done.
+
+        The gradients are those in the first network's place, where each has its own when its turn comes.
+        """
         update = cls(of(rows), of(gradients), of(velocity), num_pieces=len(sizes), nesterov=nesterov, is_first=True)
+        update.gradients.stride = 0
         kept: list[Any] = [(_NUMBER * len(sizes))(*sizes)]
         update.sizes = ctypes.addressof(kept[0])
         for name in ("lr", "momentum", "dampening", "weight_decay"):

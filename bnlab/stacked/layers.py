@@ -139,12 +139,17 @@ class BatchNorm:
 
     def problems(
         self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor
-    ) -> tuple[list[bytes], list[bytes]]:
-        """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C)."""
+    ) -> tuple[list[bytes], list[bytes], list[bytes]]:
+        """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C).
+
+        Last, backward once more where all networks leave their gradients in the first one's place.
+        """
         eps, momenta = self._numbers
         assert momenta is not None
         sizes = 1, *x.shape[1:], 1, 1  # of one network, L = 1, for one thread
-        forward, backward = [], []
+        forward: list[bytes] = []
+        backward: list[bytes] = []
+        sharing: list[bytes] = []
         for k in range(len(x)):
             weight, bias, grad_weight, grad_bias, running_mean, running_var = (
                 0 if tensor is None else tensor[k].data_ptr()
@@ -158,10 +163,13 @@ class BatchNorm:
                 kernel.pack(values, 0, result, weight, bias, 0, 0, *saved, *running, *sizes, eps[k], momenta[k])
             )
             gradients = grad_weight, grad_bias
-            backward.append(
-                kernel.pack(values, given, wanted, weight, 0, *gradients, *saved, *[0] * 5, *sizes, 0.0, 0.0)
-            )
-        return forward, backward
+            if k == 0:
+                of_first = gradients
+            for problems, place in ((backward, gradients), (sharing, of_first)):
+                problems.append(
+                    kernel.pack(values, given, wanted, weight, 0, *place, *saved, *[0] * 5, *sizes, 0.0, 0.0)
+                )
+        return forward, backward, sharing
 
 
 class NativeBatchNorm(BatchNorm):

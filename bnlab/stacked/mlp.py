@@ -94,12 +94,12 @@ class StackedMLP:
         self._compiled = CompiledStep(self._layers) if CompiledStep.takes(self._layers) else None
 
     def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
+        """Forward and backward; the running statistics are updated, the gradients are in `stack.gradients`.
 
         Args:
             x: (K, N, features), or (N, features) for all networks.
             y: classes, (K, N) or (N,).
-            optimizer: over the rows of the stack; makes its step, too.
+            optimizer: over the rows of the stack; makes its step, too, after which the gradients are anything.
         Returns:
             the mean losses (K,), and how many samples were classified right (K,).
         """

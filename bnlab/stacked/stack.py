@@ -46,10 +46,12 @@ class Stack:
             raise UserError(
                 f"The parameters of a stacked network must have one dtype, but got {sorted(map(str, dtypes))}."
             )
-        self.rows = torch.stack(
-            [torch.cat([parameter.detach().flatten() for parameter in state.values()]) for state in states]
-        ).to(dtype=dtype)
-        self.gradients = torch.zeros_like(self.rows)
+        self.rows = _in_lines(
+            torch.stack(
+                [torch.cat([parameter.detach().flatten() for parameter in state.values()]) for state in states]
+            ).to(dtype=dtype)
+        )
+        self.gradients = _in_lines(torch.zeros_like(self.rows))
         self.buffers = {name: torch.stack([of_network[name] for of_network in buffers]) for name in buffers[0]}
         self.buffers = {
             name: buffer.to(dtype=dtype) if buffer.is_floating_point() else buffer
@@ -72,7 +74,7 @@ class Stack:
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with the networks at `indices` only."""
         chosen = torch.tensor(indices, device=self.rows.device)
-        self.rows, self.gradients = self.rows[chosen], self.gradients[chosen]
+        self.rows, self.gradients = _in_lines(self.rows[chosen]), _in_lines(self.gradients[chosen])
         self.buffers = {name: buffer[chosen] for name, buffer in self.buffers.items()}
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
@@ -88,6 +90,17 @@ class Stack:
         for name, buffer in self.buffers.items():
             if name in state:
                 buffer[index] = state[name]
+
+
+def _in_lines(rows: Tensor) -> Tensor:
+    """`rows`, each from the start of a cache line: BLAS may round otherwise where numbers lie otherwise.
+
+    So a network's results do not depend on which of the stack it is, to the bit, where its step runs in C.
+    """
+    line = 64 // rows.itemsize
+    num_networks, num_parameters = rows.shape
+    padded = rows.new_empty(num_networks, -(-num_parameters // line) * line)[:, :num_parameters]
+    return padded.copy_(rows)
 
 
 def _signature(state: Mapping[str, Tensor]) -> list[tuple[str, torch.Size, torch.dtype]]:
