@@ -136,7 +136,7 @@ def test_the_backward_written_by_hand_is_the_one_that_runs(mode: str, monkeypatc
                 true_backward = module.backward
                 wrongly.setattr(module, "backward", lambda *a: [g if g is None else 3 * g for g in true_backward(*a)])
             (wrong,) = stacked([config])
-    difference = wrong.last.state["1.weight"] - right.last.state["1.weight"]
+    difference = wrong.last.network()["1.weight"] - right.last.network()["1.weight"]
     assert difference.abs().max() > 1e-3
 
 
@@ -300,6 +300,6 @@ def test_a_network_that_diverges_leaves_its_neighbours_as_they_were_bit_for_bit(
         assert trial.status == "completed"
         for row, expected in zip(trial.history.rows, neighbour.history.rows, strict=True):
             assert {**row, "seconds": 0} == {**expected, "seconds": 0}
-        for name, tensor in trial.last.state.items():
-            assert torch.equal(tensor, neighbour.last.state[name])
+        for name, tensor in trial.last.network().items():
+            assert torch.equal(tensor, neighbour.last.network()[name])
         assert trial.test_metrics == neighbour.test_metrics

@@ -65,7 +65,7 @@ class StackedLauncher(Launcher):
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
-        atexit.register(self._pool.close)
+        atexit.register(self._pool.close, wait=False)
         atexit.register(_leave_garbage)
         self._pool.start()  # while the first configs are composed
 

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,15 +24,16 @@ class Snapshot:
         epoch: counted from 1.
         step: optimizer steps so far.
         steps_in_epoch: those of this epoch.
-        state: of the network.
-        optimizer, scheduler: their `state_dict`s.
+        network, optimizer: give their `state_dict`s, which take longer to make than the copy; the next snapshot mostly
+            comes before anyone asks.
+        scheduler: its `state_dict`.
     """
 
     epoch: int
     step: int
     steps_in_epoch: int
-    state: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    network: Callable[[], dict[str, Tensor]]
+    optimizer: Callable[[], dict[str, Any]]
     scheduler: dict[str, Any] | None
 
 
@@ -42,10 +44,10 @@ def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Te
             "epoch": snapshot.epoch - 1,
             "global_step": snapshot.step,
             "pytorch-lightning_version": _lightning_version(),
-            "state_dict": {f"network.{name}": tensor for name, tensor in snapshot.state.items()},
+            "state_dict": {f"network.{name}": tensor for name, tensor in snapshot.network().items()},
             "loops": {"fit_loop": _fit_loop(snapshot)},
             "callbacks": {},
-            "optimizer_states": [snapshot.optimizer],
+            "optimizer_states": [snapshot.optimizer()],
             "lr_schedulers": [] if snapshot.scheduler is None else [snapshot.scheduler],
             "DataModule": normalization,
         },

@@ -114,18 +114,26 @@ class StackedOptimizer:
 
     def state_dict(self, index: int, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
         """What the `state_dict` of network `index`'s own optimizer would be; `shapes` are its parameters'."""
-        names = tuple(self.states) if self.num_steps else ()
-        sizes = [shape.numel() for shape in shapes.values()]
-        parts = {name: self.states[name][index].split(sizes) for name in names}
-        has_count = self.kind is not SGD and self.num_steps
-        state = {
-            number: {
-                **({"step": torch.tensor(float(self.num_steps))} if has_count else {}),
-                **{name: part[number].clone().view(shape) for name, part in parts.items()},
+        return self.copy(index, shapes)()
+
+    def copy(self, index: int, shapes: Mapping[str, torch.Size]) -> Callable[[], dict[str, Any]]:
+        """`state_dict` as it is now, the numbers copied in one piece and told apart in a call of the result."""
+        rows = {name: self.states[name][index].clone() for name in self.states} if self.num_steps else {}
+        groups = self.optimizers[index].state_dict()["param_groups"]
+        count = {"step": float(self.num_steps)} if self.kind is not SGD and self.num_steps else {}
+
+        def state_dict() -> dict[str, Any]:
+            parts = {name: row.split([shape.numel() for shape in shapes.values()]) for name, row in rows.items()}
+            state = {
+                number: {
+                    **{name: torch.tensor(value) for name, value in count.items()},
+                    **{name: part[number].clone().view(shape) for name, part in parts.items()},
+                }
+                for number, shape in enumerate(shapes.values())
             }
-            for number, shape in enumerate(shapes.values())
-        }
-        return {"state": state if names else {}, "param_groups": self.optimizers[index].state_dict()["param_groups"]}
+            return {"state": state if rows else {}, "param_groups": groups}
+
+        return state_dict
 
     def _state_names(self) -> tuple[str, ...]:
         if self.kind in (Adam, AdamW):

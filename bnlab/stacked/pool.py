@@ -68,13 +68,13 @@ class Pool:
         self._num_starting = 0
         self._nursery = nursery.start()
 
-    def close(self) -> None:
-        """End all processes; the next `run` starts new ones."""
+    def close(self, *, wait: bool = True) -> None:
+        """End all processes; the next `run` starts new ones. Who ends as well need not `wait` for them to be gone."""
         for worker in self._workers:
             worker.connection.close()
         self._workers = []
         if self._nursery is not None:
-            self._nursery.close()
+            self._nursery.close(wait=wait)
         self._nursery = None
 
     def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:

@@ -1,7 +1,7 @@
 """K networks of one architecture as one: each network a row of numbers, each parameter a view over all rows."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,9 +79,18 @@ class Stack:
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
         """A copy of one network's state, as `network.state_dict()` names and orders it."""
-        state = {name: view.clone() for name, view in self.views(self.rows[index]).items()}
-        state |= {name: buffer[index].clone() for name, buffer in self.buffers.items()}
-        return {name: state[name] for name in self.template.state_dict()}
+        return self.copy(index)()
+
+    def copy(self, index: int) -> Callable[[], dict[str, Tensor]]:
+        """`state_dict` as it is now, the numbers copied in one piece and told apart in a call of the result."""
+        row = self.rows[index].clone()
+        buffers = {name: buffer[index].clone() for name, buffer in self.buffers.items()}
+
+        def state_dict() -> dict[str, Tensor]:
+            state = {name: view.clone() for name, view in self.views(row).items()} | buffers
+            return {name: state[name] for name in self.template.state_dict()}
+
+        return state_dict
 
     def load_state_dict(self, index: int, state: Mapping[str, Tensor]) -> None:
         """The opposite of `state_dict`."""

@@ -158,7 +158,7 @@ class Training:
         self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype)
         for index, trial in enumerate(trials):
             assert trial.best is not None
-            self._model.stack.load_state_dict(index, trial.best.state)
+            self._model.stack.load_state_dict(index, trial.best.network())
         for trial, metrics in zip(trials, self._evaluate(self._test, "test"), strict=True):
             trial.test_metrics = metrics
 
@@ -174,8 +174,8 @@ class Training:
             epoch=self._epoch,
             step=trial.steps,
             steps_in_epoch=steps_in_epoch,
-            state=stack.state_dict(index),
-            optimizer=self._optimizer.state_dict(index, stack.shapes),
+            network=stack.copy(index),
+            optimizer=self._optimizer.copy(index, stack.shapes),
             scheduler=None if trial.scheduler is None else copy.deepcopy(trial.scheduler.state_dict()),
         )
 
