@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.atomic_file import write_bytes, write_text
 from bnlab.errors import UserError, user_errors
+from bnlab.yaml_text import to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,8 +72,8 @@ class RunFolder:
             raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            write_text(self.config, OmegaConf.to_yaml(config, resolve=True))
-            write_text(self.overrides, OmegaConf.to_yaml(list(overrides)))
+            write_text(self.config, to_yaml(config))
+            write_text(self.overrides, to_yaml(list(overrides)))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One row an epoch; numbers at full precision, so that reading gives back the same floats."""

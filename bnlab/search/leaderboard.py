@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import OmegaConf
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
@@ -18,6 +17,7 @@ from bnlab.search.folder import SweepFolder, shown
 from bnlab.search.scales import Scale
 from bnlab.search.space import Choice, Parameter, Point, Space
 from bnlab.search.trials import Configuration, Trial, rank
+from bnlab.yaml_text import to_yaml
 
 __all__ = ["Leaderboard"]
 
@@ -170,7 +170,7 @@ class Leaderboard:
         return self.space[key].override(value).partition("=")[2]
 
     def _best(self, configuration: Configuration, folder: SweepFolder) -> str:
-        return OmegaConf.to_yaml(
+        return to_yaml(
             {
                 "objective": configuration.mean,
                 "objective_name": self.objective,
