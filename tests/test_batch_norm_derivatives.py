@@ -207,15 +207,57 @@ def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monk
 
     if way == "kernel" and not kernel.is_available():
         pytest.skip("no C compiler for the kernel")
-    if way == "in_place":
-        monkeypatch.setattr(centered, "FRESH", 0)  # as if x were large
-    module = {"kernel": kernel, "centered": centered, "in_place": in_place}[way]
-    (x,) = doubles((5, 3))
-    g = torch.randn(5, 3, dtype=torch.float64)
+    dtype = torch.float64
+    if way == "in_place":  # which half types have
+        dtype = torch.bfloat16
+    x, g = torch.randn(5, 3, dtype=dtype, requires_grad=True), torch.randn(5, 3, dtype=dtype)
+    layer = BatchNorm1d(3, dtype=dtype)
+
+    def gradients() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], g)
+
     with use_kernel(way == "kernel"):
-        (right,) = torch.autograd.grad(ours(x), x, g)
+        right = gradients()
+        if way == "centered":  # dL/dx comes from these sums
+            true_sums = centered.sums
+            monkeypatch.setattr(centered, "sums", lambda *a: tuple(3 * t for t in true_sums(*a)))
+            dx, dweight, dbias = gradients()
+            torch.testing.assert_close((dweight, dbias), (3 * right[1], 3 * right[2]))
+            assert not torch.allclose(dx, right[0])
+            return
+        module = {"kernel": kernel, "in_place": in_place}[way]
         true_backward = module.backward
         monkeypatch.setattr(
             module, "backward", lambda *a: tuple(None if t is None else 3 * t for t in true_backward(*a))
         )
-        torch.testing.assert_close(torch.autograd.grad(ours(x), x, g)[0], 3 * right)
+        torch.testing.assert_close(gradients(), tuple(3 * gradient for gradient in right))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (300, 7), (4, 3, 6)])
+def test_a_graph_that_is_kept_can_be_gone_through_again(shape: tuple[int, ...]) -> None:
+    x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
+    layer = BatchNorm1d(shape[1])
+    with use_kernel(False):
+        y = layer(x)
+        inputs = [x, layer.weight, layer.bias]
+        first = torch.autograd.grad(y, inputs, g, retain_graph=True)
+        kept = [gradient.clone() for gradient in first]
+        second = torch.autograd.grad(y, inputs, g, retain_graph=True)
+        last = torch.autograd.grad(y, inputs, g)
+    for gradients in (second, last):
+        assert all(map(torch.equal, gradients, kept))
+    assert all(map(torch.equal, first, kept))
+
+
+def test_what_a_hook_keeps_of_the_forward_stays_as_it_was() -> None:
+    x = torch.randn(5, 3, requires_grad=True)
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def pack(tensor: Tensor) -> Tensor:
+        kept.append((tensor, tensor.clone()))
+        return tensor
+
+    with use_kernel(False), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        BatchNorm1d(3)(x).square().sum().backward()
+    assert len(kept) > 3
+    assert all(torch.equal(tensor, before) for tensor, before in kept)

@@ -2,7 +2,7 @@
 
 torch's batch norm is one pass where these formulas are three, and of x less its rounded mean it is exact, as long as
 few rows are added up one after the other in fp32. Of its backward only the sums are taken: for dL/dx it would allocate
-twice the memory, and one more pass costs less.
+memory twice, where two passes can write it over what was kept, whose pages are there.
 
 Tensors are as `are_plain` of `eager.py` says; nothing here can be differentiated.
 """
@@ -19,7 +19,7 @@ from torch import Tensor
 from bnlab.batch_norm import in_place
 from bnlab.batch_norm.formulas import batch_dims, per_channel
 
-__all__ = ["Settings", "backward", "is_worth_it", "normalize"]
+__all__ = ["Settings", "backward", "normalize"]
 
 # running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
 Settings: TypeAlias = tuple[
@@ -29,9 +29,6 @@ Settings: TypeAlias = tuple[
 # Rows that one thread may add up in fp32: with 64 errors stay below 8e-7 (25 seeds, means up to 1e6), with 128 they
 # reach 1.2e-6. With a length, torch adds up in double.
 FEW_ROWS = 64
-# From so many bytes on, malloc takes fresh pages for every buffer, and one more of these costs more than is saved by
-# not finding c again. At 8 and 16 MB `in_place` takes a tenth longer with 4 threads, and as long with 1.
-FRESH = 2**25
 
 native_forward = torch.ops.aten.native_batch_norm.default
 native_backward = torch.ops.aten.native_batch_norm_backward.default
@@ -41,11 +38,6 @@ native_backward = torch.ops.aten.native_batch_norm_backward.default
 def constant(value: float, dtype: torch.dtype) -> Tensor:
     """A number of no dimensions, kept: of a plain number torch makes one in every operation, in 3 of its 6 us."""
     return torch.tensor(value, dtype=dtype, device="cpu")
-
-
-def is_worth_it(x: Tensor, stack_dims: int) -> bool:
-    """Whether this is faster than `in_place`; of one network's size, since a stack must equal single networks."""
-    return x.shape[stack_dims:].numel() * x.itemsize < FRESH
 
 
 def normalize(
@@ -135,35 +127,41 @@ def backward(
     residual: Tensor,
     inv_std: Tensor,
     stack_dims: int,
-    needs_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """dL/dx, dL/dweight and dL/dbias from what `normalize` returned."""
+    grad_x: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """dL/dweight and dL/dbias from what `normalize` returned; dL/dx is written to `grad_x`, which may be c itself."""
     g = grad_y.contiguous()
     if not stack_dims:
-        return backward_one(c, g, weight, residual, inv_std, needs_x)
-    results = [
-        backward_one(c[index], g[index], of_network(weight, index), residual[index], inv_std[index], needs_x)
+        return backward_one(c, g, weight, residual, inv_std, grad_x)
+    gradients = [
+        backward_one(
+            c[index],
+            g[index],
+            of_network(weight, index),
+            residual[index],
+            inv_std[index],
+            of_network(grad_x, index),
+        )
         for index in networks(c, stack_dims)
     ]
-    all_grad_x, *gradients = zip(*results, strict=True)
-    grad_weight, grad_bias = (in_one(each, c, stack_dims) for each in gradients)
-    return in_one(all_grad_x, c, stack_dims) if needs_x else None, grad_weight, grad_bias
+    grad_weight, grad_bias = (in_one(each, c, stack_dims) for each in zip(*gradients, strict=True))
+    return grad_weight, grad_bias
 
 
 def backward_one(
-    c: Tensor, g: Tensor, weight: Tensor | None, residual: Tensor, inv_std: Tensor, needs_x: bool
-) -> tuple[Tensor | None, Tensor, Tensor]:
+    c: Tensor, g: Tensor, weight: Tensor | None, residual: Tensor, inv_std: Tensor, grad_x: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """With u = inv_std dL/dweight: dL/dx = weight inv_std (g - (c u + dL/dbias - residual u) / N)."""
     grad_weight, grad_bias = sums(g, c, residual, inv_std)
-    if not needs_x:
-        return None, grad_weight, grad_bias
+    if grad_x is None:
+        return grad_weight, grad_bias
     a_value = -1 / (c.numel() // c.shape[1])
     u = grad_weight * inv_std
     scale = inv_std if weight is None else inv_std * weight
     shift = torch.addcmul(grad_bias, residual, u, value=-1).mul_(scale).mul_(constant(a_value, c.dtype))
-    grad_x = torch.addcmul(g, c, per_channel(u, c, 0), value=a_value)
+    torch.addcmul(g, c, per_channel(u, c, 0), value=a_value, out=grad_x)
     torch.addcmul(per_channel(shift, c, 0), grad_x, per_channel(scale, c, 0), out=grad_x)
-    return grad_x, grad_weight, grad_bias
+    return grad_weight, grad_bias
 
 
 def is_exact(c: Tensor) -> bool:

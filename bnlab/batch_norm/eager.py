@@ -39,6 +39,8 @@ dispatch_modes = torch._C._len_torch_dispatch_stack
 tracing_state = torch._C._get_tracing_state
 is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
 is_grad_enabled = torch.is_grad_enabled
+keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
+hooks_on_saved = torch._C._autograd._top_saved_tensors_default_hooks
 
 
 def is_eager() -> bool:
@@ -150,6 +152,7 @@ class CenteredBatchNormFunction(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         y, c, residual, inv_std = centered.normalize(x, weight, bias, settings)
         ctx.settings = settings
+        ctx.owns_c = hooks_on_saved(True) is None  # else a hook may keep it
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(c, weight, residual, inv_std)
         return y, c
@@ -163,9 +166,10 @@ class CenteredBatchNormFunction(torch.autograd.Function):
             grad_x, *gradients = differentiable_backward(ctx, grad_y, c, weight, None, residual, inv_std)
             return (grad_x if grad_x is None or grad_c is None else grad_x + grad_c), gradients[0], gradients[1], None
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        grad_x, grad_weight, grad_bias = centered.backward(
-            c, grad_y, weight, residual, inv_std, ctx.settings[-1], needs_x
-        )
+        grad_x = None
+        if needs_x:  # where this graph is not kept for another backward, c is of no more use, and gives its memory
+            grad_x = c.detach() if ctx.owns_c and not keeps_graph() else torch.empty_like(c)
+        grad_weight, grad_bias = centered.backward(c, grad_y, weight, residual, inv_std, ctx.settings[-1], grad_x)
         return grad_x, grad_weight if needs_weight else None, grad_bias if needs_bias else None, None
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import centered, formulas, kernel
+from bnlab.batch_norm import formulas, kernel
 from bnlab.batch_norm.arguments import check_arguments
 from bnlab.batch_norm.eager import apply_centered, apply_in_place, apply_kernel, are_plain, is_eager
 from bnlab.batch_norm.function import (
@@ -62,9 +62,7 @@ def batch_norm(
     ):
         if kernel.is_available():
             return apply_kernel(input, weight, bias, settings)
-        if centered.is_worth_it(input, stack_dims):
-            return apply_centered(input, weight, bias, settings)[0]
-        return apply_in_place(input, weight, bias, settings)
+        return apply_centered(input, weight, bias, settings)[0]
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     if not input.numel():  # and nothing is learned about the statistics
         return of_nothing(input, weight, bias)
