@@ -3,6 +3,8 @@
 import pytest
 
 from bnlab.figures import search
+from bnlab.search.leaderboard import axis_of
+from bnlab.search.space import Choice, Parameter
 
 TRIALS = [
     {"lr": 0.001, "momentum": 0.9, "units": 16, "optimizer": "sgd", "objective": 0.5, "state": "completed"},
@@ -52,6 +54,19 @@ def test_each_panel_has_the_scale_of_its_parameter(panels):
     )
     assert [text.get_text() for text in one_minus_log.get_xticklabels()] == ["0.9", "0.99", "0.999"]
     assert panels["units"].get_xscale() == "linear"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ((0.1, 1e-3, 1, 0.02), ["0.001", "0.02", "0.1", "1"]),
+        (("relu", "elu"), ["relu", "elu"]),
+        ((True, False), ["True", "False"]),
+        ((3, "full", 1), ["3", "full", "1"]),
+    ],
+)
+def test_numbers_among_which_is_chosen_go_from_low_to_high(values: tuple[object, ...], expected: list[str]) -> None:
+    assert axis_of(Parameter("key", Choice(values, tuple(map(str, values))))) == expected
 
 
 def test_of_many_choices_some_are_named() -> None:

@@ -19,7 +19,7 @@ from bnlab.search.space import Choice, Parameter, Point, Space
 from bnlab.search.trials import Configuration, Trial, rank
 from bnlab.yaml_text import to_yaml
 
-__all__ = ["Leaderboard"]
+__all__ = ["Leaderboard", "axis_of"]
 
 NUM_ON_SCREEN = 10
 NUM_IN_FILE = 100
@@ -85,7 +85,7 @@ class Leaderboard:
 
         figure = search(
             points,
-            {parameter.key: _axis(parameter) for parameter in self.space.parameters},
+            {parameter.key: axis_of(parameter) for parameter in self.space.parameters},
             self.objective,
             minimize=self.minimize,
         )
@@ -224,10 +224,13 @@ def _inside(trial: Trial, folder: SweepFolder) -> str:
     return str(trial.folder.relative_to(folder.path)) if inside else shown(trial.folder)
 
 
-def _axis(parameter: Parameter) -> str | list[str]:
-    """The scale's name, or the choices in order."""
+def axis_of(parameter: Parameter) -> str | list[str]:
+    """The scale's name, or the choices: numbers from low to high, others as they were given."""
     if isinstance(parameter.values, Choice):
-        return "linear" if parameter.values.step is not None else [_number(value) for value in parameter.values.values]
+        values = parameter.values.values
+        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
+            values = tuple(sorted(values))
+        return "linear" if parameter.values.step is not None else [_number(value) for value in values]
     assert isinstance(parameter.values, Scale)
     return {"OneMinusLog": "one_minus_log", "Log": "log", "LogIntegers": "log"}.get(
         type(parameter.values).__name__, "linear"
