@@ -92,3 +92,26 @@ def test_peak_memory_is_at_most_a_tenth_above_torchs(shape: tuple[int, ...]) -> 
 def test_rows_that_are_many_for_a_thread_are_as_exact(rows_a_thread: int) -> None:
     for seed in range(4):
         assert max(errors(BatchNorm1d, rows_a_thread * torch.get_num_threads(), 1e6, seed)) <= 1e-6
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+@pytest.mark.parametrize(
+    "shape", [(130, 5), (1000, 20), (1000, 200), (300, 7, 1), (1000, 200, 1), (500, 3, 2)], ids=str
+)
+def test_every_number_of_rows_and_threads_is_as_exact(shape: tuple[int, ...], num_threads: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, g = torch.randn(shape, generator=generator) + 1e4, torch.randn(shape, generator=generator) + 1
+    layers = [BatchNorm1d(shape[1]), nn.BatchNorm1d(shape[1], dtype=torch.float64)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        results = []
+        for layer in layers:
+            copy = x.to(layer.weight.dtype).requires_grad_()
+            y = layer(copy)
+            gradients = torch.autograd.grad(y, [copy, layer.weight, layer.bias], g.to(y.dtype))
+            results.append([y, *gradients, layer.running_mean, layer.running_var])
+    finally:
+        torch.set_num_threads(before)
+    for ours, exact in zip(*results, strict=True):
+        assert (ours - exact).abs().max() / exact.abs().max() <= 1e-6

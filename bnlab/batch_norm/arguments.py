@@ -1,11 +1,18 @@
-"""What `batch_norm` refuses: in torch's own words where torch refuses it too."""
+"""The arguments of `batch_norm`: what it refuses, in torch's own words where torch refuses it too."""
+
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from bnlab.batch_norm.formulas import count
 
-__all__ = ["check_arguments"]
+__all__ = ["Settings", "check_arguments"]
+
+# running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
+Settings: TypeAlias = tuple[
+    Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
+]
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.parameter import Buffer, Parameter
 
 from bnlab.batch_norm import centered, formulas, in_place, kernel
-from bnlab.batch_norm.centered import Settings
+from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import Statistics
 
 __all__ = [

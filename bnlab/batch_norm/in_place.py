@@ -9,15 +9,12 @@ from torch import Tensor
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.formulas import batch_dims, per_channel
+from bnlab.batch_norm.sums import SMALL, sums
 
 __all__ = ["backward", "normalize", "update_running_statistics"]
 
-# On the CPU the sums of products are what torch's batch norm has for the gradients of weight and bias: one pass, and no
-# products are held. It adds up rows one after the other in fp32, so only few at a time. Elsewhere the products are held
-# at most a quarter at a time.
-SMALL, FEW_ROWS, PARTS = 65536, 64, 4
-
-native_backward = torch.ops.aten.native_batch_norm_backward.default
+# Elsewhere than on the CPU, the products are held at most a quarter at a time.
+PARTS = 4
 
 
 def normalize(
@@ -114,30 +111,13 @@ def sums_of_products(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Ten
     if not stack_dims:
         return sums_of_one_network(a, b)
     networks = zip(a.flatten(0, stack_dims - 1), b.flatten(0, stack_dims - 1), strict=True)
-    products, sums = zip(*(sums_of_one_network(*network) for network in networks), strict=True)
+    products, sum_a = zip(*(sums_of_one_network(*network) for network in networks), strict=True)
     shape = a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2]
-    return torch.stack(products).view(shape), torch.stack(sums).view(shape)
+    return torch.stack(products).view(shape), torch.stack(sum_a).view(shape)
 
 
 def sums_of_one_network(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    if a.dim() > 2:  # these are added up in double
-        return native_sums(a, b)
-    num_rows, num_features = a.shape
-    rows = num_rows // FEW_ROWS * FEW_ROWS
-    results = []
-    if rows:  # row n of the first rows / FEW_ROWS becomes further channels of row 0, and so on
-        wide = native_sums(a[:rows].reshape(FEW_ROWS, -1), b[:rows].reshape(FEW_ROWS, -1))
-        results += [tuple(values.view(-1, num_features).sum(0) for values in wide)]
-    if rows < num_rows:
-        results += [native_sums(a[rows:], b[rows:])]
-    products, sums = zip(*results, strict=True)
-    return sum(products[1:], start=products[0]), sum(sums[1:], start=sums[0])
-
-
-def native_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    mean, inv_std = b.new_zeros(b.shape[1]), b.new_ones(b.shape[1])
-    _, products, sums = native_backward(a, b, None, None, None, mean, inv_std, True, 0.0, [False, True, True])
-    return products, sums
+    return sums(a.contiguous(), b.contiguous(), b.new_zeros(b.shape[1]), b.new_ones(b.shape[1]))
 
 
 def sum_of_products_in_parts(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:

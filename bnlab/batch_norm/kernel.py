@@ -55,6 +55,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.c_library import compiled
 
 __all__ = ["backward", "forward", "is_available", "use_kernel"]
@@ -134,9 +135,7 @@ def forward(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    settings: tuple[
-        Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
-    ],
+    settings: Settings,
 ) -> tuple[Tensor, Tensor]:
     """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps); running statistics are updated.
 
