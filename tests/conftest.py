@@ -57,3 +57,18 @@ def quick_config() -> Callable[..., DictConfig]:
         return compose(["trainer.max_epochs=2", "trainer.accelerator=cpu", *overrides])
 
     return make
+
+
+@pytest.fixture
+def sweep(train, monkeypatch, tmp_path):
+    """Run a sweep of `task`; what it left is read back from its folder."""
+    from simulated_sweep import Left, smooth
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, task=smooth, folder="sweep"):
+        monkeypatch.setattr("bnlab.train.task", task)
+        outcome = train("-m", f"hydra.sweep.dir={folder}", *arguments)
+        return outcome, Left(tmp_path / folder)
+
+    return run

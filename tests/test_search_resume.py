@@ -1,0 +1,89 @@
+"""A sweep that is interrupted, and goes on."""
+
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from simulated_sweep import LR, smooth
+
+
+def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):
+    def task(config):
+        if HydraConfig.get().runtime.output_dir.endswith("/2"):
+            raise KeyboardInterrupt
+        return smooth(config)
+
+    outcome, left = sweep("search=random", "search.num_trials=5", LR, task=task)
+    assert outcome.exit_code == 130
+    assert [row["state"] for row in left.rows] == ["completed", "completed", "interrupted"]
+    command = outcome.stdout.strip().splitlines()[-1]
+    assert command == "python -m bnlab.train -m search.resume=sweep"
+
+
+def test_resuming_finishes_an_interrupted_sweep_with_the_draws_of_a_whole_one(sweep, train, monkeypatch):
+    ran = []
+
+    def interrupts(config):
+        if HydraConfig.get().runtime.output_dir.endswith("/2"):
+            raise KeyboardInterrupt
+        ran.append(config.optimizer.lr)
+        return smooth(config)
+
+    arguments = ["search=random", "search.num_trials=5", LR, "search.batch_size=2"]
+    _, whole = sweep(*arguments, folder="whole")
+    _, left = sweep(*arguments, task=interrupts)
+    assert len(ran) == 2
+    monkeypatch.setattr("bnlab.train.task", lambda config: ran.append(config.optimizer.lr) or smooth(config))
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 0
+    finished = [row for row in left.rows if row["state"] == "completed"]
+    assert sorted(row["optimizer.lr"] for row in finished) == sorted(row["optimizer.lr"] for row in whole.rows)
+    assert len(ran) == len(set(ran)) == 5  # none twice
+    assert [row["state"] for row in left.rows] == [*["completed"] * 2, "interrupted", *["completed"] * 3]
+    assert left.best.objective == whole.best.objective
+    numbers = [int(row["number"]) for row in left.rows]
+    assert numbers == list(range(len(numbers)))
+
+
+def test_resuming_a_finished_sweep_runs_nothing_and_shows_its_result(sweep, train, monkeypatch):
+    first, left = sweep("search=random", "search.num_trials=3", LR)
+    before = left.rows
+    monkeypatch.setattr("bnlab.train.task", lambda config: pytest.fail("a job ran"))
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 0
+    assert left.rows == before
+    assert outcome.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+
+
+def test_resuming_with_more_trials_extends_the_sweep(sweep, train):
+    _, left = sweep("search=random", "search.num_trials=3", LR)
+    before = left.rows
+    assert train("-m", "search.resume=sweep", "search.num_trials=7").exit_code == 0
+    assert left.rows[:3] == before
+    assert len({row["optimizer.lr"] for row in left.rows}) == 7
+    assert train("-m", "search.resume=sweep").exit_code == 0
+    assert len(left.rows) == 7  # the new number is kept
+
+
+def test_resuming_refuses_other_settings(sweep, train):
+    sweep("search=random", "search.num_trials=2", LR)
+    outcome = train("-m", "search.resume=sweep", "trainer.max_epochs=4")
+    assert outcome.exit_code == 2
+    assert "keeps its settings, so that 'trainer.max_epochs=4' cannot be given" in outcome.stderr
+
+
+def test_a_sweep_that_is_running_cannot_be_resumed(sweep, train):
+    outcomes = []
+
+    def task(config):
+        from bnlab import UserError
+        from bnlab.search.folder import SweepFolder
+
+        folder = SweepFolder(Path(HydraConfig.get().runtime.output_dir).parent)
+        with pytest.raises(UserError, match="is still running"), folder.lock():
+            pass
+        outcomes.append(True)
+        return 0.5
+
+    sweep("search=random", "search.num_trials=1", LR, task=task)
+    assert outcomes == [True]
