@@ -1,4 +1,5 @@
-"""Batch norm in eager mode, where nothing traces or transforms it: by the CPU kernel, or with few allocations.
+"""Batch norm in eager mode, where nothing traces or transforms it: by the CPU kernel, by what torch has for its own of
+x less its mean (`centered.py`), or, for half types, masks and other devices, with few allocations (`in_place.py`).
 
 The Functions of `function.py` are for everyone else. These are written with a `ctx` in forward, because the call of a
 Function without costs as much as the whole of a small batch norm; for the same reason what is no tensor travels in one
