@@ -6,7 +6,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -146,16 +145,12 @@ def test_evaluate_of_no_run_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err == "'.' is not the folder of a run with results: it has no config.yaml.\n"
 
 
-def test_help_is_quick_because_it_imports_neither_torch_nor_lightning() -> None:
+def test_help_imports_neither_torch_nor_lightning() -> None:
+    """Which is what makes it quick; `python -m bnlab.bench search` times it."""
     command = [sys.executable, "-X", "importtime", "-m", "bnlab.train", "--help"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        shown = subprocess.run(command, capture_output=True, text=True, check=True)
-        seconds.append(time.perf_counter() - start)
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
     assert not imported & {"torch", "lightning", "optuna", "matplotlib", "sklearn"}
-    assert min(seconds) < 1
     for part in ("optimizer: adam, adamw, momentum", "lr: 0.002", "batch_size: 64"):
         assert part in shown.stdout
 
@@ -166,8 +161,8 @@ def start_in_a_terminal(*overrides: str) -> pexpect.spawn:
 
 
 def test_progress_bar_shows_loss_accuracy_and_time_left() -> None:
-    terminal = start_in_a_terminal("trainer.max_epochs=150")
-    terminal.expect(r"epoch \d+/150 .*loss \d\.\d+  val accuracy \d+\.\d+% .*\d\d:\d\d")
+    terminal = start_in_a_terminal("trainer.max_epochs=50")
+    terminal.expect(r"epoch \d+/50 .*loss \d\.\d+  val accuracy \d+\.\d+% .*\d\d:\d\d")
     terminal.expect("completed")
     terminal.expect(pexpect.EOF)
     terminal.close()

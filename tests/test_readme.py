@@ -25,6 +25,7 @@ SHORTER = {
     "bnlab.train": ["trainer.max_epochs=2"],
     "bnlab.train -m": ["trainer.max_epochs=2", "search.num_trials=3", "search.seeds=1"],
     "bnlab.bench train": ["--rounds", "1", "--template-steps", "5"],
+    "bnlab.bench search": ["--trials", "10", "--rounds", "1"],
     "bnlab.bench sweep": ["--cases", "A", "--networks", "4", "--rounds", "1", "--launchers", "stacked"],
     "bnlab.bench batch_norm": ["--rounds", "1", "--shapes", "64x256", "--threads", "1", "--modes", "eager"],
 }
