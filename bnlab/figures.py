@@ -69,7 +69,8 @@ def _number_log_axis(axis: Axis, decades_apart: float) -> None:
     Tiny ticks between them, and powers written as such, would take matplotlib as long as all the rest.
     """
     low, high = sorted(axis.get_view_interval())
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 10**decades_apart else (1,)))
+    decades = np.log10(high) - np.log10(low)
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
 
@@ -156,8 +157,9 @@ def search(
     """The objective of each trial against each parameter, on the parameter's scale; the best one marked.
 
     Args:
-        trials: with "objective", "state", and the parameters by their key; one that a trial does not have is left out.
-        axes: a parameter's scale (linear, log, one_minus_log), or its choices in order.
+        trials: with "objective" (finite), "state", and the parameters by their key; one that a trial does not have is
+            left out.
+        axes: a parameter's scale (linear, log, one_minus_log), or its choices in order, as the trials have them.
         objective: its name.
         minimize: whether a lower objective is better.
     """
@@ -178,14 +180,14 @@ def search(
                 [_position(best[key], scale)], [best["objective"]], "*", color="#D55E00", markersize=13, label="best"
             )
         _set_scale(panel, scale)
-        panel.set_xlabel(key)
+        panel.set_xlabel(_label(key), parse_math=False)
         panel.grid(alpha=0.3)
         if objective.endswith("accuracy"):
             panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     for panel in panels.flat[len(axes) :]:
         panel.set_visible(False)
     for row in panels:
-        row[0].set_ylabel(objective.replace("_", " "))
+        row[0].set_ylabel(objective.replace("_", " "), parse_math=False)
     handles = {
         label: handle for panel in panels.flat for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
@@ -198,17 +200,27 @@ TRIALS = {"completed": ("#0072B2", "o"), "pruned": ("0.6", "v"), "diverged": ("#
 
 
 def _position(value: Any, scale: str | Sequence[str]) -> Any:
-    if isinstance(scale, str):
-        return value
-    return list(scale).index(f"{value:.4g}" if isinstance(value, float) else str(value))
+    return value if isinstance(scale, str) else list(scale).index(value)
+
+
+LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
+
+
+def _label(text: str) -> str:
+    """In a line, the middle left out where it is long."""
+    shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+    half = LONGEST_LABEL // 2
+    return shown if len(shown) <= LONGEST_LABEL else f"{shown[:half]}…{shown[-half:]}"
 
 
 def _set_scale(panel: Axes, scale: str | Sequence[str]) -> None:
     if not isinstance(scale, str):
         named = range(0, len(scale), -(-len(scale) // MOST_NAMES))
-        names = [scale[index] for index in named]
+        names = [_label(scale[index]) for index in named]
+        if len(set(names)) < len(names):
+            names = [f"{index + 1}: {name}" for index, name in zip(named, names, strict=True)]
         turn = 20 if sum(map(len, names)) > 24 else 0  # side by side they would run into each other
-        panel.set_xticks(named, names, rotation=turn)
+        panel.set_xticks(named, names, rotation=turn, parse_math=False)
         panel.set_xlim(-0.5, len(scale) - 0.5)
     elif scale == "log":
         panel.set_xscale("log")

@@ -1,8 +1,10 @@
 """The figure of a search shows what the trials are, on the scale on which they were drawn."""
 
+import math
+
 import pytest
 
-from bnlab.figures import search
+from bnlab.figures import picture, search
 from bnlab.search.leaderboard import axis_of
 from bnlab.search.space import Choice, Parameter
 
@@ -63,6 +65,9 @@ def test_each_panel_has_the_scale_of_its_parameter(panels):
         (("relu", "elu"), ["relu", "elu"]),
         ((True, False), ["True", "False"]),
         ((3, "full", 1), ["3", "full", "1"]),
+        ((1.00000001e-10, 1e-10), ["1e-10", "1.00000001e-10"]),
+        ((0.1, math.nan, -math.inf), ["0.1", "nan", "-inf"]),
+        (([2], None, {"a": 1}), ["[2]", "None", "{'a': 1}"]),
     ],
 )
 def test_numbers_among_which_is_chosen_go_from_low_to_high(values: tuple[object, ...], expected: list[str]) -> None:
@@ -75,3 +80,27 @@ def test_of_many_choices_some_are_named() -> None:
     panel = search(trials, {"lr": rates}, "val_accuracy", minimize=False).axes[0]
     assert [text.get_text() for text in panel.get_xticklabels()] == rates[::4]
     assert [x for x, _ in points(panel, "completed")] == list(range(30))
+
+
+def test_choices_are_named_as_they_are_written_however_odd() -> None:
+    texts = ["$a_b$", "$x^", "[10]", "a\nb", "long" * 100, "long" * 101]
+    trials = [{"x": text, "objective": 0.5, "state": "completed"} for text in texts]
+    figure = search(trials, {"x": texts, "k" * 200: "log"}, "val_accuracy", minimize=False)
+    assert picture(figure).startswith(b"\x89PNG")
+    names = [text.get_text() for text in figure.axes[0].get_xticklabels()]
+    assert [name.partition(": ")[2] for name in names[:4]] == ["$a_b$", "$x^", "[10]", "a\\nb"]
+    assert len(set(names)) == len(texts)
+    assert max(map(len, names)) < 40
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"),
+    [((1e-300, 1e-5), "log"), ((0.1, 0.1 + 1e-16), "log"), ((0.999999999999999, 0.5), "one_minus_log"), ((), "log")],
+    ids=str,
+)
+def test_any_range_can_be_drawn(values: tuple[float, ...], scale: str) -> None:
+    trials = [{"x": value, "objective": 0.5, "state": "completed"} for value in values]
+    trials += [{"objective": 1e300, "state": "completed"}]  # without x
+    panel = search(trials, {"x": scale}, "val_loss", minimize=True)
+    assert picture(panel).startswith(b"\x89PNG")
+    assert [x for line in panel.axes[0].lines if line.get_label() == "completed" for x in line.get_xdata()] == [*values]

@@ -1,9 +1,12 @@
 """What can be searched, what cannot, and that a wrong space ends in one line before any job."""
 
+import optuna
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bnlab import UserError
+from bnlab.search import RandomSampler
+from bnlab.search.distributions import distribution_of
 from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
 from bnlab.search.space import Choice, Condition, Parameter, Space, parameter_of
 
@@ -23,7 +26,14 @@ def parse(text, seed=0):
         ("a=tag(one_minus_log, interval(0.9, 0.999))", OneMinusLog(0.9, 0.999)),
         ("a=choice(relu, tanh)", Choice(("relu", "tanh"), ("relu", "tanh"))),
         ("a=1,2.5,true", Choice((1, 2.5, True), ("1", "2.5", "True"))),
-        ("a=[1,2],[3]", Choice(("[1,2]", "[3]"), ("[1,2]", "[3]"))),
+        ("a=[1,2],[3]", Choice(([1, 2], [3]), ("[1,2]", "[3]"))),
+        ("a={b:1},{}", Choice(({"b": 1}, {}), ("{b:1}", "{}"))),
+        ("a=null,0.1", Choice((None, 0.1), ("null", "0.1"))),
+        ("a='1',1,1.0,true,'true'", Choice(("1", 1, 1.0, True, "true"), ("'1'", "1", "1.0", "True", "'true'"))),
+        ("a=str(1, 2)", Choice(("1", "2"), ("'1'", "'2'"))),
+        ("a=b c,''", Choice(("b c", ""), ("b c", "''"))),
+        (r"a=b\,c,d", Choice(("b,c", "d"), (r"b\,c", "d"))),
+        ("a=${b},0", Choice(("${b}", 0), ("${b}", "0"))),
         ("a=range(1, 10, 3)", Choice((1, 4, 7), ("1", "4", "7"), step=3)),
         ("a=range(0, 1, 0.25)", Choice((0.0, 0.25, 0.5, 0.75), ("0.0", "0.25", "0.5", "0.75"))),
     ],
@@ -60,6 +70,7 @@ def test_a_shuffled_list_has_the_same_order_each_time_it_is_read():
         ("a=tag(log, choice(1, 2))", "its values are listed"),
         ("a=tag('b=1', 'c=2', choice(1, 2))", "has 2 conditions"),
         ("a=1,2,1", "lists a value twice"),
+        ("a='b',b", "lists a value twice"),
         ("a=range(5, 1)", "no values"),
     ],
 )
@@ -88,22 +99,50 @@ def test_a_parameter_exists_where_its_condition_holds():
     assert adam_or_sgd.overrides({"beta1": 0.7, "optimizer": "adam"}) == ["beta1=0.7", "optimizer=adam"]
 
 
+@pytest.mark.parametrize(
+    ("choices", "condition", "where"),
+    [
+        ("1,true,'1',1.5", "1", ["1"]),
+        ("1,true,'1',1.5", "true|'1'", ["True", "'1'"]),
+        ("'before','after'", "before", ["'before'"]),
+        ("0.1,null", "null", ["null"]),
+        ("0.1,null", "1e-1", ["0.1"]),
+        ("[1,2],[3]", "[1, 2]", ["[1,2]"]),
+        ("range(1, 9, 2)", "3|4", [3]),
+    ],
+)
+def test_a_condition_compares_values_and_not_how_they_are_written(choices, condition, where):
+    conditional = space(f"a={choices}", f'b=tag("a={condition}", choice(0))')
+    assert [point["a"] for point in conditional.grid() if "b" in point] == where
+
+
+@pytest.mark.parametrize("text", ["a='1',1,true,1.0", "a=[1],[1,1],{b:1}", "a=nan,inf,null", "a='$x$','[b]','é\n'"])
+def test_a_choice_goes_through_optuna_and_an_override_unchanged(text):
+    parameter = parse(text)
+    study = optuna.create_study(sampler=RandomSampler(0))
+    drawn = {study.ask({"a": distribution_of(parameter)}).params["a"] for _ in range(40)}
+    assert drawn == set(parameter.values.texts)
+    for element in drawn:
+        again = OverridesParser.create().parse_override(parameter.override(element)).value()
+        assert repr(again) == repr(parameter.value(element))
+
+
 def test_a_condition_on_what_is_not_active_does_not_hold():
     chain = space("a=1,2", "b=tag('a=1', choice(3, 4))", "c=tag('b=3', choice(5, 6))")
     assert chain.grid() == [
-        {"a": 1, "b": 3, "c": 5},
-        {"a": 1, "b": 3, "c": 6},
-        {"a": 1, "b": 4},
-        {"a": 2},
+        {"a": "1", "b": "3", "c": "5"},
+        {"a": "1", "b": "3", "c": "6"},
+        {"a": "1", "b": "4"},
+        {"a": "2"},
     ]
 
 
 def test_a_grid_has_every_combination_once_in_order():
     assert space("a=1,2", "b=x,y").grid() == [
-        {"a": 1, "b": "x"},
-        {"a": 1, "b": "y"},
-        {"a": 2, "b": "x"},
-        {"a": 2, "b": "y"},
+        {"a": "1", "b": "x"},
+        {"a": "1", "b": "y"},
+        {"a": "2", "b": "x"},
+        {"a": "2", "b": "y"},
     ]
     assert Space(()).grid() == [{}]
 
@@ -136,6 +175,8 @@ WRONG = {
     "rule of a choice": (["data.batch_size=16,0"], "`data.batch_size` must be"),
     "rule in the middle of a list": (["data.batch_size=16,0,32"], "`data.batch_size` must be"),
     "float for an integer": (["search=random", "data.batch_size=interval(16,64)"], "must be a whole number"),
+    "rule of an item": (["model.hidden=[10],[0]"], "`model.hidden` must be a list"),
+    "rule of another setting": (["optimizer.lr=0.1,${optimizer._target_},0.2"], "`optimizer.lr` must be"),
     "unknown setting": (["search=random", "optimizer.larning_rate=interval(0,1)"], "optimizer.larning_rate"),
     "unknown choice": (["optimizer=adam,momentu"], "Could not find 'optimizer/momentu'"),
     "no such setting there": (

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shlex
 import time
 from pathlib import Path
@@ -70,6 +71,56 @@ def test_a_grid_runs_every_combination_once(sweep):
     assert outcome.exit_code == 0
     pairs = [(float(row["optimizer.lr"]), float(row["optimizer.momentum"])) for row in left.rows]
     assert pairs == [(lr, momentum) for lr in (0.1, 0.01) for momentum in (0.8, 0.9, 0.95)]
+
+
+ODD = ["[10]", "[20,20]", "null", "1", "True", "'1'", "1e-10", "1.00000001e-10", "{a:1}", "''", "'[b]x|<b>'", "'$_$'"]
+
+
+@pytest.mark.parametrize("search", [["search=grid"], ["search=random", "search.num_trials=30"]], ids=["grid", "random"])
+def test_a_choice_is_shown_as_it_is_written_and_reaches_the_job_as_hydra_reads_it(sweep, search):
+    seen = []
+
+    def task(config):
+        seen.append(config.x)
+        return 0.5
+
+    outcome, left = sweep(*search, f"+x={','.join(ODD)}", task=task)
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    rows = [row["x"] for row in left.rows]
+    read = [[10], [20, 20], None, 1, True, "1", 1e-10, 1.00000001e-10, {"a": 1}, "", "[b]x|<b>", "$_$"]
+    values = dict(zip(ODD, read, strict=True))
+    assert [repr(value) for value in seen] == [repr(values[text]) for text in rows]
+    assert rows[: len(ODD)] == ODD or search != ["search=grid"]
+    assert len(set(rows)) > 8
+    table = [line.split()[-1] for line in outcome.stdout.splitlines() if re.match(r" +\d", line)]
+    assert table == rows[:10]
+    assert outcome.stdout.splitlines()[-1] == shlex.join(["python", "-m", "bnlab.train", f"+x={rows[0]}"])
+    escaped = {"'[b]x|<b>'": r"'[b]x\|\<b>'", "'$_$'": r"'\$_\$'"}
+    listed = [line.rpartition("0.50000 | ")[2][:-2] for line in left.leaderboard.splitlines() if "0.50000" in line]
+    assert listed == [escaped.get(text, text) for text in rows]
+    assert (left.folder / "search.png").exists()
+
+
+def test_numbers_that_differ_are_shown_with_as_many_digits_as_that_takes(sweep):
+    arguments = ["search=random", "search.num_trials=4", "optimizer.lr=interval(0.1,0.1000001)", "objective=val_loss"]
+    outcome, _ = sweep(*arguments, task=lambda config: config.optimizer.lr * 1e-9)
+    shown = [line.split()[2:] for line in outcome.stdout.splitlines() if re.match(r" \d", line)]
+    assert len({lr for _, lr in shown}) == 4
+    assert all(float(loss) == pytest.approx(1e-10) for loss, _ in shown)
+
+
+@pytest.mark.parametrize("broken", ["write_figure", "table"])
+def test_what_cannot_be_shown_does_not_take_the_ending_with_it(sweep, monkeypatch, broken):
+    def fail(*arguments):
+        raise RuntimeError("out of\ncolour")
+
+    monkeypatch.setattr(f"bnlab.search.leaderboard.Leaderboard.{broken}", fail)
+    outcome, left = sweep("search=random", "search.num_trials=3", LR, task=fails_on_odd)
+    assert outcome.exit_code == 1
+    assert len(left.rows) == 3
+    assert outcome.stdout.strip().splitlines()[-1] == left.best.command
+    assert "cannot be shown: RuntimeError: out of colour" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 def test_of_a_key_that_is_given_twice_the_last_holds(sweep):

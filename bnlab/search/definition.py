@@ -17,11 +17,13 @@ from bnlab.rules import one_of
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
-from bnlab.search.space import Choice, Condition, Parameter, Point, Space, parameter_of
+from bnlab.search.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
 
 __all__ = ["Search", "read_search"]
 
 OBJECTIVES = one_of("val_accuracy", "val_loss")
+
+_ABSENT = object()  # null is a value
 
 
 @dataclass(frozen=True)
@@ -144,13 +146,13 @@ def _written(value: Any) -> str:
 
 def _constants(config: DictConfig, parameters: Sequence[Parameter]) -> dict[str, Any]:
     """What the keys of conditions are where they are not searched: the choice of a group, or a setting."""
-    conditions = [parameter.condition for parameter in parameters if parameter.condition is not None]
-    return {condition.key: _constant(config, condition) for condition in conditions}
-
-
-def _constant(config: DictConfig, condition: Condition) -> Any:
-    choice = config.hydra.runtime.choices.get(condition.key)
-    return choice if choice is not None else OmegaConf.select(config, condition.key)
+    choices = config.hydra.runtime.choices
+    constants = {}
+    for key in {parameter.condition.key for parameter in parameters if parameter.condition is not None}:
+        value = choices[key] if key in choices else OmegaConf.select(config, key, default=_ABSENT)
+        if value is not _ABSENT:
+            constants[key] = OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return constants
 
 
 def _drop_what_is_never_active(space: Space) -> Space:
@@ -167,7 +169,7 @@ def _drop_what_is_never_active(space: Space) -> Space:
 
 
 def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> None:
-    """Compose and check a job with the first values, one with the last, and one for each choice of a group."""
+    """Compose and check a job with the first values, one with the last, and one for each choice that decides more."""
     space = search.space
 
     def extreme(parameter: Parameter, last: bool, given: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -176,14 +178,16 @@ def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -
             return given[parameter.key]
         if isinstance(values, Scale):
             return values.high if last else values.low
-        return values.values[-1 if last else 0]
+        return values.elements[-1 if last else 0]
 
     points = [space.draw(partial(extreme, last=last)) for last in (False, True)]
     for parameter in space.parameters:
-        if isinstance(parameter.values, Choice) and loader.is_group(parameter.key, config):
+        if isinstance(parameter.values, Choice):
+            is_group = loader.is_group(parameter.key, config)
             points += [
-                space.draw(partial(extreme, last=False, given={parameter.key: value}))
-                for value in parameter.values.values
+                space.draw(partial(extreme, last=False, given={parameter.key: element}))
+                for element in parameter.values.elements
+                if is_group or is_interpolation(parameter.value(element))
             ]
     checked: set[tuple[str, ...]] = set()
     for point in points:

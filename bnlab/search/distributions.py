@@ -26,7 +26,7 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
     assert isinstance(values, Choice)
     if values.step is not None:
         return IntDistribution(min(values.values), max(values.values), step=values.step)
-    return CategoricalDistribution(values.values)
+    return CategoricalDistribution(values.texts)
 
 
 def from_optuna(parameter: Parameter, value: Any) -> Any:

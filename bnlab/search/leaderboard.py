@@ -4,13 +4,16 @@ import csv
 import io
 import math
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.table import Table
+from rich.text import Text
 
 from bnlab.atomic_file import write_bytes, write_text
 from bnlab.search.folder import SweepFolder, shown
@@ -79,17 +82,15 @@ class Leaderboard:
         ]
         if self.seeds > 1:
             points = [{**best.values, "objective": best.mean, "state": "completed"} for best in self.ranking]
+        points = [point for point in points if math.isfinite(point["objective"])]
         if not points or not self.space.parameters:
             return
         from bnlab.figures import picture, search  # matplotlib takes half a second
 
-        figure = search(
-            points,
-            {parameter.key: axis_of(parameter) for parameter in self.space.parameters},
-            self.objective,
-            minimize=self.minimize,
-        )
-        write_bytes(folder.figure, picture(figure))
+        axes = {parameter.key: axis_of(parameter) for parameter in self.space.parameters}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
+            write_bytes(folder.figure, picture(search(points, axes, self.objective, minimize=self.minimize)))
 
     def table(self, width: int) -> Table | None:
         """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""
@@ -106,19 +107,19 @@ class Leaderboard:
         )
         # Long names are folded at the spaces that stand for their underscores.
         columns = [column.replace("_", " ") for column in self._columns()]
-        rows = [self._row(place, configuration) for place, configuration in enumerate(ranking[:NUM_ON_SCREEN], 1)]
+        rows = self._rows(ranking[:NUM_ON_SCREEN])
         left = width - 2  # the edges
         for index, column in enumerate(columns):
-            longest = max(len(text) for text in (*column.split(" "), *(row[index] for row in rows)))
+            longest = max(cell_len(text) for text in (*column.split(" "), *(row[index] for row in rows)))
             left -= longest + 2
             if left < 0:
                 columns, rows = columns[:index], [row[:index] for row in rows]
                 table.caption = f"The other {len(self._columns()) - index} columns are in the files."
                 table.caption_justify = "left"
                 break
-            table.add_column(column, justify="right", min_width=longest, overflow="fold")
+            table.add_column(Text(column), justify="right", min_width=longest, overflow="fold")
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(Text, row))  # not markup, which [relu] would be taken for
         return table
 
     def counts(self) -> Counter[str]:
@@ -129,17 +130,27 @@ class Leaderboard:
         keys = [parameter.key for parameter in self.space.parameters]
         return ["", "trial", self.objective, *(["test_accuracy"] if has_test else []), *_short(keys)]
 
-    def _row(self, place: int, configuration: Configuration) -> list[str]:
+    def _rows(self, ranking: Sequence[Configuration]) -> list[list[str]]:
+        parameters = [
+            _labels([configuration.values.get(parameter.key) for configuration in ranking])
+            for parameter in self.space.parameters
+        ]
+        return [
+            [*self._first_cells(place, configuration), *labels]
+            for place, (configuration, *labels) in enumerate(zip(ranking, *parameters, strict=True), 1)
+        ]
+
+    def _first_cells(self, place: int, configuration: Configuration) -> list[str]:
         trials = configuration.trials
-        row = [
+        cells = [
             str(place),
             _numbers([trial.number for trial in trials]),
             _with_deviation(configuration.mean, configuration.deviation),
         ]
         if any(trial.test_accuracy is not None for trial in self.trials):
             tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
-            row.append(f"{math.fsum(tests) / len(tests):.2%}" if tests else "")
-        return row + [_number(configuration.values.get(parameter.key)) for parameter in self.space.parameters]
+            cells.append(f"{math.fsum(tests) / len(tests):.2%}" if tests else "")
+        return cells
 
     def _csv(self, folder: SweepFolder) -> str:
         keys = [parameter.key for parameter in self.space.parameters]
@@ -197,8 +208,7 @@ class Leaderboard:
         ]
         if ranking:
             lines += ["Run the best again:", "", "```", self.command(ranking[0]), "```", ""]
-            rows = [self._row(place, configuration) for place, configuration in enumerate(ranking[:NUM_IN_FILE], 1)]
-            lines += _markdown_table(self._columns(), rows)
+            lines += _markdown_table(self._columns(), self._rows(ranking[:NUM_IN_FILE]))
             if len(ranking) > NUM_IN_FILE:
                 lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]
         others = [trial for trial in self.trials if trial.state in ("failed", "pruned", "diverged", "interrupted")]
@@ -212,8 +222,11 @@ class Leaderboard:
         return "\n".join(lines) + "\n"
 
 
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$"})  # what would not be shown as it is
+
+
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    cells = [[cell.replace("|", "\\|") for cell in row] for row in [columns, *rows]]
+    cells = [[cell.translate(_MARKDOWN) for cell in row] for row in [columns, *rows]]
     return [f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(columns), *cells[1:])]
 
 
@@ -225,12 +238,12 @@ def _inside(trial: Trial, folder: SweepFolder) -> str:
 
 
 def axis_of(parameter: Parameter) -> str | list[str]:
-    """The scale's name, or the choices: numbers from low to high, others as they were given."""
+    """The scale's name, or the texts of the choices: finite numbers from low to high, others as they were given."""
     if isinstance(parameter.values, Choice):
-        values = parameter.values.values
-        if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
-            values = tuple(sorted(values))
-        return "linear" if parameter.values.step is not None else [_number(value) for value in values]
+        if parameter.values.step is not None:
+            return "linear"
+        texts = list(parameter.values.texts)
+        return sorted(texts, key=parameter.value) if all(map(_is_finite, parameter.values.values)) else texts
     assert isinstance(parameter.values, Scale)
     return {"OneMinusLog": "one_minus_log", "Log": "log", "LogIntegers": "log"}.get(
         type(parameter.values).__name__, "linear"
@@ -250,11 +263,28 @@ def _numbers(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _number(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _labels(elements: Sequence[Any]) -> list[str]:
+    """Floats with four digits, or with as many as it takes to tell them apart; texts as they are, None as nothing."""
+    floats = {element for element in elements if isinstance(element, float)}
+    digits = 4
+    while digits < 17 and len({f"{number:.{digits}g}" for number in floats}) < len(floats):
+        digits += 1
+    return [
+        "" if element is None else f"{element:.{digits}g}" if isinstance(element, float) else _in_a_line(str(element))
+        for element in elements
+    ]
+
+
+def _in_a_line(text: str) -> str:
+    """With line breaks and the like as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def _with_deviation(mean: float, deviation: float | None) -> str:
-    return f"{mean:.5f}" if deviation is None else f"{mean:.5f} ± {deviation:.5f}"
+    """Five decimals, or five digits where these would say nothing or be endless."""
+    style = ".5f" if mean == 0 or 1e-3 <= abs(mean) < 1e6 else ".5g"
+    return f"{mean:{style}}" if deviation is None else f"{mean:{style}} ± {deviation:{style}}"

@@ -4,7 +4,12 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import OverrideParseException
 
 from bnlab.errors import UserError
 from bnlab.rules import RULES
@@ -13,7 +18,7 @@ from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Scale, 
 __all__ = ["Choice", "Condition", "Parameter", "Point", "Space"]
 
 Point = dict[str, Any]
-"""A value for each parameter that is active there, by its key."""
+"""For each parameter that is active there, by its key: a number on a scale, or the text of a choice."""
 
 _MAX_GRID = 1_000_000
 
@@ -22,18 +27,22 @@ _MAX_GRID = 1_000_000
 class Choice:
     """Some values in order, and how each is written in an override.
 
-    `step` is the distance between neighbours where they are integers at equal distances: they have an order then.
+    A point, and the study, have the texts: they tell apart what Python or Optuna takes for equal (1, 1.0 and true), and
+    stand for what a storage does not keep (lists, dictionaries). Where the values are integers at equal distances,
+    `step` is that distance; they have an order then, and the integers themselves are kept.
     """
 
     values: tuple[Any, ...]
     texts: tuple[str, ...]
     step: int | None = None
 
-    def text(self, value: Any) -> str:
-        for candidate, text in zip(self.values, self.texts, strict=True):
-            if candidate == value and isinstance(candidate, bool) == isinstance(value, bool):
-                return text
-        raise KeyError(value)
+    @property
+    def elements(self) -> tuple[Any, ...]:
+        """What a point has of them."""
+        return self.texts if self.step is None else self.values
+
+    def value(self, element: Any) -> Any:
+        return self.values[self.elements.index(element)]
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,12 @@ class Condition:
         return f"{self.key}={'|'.join(self.choices)}"
 
     def holds(self, value: Any) -> bool:
-        return str(value).lower() in (choice.lower() for choice in self.choices)  # true is written True by Python
+        return any(_are_equal(value, choice) for choice in self.values)
+
+    @cached_property
+    def values(self) -> list[Any]:
+        """The choices as the values that an override would give."""
+        return [_value_of(choice) for choice in self.choices]
 
 
 @dataclass(frozen=True)
@@ -71,9 +85,13 @@ class Parameter:
     condition: Condition | None = None
     override_key: str = ""
 
+    def value(self, element: Any) -> Any:
+        """The value that the config gets for what a point has."""
+        return self.values.value(element) if isinstance(self.values, Choice) else element
+
     def override(self, value: Any) -> str:
         """`key=value`; a float is written so that reading it gives the same float."""
-        text = self.values.text(value) if isinstance(self.values, Choice) else repr(value)
+        text = value if isinstance(value, str) else repr(value)
         return f"{self.override_key or self.key}={text}"
 
     def check_rule(self) -> None:
@@ -82,7 +100,8 @@ class Parameter:
         if rule is not None:
             values = self.values
             for value in values.values if isinstance(values, Choice) else (values.low, values.high):
-                rule.check(self.key, value)
+                if not is_interpolation(value):  # known in a composed job only
+                    rule.check(self.key, value)
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,7 @@ class Space:
             if [other.key for other in self.parameters].count(parameter.key) > 1:
                 raise UserError(f"`{parameter.key}` is searched twice: name it once.")
             condition = parameter.condition
-            if condition and condition.key not in keys and self.constants.get(condition.key) is None:
+            if condition and condition.key not in keys and condition.key not in self.constants:
                 raise UserError(
                     f"`{parameter.key}` is for '{condition}', but `{condition.key}` is neither a setting nor searched."
                 )
@@ -125,7 +144,7 @@ class Space:
         if condition is None:
             return True
         if condition.key in point:
-            return condition.holds(self._text(condition.key, point[condition.key]))
+            return condition.holds(self[condition.key].value(point[condition.key]))
         if any(other.key == condition.key for other in self.parameters):
             return False  # searched, but not active here itself
         return condition.holds(self.constants[condition.key])
@@ -169,12 +188,8 @@ class Space:
             yield from self._combinations(rest, point)
             return
         assert isinstance(parameter.values, Choice)
-        for value in parameter.values.values:
-            yield from self._combinations(rest, {**point, parameter.key: value})
-
-    def _text(self, key: str, value: Any) -> Any:
-        values = self[key].values
-        return values.text(value) if isinstance(values, Choice) else value
+        for element in parameter.values.elements:
+            yield from self._combinations(rest, {**point, parameter.key: element})
 
 
 def parameter_of(override: Any, seed: int) -> Parameter:
@@ -225,15 +240,19 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
     shuffled = getattr(override.value(), "shuffle", False)
     if shuffled:  # Hydra's order would be another one each time that the space is read
         override = replace(override, _value=replace(override.value(), shuffle=False))
-    texts = tuple(override.sweep_string_iterator())
-    raw = list(override.sweep_iterator())
-    if not raw:
+    texts, values = [], []
+    for text, raw in zip(override.sweep_string_iterator(), override.sweep_iterator(), strict=True):
+        value = raw if raw is None or isinstance(raw, bool | int | float) else _value_of(text)
+        if isinstance(raw, str):
+            if _value_of(raw) == raw:
+                text = raw  # Hydra's has more backslashes than are needed
+            elif value != raw:  # of str(1, 2), whose texts Hydra writes without quotes
+                text, value = QuotedString(raw, Quote.single).with_quotes(), raw
+        texts.append(text)
+        values.append(value)
+    if not texts:
         raise UserError(f"`{key}` has no values to choose from.")
-    values = tuple(
-        value if value is None or isinstance(value, bool | int | float | str) else text
-        for value, text in zip(raw, texts, strict=True)
-    )
-    if len(set(texts)) < len(texts):
+    if len(set(map(repr, values))) < len(values):
         raise UserError(f"`{key}` lists a value twice: {', '.join(texts)}.")
     if shuffled:
         order = random.Random(f"{seed} {key}").sample(range(len(texts)), len(texts))
@@ -243,4 +262,22 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
         numbers = [value for value in values if isinstance(value, int)]
         if len(numbers) == len(values) > 1:
             step = abs(numbers[1] - numbers[0])
-    return Choice(values, texts, step)
+    return Choice(tuple(values), tuple(texts), step)
+
+
+def _value_of(text: str) -> Any:
+    """What an override `key=text` sets; lists and dictionaries as Python's."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except OverrideParseException:
+        return text
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """As settings: true is not 1, but 1.0 is."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def is_interpolation(value: Any) -> bool:
+    """Whether it, or an item of it, is worked out in a composed config only."""
+    return "${" in str(value)

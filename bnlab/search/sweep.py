@@ -4,7 +4,8 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from rich.console import Console
 from bnlab.errors import UserError, one_line
 from bnlab.search.composition import SUBDIR, SweepConfigLoader
 from bnlab.search.definition import Search, read_search
+from bnlab.search.distributions import name_in_optuna
 from bnlab.search.folder import Definition, SweepFolder, key_of, shown, without
 from bnlab.search.job import Job
 from bnlab.search.journal import mend
@@ -170,7 +172,7 @@ class _Sweep:
         self._study.sampler = build_sampler(
             search.settings.kind,
             seed=search.settings.seed,
-            names=[parameter.key for parameter in search.space.parameters],
+            names=[name_in_optuna(parameter) for parameter in search.space.parameters],
             num_done=len(before),
             trials_per_round=definition.trials_per_round,
             shrink=search.settings.shrink,
@@ -325,11 +327,11 @@ class _Sweep:
 
     def _finish(self, interrupted: bool) -> list[Trial]:
         leaderboard = self._write()
-        leaderboard.write_figure(self._folder)
         say = self._console.print
-        table = leaderboard.table(self._console.width)
-        if table is not None:
-            say(table)
+        with _going_on("the table"):
+            table = leaderboard.table(self._console.width)
+            if table is not None:
+                say(table)
         counts = leaderboard.counts()
         if counts["failed"]:
             say(
@@ -340,13 +342,26 @@ class _Sweep:
         if interrupted:
             command = shlex.join(["python", "-m", "bnlab.train", "-m", f"search.resume={shown(self._folder.path)}"])
             say(f"Interrupted. Continue with:\n{command}", highlight=False, markup=False, soft_wrap=True)
-            raise SystemExit(EXIT_INTERRUPTED)
-        if leaderboard.ranking:
+        elif leaderboard.ranking:
             command = leaderboard.command(leaderboard.ranking[0])
             say(f"Run the best again:\n{command}", highlight=False, markup=False, soft_wrap=True)
+        with _going_on(self._folder.figure.name):
+            leaderboard.write_figure(self._folder)
+        if interrupted:
+            raise SystemExit(EXIT_INTERRUPTED)
         if counts["failed"]:
             raise SystemExit(EXIT_FAILED)
         return list(leaderboard.trials)
+
+
+@contextmanager
+def _going_on(what: str) -> Iterator[None]:
+    """Log in a line that `what` cannot be shown, and go on: the results are written, and the ending says the rest."""
+    try:
+        yield
+    except Exception as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        logging.getLogger(__name__).warning("%s cannot be shown: %s", what, reason)
 
 
 class _Watch:

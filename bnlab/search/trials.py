@@ -116,11 +116,9 @@ def _read(trial: FrozenTrial, space: Space) -> Trial:
 
 
 def values_of(trial: FrozenTrial, space: Space) -> Point:
-    names = {parameter: name_in_optuna(parameter) for parameter in space.parameters}
+    named = [(name_in_optuna(parameter), parameter) for parameter in space.parameters]
     return {
-        parameter.key: from_optuna(parameter, trial.params[name])
-        for parameter, name in names.items()
-        if name in trial.params
+        parameter.key: from_optuna(parameter, trial.params[name]) for name, parameter in named if name in trial.params
     }
 
 
