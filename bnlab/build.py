@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from bnlab.data import Splits
+from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
 from bnlab.network import has_batch_norm
 from bnlab.target import build_target
@@ -29,10 +29,10 @@ def build_splits(config: DictConfig) -> Splits:
     """The data set of `config.data`, not normalized.
 
     Raises:
-        UserError: it is not there, cannot be read, or its settings are impossible.
+        UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
     """
     with user_errors("`data`: "):
-        return build_target(arguments_of(config.data, "batch_size", "normalize"))
+        return as_splits(build_target(arguments_of(config.data, "batch_size", "normalize")))
 
 
 def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bnlab.errors import report_user_errors
+from bnlab.errors import UserError, report_user_errors
 
 __all__ = ["evaluate", "main"]
 
@@ -12,7 +12,7 @@ def evaluate(folder: str | Path) -> dict[str, float]:
     """{"test_loss", "test_accuracy"} of the best weights of the run in `folder`, as its training computed them.
 
     Raises:
-        UserError: the folder holds no run, or its data are not there any more.
+        UserError: the folder holds no run, or its data are not there any more, or others.
     """
     from bnlab.classifier import Classifier
     from bnlab.fit import build_data, build_trainer, num_threads, test
@@ -23,6 +23,13 @@ def evaluate(folder: str | Path) -> dict[str, float]:
     run.config.logger = {"_target_": None}
     trainer = build_trainer(run.config, run.folder)
     data = build_data(run.config)
+    found = list(data.splits.sample_shape), data.splits.num_classes
+    trained = run.summary["sample_shape"], run.summary["num_classes"]
+    if found != trained:
+        raise UserError(
+            f"The data of the run in {str(run.folder.path)!r} must have samples of the shape {tuple(trained[0])} and "
+            f"{trained[1]} classes, but now have {tuple(found[0])} and {found[1]}: bring back those it was trained on."
+        )
     with use_threads(num_threads(run.config, run.network, data)):
         return test(trainer, Classifier(run.network), data, run.folder.best_checkpoint)
 

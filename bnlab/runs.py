@@ -144,7 +144,7 @@ def load(path: str | Path) -> Run:
             metrics=_read_metrics(folder.metrics),
             summary=summary,
             network=network.eval(),
-            normalization=Normalization(**statistics) if statistics else None,
+            normalization=Normalization(**statistics, dtype=torch.float32) if statistics else None,
         )
 
 

@@ -177,6 +177,60 @@ def test_a_truncated_file_is_named_damaged(mnist_root: Path, tmp_path: Path) -> 
         from_torchvision("MNIST", root=str(tmp_path))
 
 
+def write_mnist(root: Path, **changes: np.ndarray) -> None:
+    """A small data set in MNIST's files, with `changes` of their contents."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "train_images": rng.integers(0, 256, (100, 28, 28)),
+        "train_labels": np.arange(100) % 10,
+        "t10k_images": rng.integers(0, 256, (40, 28, 28)),
+        "t10k_labels": np.arange(40) % 10,
+    }
+    (root / "MNIST/raw").mkdir(parents=True)
+    for name, array in (arrays | changes).items():
+        header = np.array([0x800 + array.ndim, *array.shape], dtype=">i4").tobytes()
+        path = root / "MNIST/raw" / f"{name.replace('_', '-')}-idx{arrays[name].ndim}-ubyte"
+        path.write_bytes(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train_labels": np.arange(100) % 13}, r"`train\.y` .* in 0 \.\. 9, .* but has 12"),
+        ({"t10k_labels": np.arange(40) % 11}, r"`test\.y` .* but has 10"),
+        ({"t10k_images": np.zeros((40, 32, 32))}, r"`test\.x` .* \(1, 28, 28\), .* but got \(1, 32, 32\)"),
+        ({"t10k_labels": np.arange(100) % 10}, "as many samples as classes, but got 40 and 100"),
+        ({"t10k_images": np.zeros((0, 28, 28)), "t10k_labels": np.zeros(0)}, "damaged"),
+        ({"train_images": np.arange(100)}, "3 dimension instead of 1"),
+        ({"train_labels": np.zeros(100)}, "at least 2 classes, but all are of class 0"),
+    ],
+    ids=str,
+)
+def test_files_of_another_data_set_are_refused_before_they_are_split(changes, message, tmp_path: Path) -> None:
+    write_mnist(tmp_path, **changes)
+    with pytest.raises(UserError, match=message) as found:
+        from_torchvision("MNIST", root=str(tmp_path))
+    assert f"delete '{tmp_path}/MNIST' to have it downloaded again" in str(found.value)
+
+
+def test_a_small_data_set_in_the_files_of_mnist_is_read(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    splits = from_torchvision("MNIST", root=str(tmp_path))
+    assert [len(splits.train), len(splits.val), len(splits.test)] == [90, 10, 40]
+
+
+@pytest.mark.parametrize("name", ["Nonsense", "vision", "SVHN"])
+def test_a_name_of_no_such_data_set_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"`data.name` must be a class of torchvision\.datasets .*, but got '{name}'"):
+        from_torchvision(name, root=str(tmp_path))
+
+
+@pytest.mark.parametrize("batch_size", [2.5, True, "half", "32", None])
+def test_a_batch_size_that_is_no_number_is_refused(batch_size) -> None:
+    with pytest.raises(UserError, match=r"`data\.batch_size` must be a whole number >= 1 or 'full'"):
+        DataModule(digits(), batch_size=batch_size)
+
+
 def test_splits_of_unequal_length_are_refused() -> None:
     with pytest.raises(UserError, match="as many samples as classes, but got 3 and 2"):
         Split(torch.zeros(3, 1), torch.zeros(2).long())

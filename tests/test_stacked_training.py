@@ -282,8 +282,30 @@ def test_in_a_step_in_c_a_nan_is_the_largest_logit_and_a_class_out_of_bounds_an_
     assert hits.tolist() == [1]
     assert losses.isnan().all()
     for wrong in (3, -1):
-        with pytest.raises(IndexError):
+        with pytest.raises(IndexError, match=rf"in 0 \.\. 2, but got {wrong}"):
             stack.step(x, torch.tensor([0, wrong]))
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.zeros(2, 4), torch.tensor([0, 1], dtype=torch.int32)),
+        (torch.zeros(2, 4), torch.tensor([0.0, 1.0])),
+        (torch.zeros(2, 4), torch.tensor([[1, 0, 0], [0, 1, 0]])),
+        (torch.zeros(2, 4), torch.tensor([0])),
+        (torch.zeros(2, 3), torch.tensor([0, 1])),
+        (torch.zeros(2, 4, dtype=torch.float64), torch.tensor([0, 1])),
+        (torch.zeros(2, 2, 4), torch.tensor([[0, 1], [0, 1]])),
+        (torch.zeros(1, 2, 4), torch.tensor([0, 1])),
+    ],
+    ids=str,
+)
+def test_a_step_in_c_does_not_read_past_tensors_of_other_shapes_or_types(x, y) -> None:
+    stack = StackedMLP([MLP(4, 3, hidden=[])])
+    for call in (stack.step, stack.evaluate):
+        with pytest.raises(ValueError, match=r"x and y must have the shapes .*, and the types"):
+            call(x, y)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])

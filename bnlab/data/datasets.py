@@ -2,7 +2,9 @@
 
 import contextlib
 import importlib.util
+import inspect
 import io
+import pickle
 import socket
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bnlab.data.checking import check_classes, check_samples
 from bnlab.data.splits import Split, Splits, stratified_split
 from bnlab.errors import UserError, one_line
 
 __all__ = ["digits", "from_torchvision"]
 
 DOWNLOAD_TIMEOUT_S = 30.0
+
+_SIGNS_OF_DAMAGE = (
+    *(ValueError, AssertionError, EOFError, IndexError, KeyError, RuntimeError, TypeError),
+    pickle.UnpicklingError,
+)
 
 
 def digits(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0) -> Splits:
@@ -58,11 +66,18 @@ def from_torchvision(name: str, *, root: str, val_fraction: float = 0.1, split_s
         root: the folder that holds the files as torchvision lays them out, or where they are downloaded to.
         val_fraction: the share of the training set that becomes the validation set, class by class.
     Raises:
-        UserError: the files are neither there nor to be had, or cannot be read.
+        UserError: the files are neither there nor to be had, cannot be read, or hold something else.
     """
-    published = {train: _read(name, Path(root), train=train) for train in (True, False)}
-    train, val = stratified_split(_as_split(published[True]), val_fraction, split_seed)
-    return Splits(train, val, _as_split(published[False]), num_classes=len(published[True].classes))
+    published = [_read(name, Path(root), train=train) for train in (True, False)]
+    num_classes = len(published[0].classes)
+    try:
+        rest, test = map(_as_split, published)
+        check_samples({"train": rest.x, "test": test.x})
+        check_classes({"train": rest.y, "test": test.y}, num_classes)
+    except UserError as error:
+        raise _damaged(type(published[0]), Path(root), error) from error
+    train, val = stratified_split(rest, val_fraction, split_seed)
+    return Splits(train, val, test, num_classes)
 
 
 class _NotThereError(Exception):
@@ -73,8 +88,10 @@ def _read(name: str, root: Path, *, train: bool) -> Any:
     from torchvision import datasets
 
     data_set = getattr(datasets, name, None)
-    if data_set is None:
-        raise UserError(f"`data.name` must be a class of torchvision.datasets, but got {name!r}.")
+    if not isinstance(data_set, type) or "train" not in inspect.signature(data_set).parameters:
+        raise UserError(
+            f"`data.name` must be a class of torchvision.datasets with a training and a test set, but got {name!r}."
+        )
     try:
         return _open(data_set, root, train=train, download=False)
     except _NotThereError:
@@ -96,15 +113,20 @@ def _open(data_set: Any, root: Path, *, train: bool, download: bool) -> Any:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # torchvision prints each failed mirror
             return data_set(root, train=train, download=download)
-    except (ValueError, AssertionError, EOFError, IndexError, RuntimeError) as error:
+    except _SIGNS_OF_DAMAGE as error:
         if download or "not found" in str(error):
             raise _NotThereError(one_line(error)) from error
-        raise UserError(
-            f"{data_set.__name__} in `data.root`={str(root)!r} cannot be read, a file of it is damaged "
-            f"({one_line(error)}): delete {str(root / data_set.__name__)!r} to have it downloaded again."
-        ) from error
+        raise _damaged(data_set, root, error) from error
     finally:
         socket.setdefaulttimeout(timeout)
+
+
+def _damaged(data_set: Any, root: Path, error: BaseException) -> UserError:
+    files = root / getattr(data_set, "base_folder", data_set.__name__)
+    return UserError(
+        f"{data_set.__name__} in `data.root`={str(root)!r} cannot be read, a file of it is damaged or of another data "
+        f"set ({one_line(error)}): delete {str(files)!r} to have it downloaded again."
+    )
 
 
 def _as_split(published: Any) -> Split:

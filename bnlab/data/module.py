@@ -3,10 +3,12 @@
 from typing import Any
 
 import lightning as L
+import torch
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE, Batches, EpochOrder
 from bnlab.data.normalization import Normalization
-from bnlab.data.splits import Splits
+from bnlab.data.splits import Split, Splits, as_splits
+from bnlab.rules import RULES
 
 __all__ = ["DataModule"]
 
@@ -19,19 +21,27 @@ class DataModule(L.LightningDataModule):
         batch_size: of training, or "full".
         normalize: standardize all three splits with the mean and deviation of the training split.
         seed: with the epoch, decides the order of the training samples.
+    Raises:
+        UserError: data or a batch size that cannot be trained with.
     """
 
     def __init__(self, splits: Splits, *, batch_size: int | str = 64, normalize: bool = True, seed: int = 0) -> None:
         super().__init__()
+        splits = as_splits(splits)
         self.normalization = Normalization.of(splits.train) if normalize else None
         self.splits = self.normalization.of_splits(splits) if self.normalization else splits
         self.order = EpochOrder(len(splits.train), seed)
+        RULES["data.batch_size"].check("data.batch_size", batch_size)
         self.batch_size = None if batch_size == "full" else int(batch_size)
         Batches(splits.train, self.batch_size)  # a batch size that cannot be is found before the trainer starts
 
-    def _split(self, name: str) -> Any:
-        split = getattr(self.splits, name)
-        return split.to(self.trainer.strategy.root_device) if self.trainer is not None else split
+    def _split(self, name: str) -> Split:
+        split: Split = getattr(self.splits, name)
+        if self.trainer is None:
+            return split
+        # float64 is for a network in float64; Lightning itself takes samples to all other precisions.
+        is_double = str(self.trainer.precision) == "64-true"
+        return split.to(self.trainer.strategy.root_device, None if is_double else torch.float32)
 
     def train_dataloader(self) -> Batches:
         return Batches(self._split("train"), self.batch_size, self.order)

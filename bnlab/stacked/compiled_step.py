@@ -46,6 +46,11 @@ class _Program:
         first = layers[0]
         assert isinstance(first, Linear)
         self._K, self._N, self._dtype = len(first.weight), num_samples, first.weight.dtype
+        num_in = first.weight.shape[2]
+        self._shapes = (  # of x and y: a batch for each network, or one for all
+            ((self._K, self._N, num_in), (self._K, self._N)),
+            ((self._N, num_in), (self._N,)),
+        )
         self._is_training = is_training
         functions = functions_of(self._dtype)
         assert functions is not None
@@ -117,7 +122,17 @@ class _Program:
         """As `StackedMLP.step` or `evaluate`, with the update of the parameters if there is one to be done.
 
         Then no gradients are left, but of the last network in the first one's place.
+
+        Raises:
+            ValueError: tensors that C would read past.
+            IndexError: a class out of bounds.
         """
+        if (x.shape, y.shape) not in self._shapes or x.dtype != self._dtype or y.dtype != torch.int64:
+            shapes = " or ".join(f"{of_x} and {of_y}" for of_x, of_y in self._shapes)
+            raise ValueError(
+                f"x and y must have the shapes {shapes}, and the types {self._dtype} and torch.int64, but got "
+                f"{tuple(x.shape)} and {tuple(y.shape)}, {x.dtype} and {y.dtype}."
+            )
         x, y = x.contiguous(), y.contiguous()
         losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
         for layer, scale in self._scales:
@@ -137,9 +152,8 @@ class _Program:
             self._scratch.data_ptr(),
         )
         if not is_taken:
-            raise IndexError(
-                f"Classes must be in 0 .. {layers[-1].num_out - 1}, but got {int(y.min())} .. {int(y.max())}."
-            )
+            wrong = int(y.min()) if y.min() < 0 else int(y.max())
+            raise IndexError(f"Classes must be in 0 .. {layers[-1].num_out - 1}, but got {wrong}.")
         return losses, hits
 
 
