@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["UserError", "one_line", "report_user_errors", "user_errors"]
+__all__ = ["UserError", "one_line", "reason", "report_user_errors", "user_errors"]
 
 
 class UserError(ValueError):
@@ -25,9 +25,25 @@ def one_line(error: BaseException) -> str:
     return text
 
 
+def reason(error: BaseException) -> str:
+    """`one_line`, after the name of the error: why a job failed."""
+    return f"{type(error).__name__}: {one_line(error)}"
+
+
 def _message(error: BaseException) -> str:
-    lines = [line for line in str(error).splitlines() if not _INTERNAL.fullmatch(line)]
-    return " ".join(" ".join(lines).split()) or type(error).__name__
+    if isinstance(error, SystemExit):
+        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to pass it on
+            return _message(error.__context__)
+        return f"called sys.exit({'' if error.code is None else repr(error.code)})"
+    if isinstance(error, KeyboardInterrupt):
+        return "raised by code, not by a signal"
+    try:
+        lines = [line for line in str(error).splitlines() if not _INTERNAL.fullmatch(line)]
+    except Exception as second:
+        return f"its message cannot be read, which raised {type(second).__name__}"
+    text = " ".join(" ".join(lines).split()) or type(error).__name__
+    # A lone surrogate fits into no file, and a control character is for the terminal to obey.
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 @contextmanager
@@ -45,7 +61,7 @@ def user_errors(context: str = "") -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        told = one_line(cause) if str(error).startswith("Error in call to target") else one_line(error)
+        told = one_line(cause) if _message(error).startswith("Error in call to target") else one_line(error)
         raise UserError(f"{context}{told}") from error
 
 

@@ -12,7 +12,6 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.profilers import PassThroughProfiler
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig
 from rich.console import Console
 
@@ -28,6 +27,7 @@ from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
+from bnlab.shared_process import forks_end_here
 from bnlab.summary import Summary, beginning, closing_table, ending, headline
 from bnlab.threads import suitable_num_threads, use_threads
 
@@ -62,7 +62,8 @@ def fit(
     run.create(config, overrides)
     summary = beginning(config, overrides)
     try:
-        summary |= _fit_and_test(config, run, console, callbacks)
+        with forks_end_here():
+            summary |= _fit_and_test(config, run, console, callbacks)
     except BaseException as error:
         summary["error"] = one_line(error)
         raise
@@ -100,7 +101,9 @@ def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callback
                 status = "pruned"
             if recorder.best is not None:
                 test_metrics = test(trainer, classifier, data, run.best_checkpoint)
-        except (Interrupted, KeyboardInterrupt, SIGTERMException):
+        except (Interrupted, KeyboardInterrupt, SystemExit):  # the last is what Lightning makes of a second Ctrl-C
+            if not interrupt.is_requested:
+                raise
             status = "interrupted"
     if recorder.rows:
         run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))

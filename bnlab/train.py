@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlab.errors import UserError, one_line, report_user_errors
+from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt, interruptible
 from bnlab.stacked.nursery import begun_early
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 __all__ = ["main", "task"]
-
-EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT
 
 
 def task(config: "DictConfig") -> float | None:
@@ -60,28 +59,38 @@ def task(config: "DictConfig") -> float | None:
             }
         summary = fit(config, folder, overrides=list(hydra_config.overrides.task), **arguments)
     if summary["status"] == "interrupted":
+        if hydra_config.mode == RunMode.MULTIRUN:
+            raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end
         raise SystemExit(EXIT_INTERRUPTED)
     return summary["objective"]
 
 
 def main() -> None:
-    with report_user_errors(), begun_early(sys.argv):
+    with report_user_errors(), interruptible(), begun_early(sys.argv):
         _main()
 
 
 def _main() -> None:
     import hydra
+    from hydra._internal.utils import _run_hydra, get_args_parser
     from omegaconf import OmegaConf
 
     from bnlab.config import config_folder
     from bnlab.search.plugin import register
+    from bnlab.search.showing import is_shown, showing_a_sweep
 
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     register()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
+    parser = get_args_parser()
+    arguments = parser.parse_args()
     with _errors_of_hydra():
-        application()
+        if is_shown(arguments):
+            with showing_a_sweep(arguments) as shown:
+                _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
+        else:
+            application()
 
 
 @contextmanager

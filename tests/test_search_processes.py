@@ -18,7 +18,7 @@ PROGRAM = Path(__file__).with_name("search_program.py")
 LR = "optimizer.lr=tag(log,interval(1e-4,1))"
 
 
-def start(folder, *arguments, **environment):
+def start(folder, *arguments, new_group=False, **environment):
     return subprocess.Popen(
         [sys.executable, str(PROGRAM), "-m", *arguments],
         cwd=folder,
@@ -26,6 +26,7 @@ def start(folder, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        process_group=0 if new_group else None,
     )
 
 
@@ -79,6 +80,70 @@ def test_a_killed_worker_loses_its_trial_and_no_other(tmp_path):
     assert len(ran(tmp_path / "s")) == 8  # none was run twice
     assert "trial 1 failed: WorkerDiedError" in stdout
     assert "Traceback" not in stdout + stderr
+
+
+REASONS = {
+    "exit": "SystemExit: called sys.exit(3)",
+    "exit_well": "SystemExit: called sys.exit()",
+    "interrupt": "KeyboardInterrupt: raised by code, not by a signal",
+    "end": "End: the end",
+    "recurse": "RecursionError: maximum recursion depth exceeded",
+    "memory": "MemoryError: MemoryError",
+    "unreadable": "UnreadableError: its message cannot be read, which raised RuntimeError",
+    "stuck": r"StuckError: 1 \x1b[31m\ud800",
+    "lose": "",
+    "fork": "",
+    "os_exit": "WorkerDiedError: its worker process was killed or crashed (EXIT(0))",
+    "abort": "WorkerDiedError: its worker process was killed or crashed (SIGABRT(-6))",
+    "orphan": "WorkerDiedError: its worker process was killed or crashed (exit code 6)",
+}
+
+
+@pytest.mark.parametrize(
+    ("misdeeds", "arguments"),
+    [
+        ("exit exit_well interrupt end recurse memory unreadable stuck lose fork", ()),
+        (
+            "os_exit exit abort unreadable orphan stuck interrupt lose fork",
+            ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        ),
+    ],
+    ids=["basic", "joblib"],
+)
+def test_whatever_a_job_does_to_end_its_process_ends_that_job_only(tmp_path, misdeeds, arguments):
+    expected = [REASONS[misdeed] for misdeed in misdeeds.split()] + [""] * 2
+    code, stdout, stderr = run(
+        tmp_path,
+        *("search=random", f"search.num_trials={len(expected)}", LR, "hydra.sweep.dir=s", *arguments),
+        BNLAB_TEST_MISDEEDS=misdeeds,
+        BNLAB_TEST_SECONDS="0.01",
+    )
+    assert code == 1, stdout + stderr
+    table = rows(tmp_path / "s")
+    assert [row["reason"] for row in table] == expected
+    assert [row["state"] for row in table] == ["failed" if reason else "completed" for reason in expected]
+    assert sorted(int(number) for number, *_ in ran(tmp_path / "s")) == list(range(len(expected)))
+    for number, reason in enumerate(expected):
+        assert f"trial {number} failed: {reason}" in stdout or not reason
+    assert "Logging error" not in stderr
+    assert "Run the best again" in stdout  # by what a job had closed
+
+
+@pytest.mark.parametrize("arguments", [(), ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")], ids=len)
+def test_sigterm_to_all_processes_of_a_sweep_is_ctrl_c(tmp_path, arguments):
+    process = start(
+        tmp_path,
+        *("search=random", "search.num_trials=8", LR, "hydra.sweep.dir=s", *arguments),
+        new_group=True,
+        BNLAB_TEST_SECONDS="60",
+    )
+    wait_for(lambda: (tmp_path / "s" / "ran.txt").exists() and len(ran(tmp_path / "s")) == (2 if arguments else 1))
+    os.killpg(process.pid, signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == 130, stdout + stderr
+    assert "search.resume=s" in stdout
+    assert "Traceback" not in stderr
+    assert {row["state"] for row in rows(tmp_path / "s")} == {"interrupted"}
 
 
 def test_interrupting_joblib_ends_its_workers(tmp_path):

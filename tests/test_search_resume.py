@@ -1,5 +1,6 @@
 """A sweep that is interrupted, and goes on."""
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from simulated_sweep import LR, smooth
 def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):
     def task(config):
         if HydraConfig.get().runtime.output_dir.endswith("/2"):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return smooth(config)
 
     outcome, left = sweep("search=random", "search.num_trials=5", LR, task=task)
@@ -25,7 +26,7 @@ def test_resuming_finishes_an_interrupted_sweep_with_the_draws_of_a_whole_one(sw
 
     def interrupts(config):
         if HydraConfig.get().runtime.output_dir.endswith("/2"):
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGTERM)
         ran.append(config.optimizer.lr)
         return smooth(config)
 

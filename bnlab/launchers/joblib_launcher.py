@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,26 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-__all__ = ["JoblibLauncher", "WorkerDiedError"]
+from bnlab.errors import reason
+from bnlab.launchers.n_jobs import num_processes
+from bnlab.signals import leave_to_parent
+
+__all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
 
 # One thread each, or n processes of n threads would fight for n cores. Set before torch or numpy is loaded.
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+POLL_S = 0.5
+GRACE_S = 1.0  # in which loky sees itself that a process is gone, and says more of it
+
+
 class WorkerDiedError(RuntimeError):
     """A worker process ended in the middle of its job."""
+
+
+class JobFailedError(RuntimeError):
+    """Stands for what a job raised, where that cannot travel from its process."""
 
 
 class JoblibLauncher(Launcher):
@@ -31,15 +44,21 @@ class JoblibLauncher(Launcher):
     own: its job is returned as failed, and the next one gets a new process.
 
     Args:
-        n_jobs: worker processes; -1 for one a core.
+        n_jobs: worker processes; -1 for one a core, -2 for one less, and so on.
+    Attributes:
+        returns: of the jobs of a batch, by their place in it, as they end.
     """
 
     num_threads_in_a_job = 1
 
     def __init__(self, n_jobs: int = -1) -> None:
         self.n_jobs = n_jobs
+        self.returns: dict[int, JobReturn] = {}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from loky import cpu_count
+
+        self.n_jobs = num_processes(self.n_jobs, cpu_count())
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
@@ -47,7 +66,6 @@ class JoblibLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run the jobs, in the order in which workers become free; their returns are in the order of the jobs."""
         from cloudpickle import dumps
-        from loky import cpu_count
 
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
@@ -56,8 +74,8 @@ class JoblibLauncher(Launcher):
         jobs: queue.SimpleQueue[tuple[int, Sequence[str]]] = queue.SimpleQueue()
         for job in enumerate(job_overrides):
             jobs.put(job)
-        returns: dict[int, JobReturn] = {}
-        num_workers = min(cpu_count() if self.n_jobs == -1 else self.n_jobs, len(job_overrides))
+        returns = self.returns = {}
+        num_workers = min(self.n_jobs, len(job_overrides))
         workers = [_Worker(context, jobs, returns, initial_job_idx) for _ in range(num_workers)]
         try:
             for worker in workers:
@@ -69,6 +87,8 @@ class JoblibLauncher(Launcher):
             for worker in workers:
                 worker.stop()
             raise
+        finally:
+            self.returns = {}  # those of the next batch are not there yet
         for worker in workers:
             if worker.error is not None:
                 raise worker.error
@@ -92,6 +112,7 @@ class _Worker(threading.Thread):
         self._initial_job_idx = initial_job_idx
         self._process: Any = None
         self._stopped = False
+        self._gone_since: float | None = None
         self.error: BaseException | None = None
 
     def run(self) -> None:
@@ -115,26 +136,40 @@ class _Worker(threading.Thread):
                     max_workers=1, initializer=_prepare, initargs=(self._context, os.getpid()), env=ONE_THREAD
                 )
             try:
-                self._returns[index] = self._process.submit(
-                    _run_job, self._initial_job_idx + index, list(overrides)
-                ).result()
-            except BrokenProcessPool as error:
+                future = self._process.submit(_run_job, self._initial_job_idx + index, list(overrides))
+                while not wait([future], POLL_S).done:
+                    self._look_after_process()
+                self._returns[index] = future.result()
+            except (BrokenProcessPool, WorkerDiedError) as error:
                 if self._stopped:
                     return
-                died = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
-                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=died)
-                self._end_process()
+                if not isinstance(error, WorkerDiedError):
+                    error = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
+                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+                self._end_process(kill=True)
             except Exception as error:  # what a job raises is in its return: this is its way there
                 self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
+    def _look_after_process(self) -> None:
+        """Find out that it is gone where loky does not: what it forked still holds the pipe that loky listens at."""
+        now = time.monotonic()
+        for worker in list((getattr(self._process, "_processes", None) or {}).values()):
+            if worker.exitcode is None:
+                self._gone_since = None
+            elif self._gone_since is None:
+                self._gone_since = now
+            elif now > self._gone_since + GRACE_S:
+                self._gone_since = None
+                raise WorkerDiedError(f"its worker process was killed or crashed (exit code {worker.exitcode})")
+
     def stop(self) -> None:
         self._stopped = True
-        self._end_process()
+        self._end_process(kill=True)
 
-    def _end_process(self) -> None:
+    def _end_process(self, kill: bool = False) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.shutdown(wait=not self._stopped, kill_workers=self._stopped)
+            process.shutdown(wait=not kill, kill_workers=kill)
 
 
 def _exit_codes(error: BaseException) -> str:
@@ -157,6 +192,7 @@ def _prepare(context: bytes, parent: int) -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
     global _context
     state, *rest = loads(context)
+    leave_to_parent()
     setup_globals()
     Singleton.set_state(state)
     hydra_context, config, task_function = rest
@@ -170,10 +206,23 @@ def _run_job(number: int, overrides: list[str]) -> JobReturn:
     with open_dict(job_config):
         job_config.hydra.job.id = number
         job_config.hydra.job.num = number
-    return run_job(
+    job_return = run_job(
         hydra_context=hydra_context,
         task_function=task_function,
         config=job_config,
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
+    if job_return.status == JobStatus.FAILED and not _can_travel(job_return._return_value):
+        job_return._return_value = JobFailedError(reason(job_return._return_value))
+    return job_return
+
+
+def _can_travel(error: BaseException) -> bool:
+    from cloudpickle import dumps, loads
+
+    try:
+        loads(dumps(error))
+    except Exception:
+        return False
+    return True

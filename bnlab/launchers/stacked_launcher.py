@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnlab.errors import UserError
+from bnlab.launchers.n_jobs import num_processes
 
 __all__ = ["StackedLauncher", "TrialFailedError"]
 
@@ -30,20 +31,13 @@ class StackedLauncher(Launcher):
     It runs the task of `python -m bnlab.train` and no other. Its worker processes stay for the batches to come.
 
     Args:
-        n_jobs: worker processes, one thread each; -1 for one a core.
+        n_jobs: worker processes, one thread each; -1 for one a core, -2 for one less, and so on.
     """
 
     num_threads_in_a_job = 1
 
     def __init__(self, n_jobs: int = -1) -> None:
-        from bnlab.stacked.jobs import num_cores
-        from bnlab.stacked.pool import Pool
-
-        if n_jobs != -1 and n_jobs < 1:
-            raise UserError(
-                f"`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one a core, but got {n_jobs}."
-            )
-        self._pool = Pool(num_cores() if n_jobs == -1 else n_jobs)
+        self._asked_for = n_jobs
         self.activity = ""
 
     @property
@@ -54,8 +48,11 @@ class StackedLauncher(Launcher):
         return self._pool.num_workers * CHUNK_SIZE
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        from bnlab.stacked.jobs import num_cores
+        from bnlab.stacked.pool import Pool
         from bnlab.train import task
 
+        self._pool = Pool(num_processes(self._asked_for, num_cores()))
         inner = getattr(task_function, "task", task_function)  # a sweep wraps it
         if (inner.__module__, inner.__name__) != (task.__module__, task.__name__):
             raise UserError(

@@ -12,12 +12,19 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bnlab.atomic_file import write_text
-from bnlab.errors import one_line
+from bnlab.errors import reason
 from bnlab.search.folder import read_result
+from bnlab.shared_process import restored
+from bnlab.signals import UserInterrupt
 
-__all__ = ["Job"]
+__all__ = ["Job", "JobEndedError"]
 
 log = logging.getLogger(__name__)
+logging.getLogger("bnlab").addHandler(logging.NullHandler())  # else what is to go to no log goes to stderr
+
+
+class JobEndedError(RuntimeError):
+    """A job raised what is to end a program, such as SystemExit."""
 
 
 @dataclass(frozen=True)
@@ -37,15 +44,17 @@ class Job:
                 handler.setLevel(logging.CRITICAL)
         start = time.monotonic()
         try:
-            value = self.task(config)
-        except Exception as error:
-            log.error("the trial failed", exc_info=True)
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            _complete(folder, {"status": "failed", "error": reason, "seconds": time.monotonic() - start})
-            raise
-        except BaseException:
+            with restored():
+                value = self.task(config)
+        except UserInterrupt:
             _complete(folder, {"status": "interrupted", "seconds": time.monotonic() - start}, changes=True)
             raise
+        except BaseException as error:
+            log.error("the trial failed", exc_info=True)
+            _complete(folder, {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start})
+            if isinstance(error, Exception):
+                raise
+            raise JobEndedError(reason(error)) from error  # a sys.exit() ends the job, not the sweep
         _complete(folder, {"status": "completed", "objective": value, "seconds": time.monotonic() - start})
         return value
 

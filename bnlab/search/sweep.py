@@ -4,7 +4,7 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from bnlab.errors import UserError, one_line
+from bnlab.errors import UserError, one_line, reason
 from bnlab.search.composition import SUBDIR, SweepConfigLoader
 from bnlab.search.definition import Search, read_search
 from bnlab.search.distributions import name_in_optuna
@@ -31,11 +31,11 @@ from bnlab.search.progress import SweepProgress
 from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import close, declare_planned, join_or_create, open_storage, release
 from bnlab.search.trials import Trial, read_trials
+from bnlab.signals import EXIT_INTERRUPTED
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "sweep"]
 
 EXIT_FAILED = 1
-EXIT_INTERRUPTED = 130
 
 NUM_STARTUP = 10  # random configurations before TPE learns from them
 _POLL_S = 0.2
@@ -69,6 +69,9 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
             )
     _fix_folder(config, folder)
     search = read_search(config, arguments, loader)
+    context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
+    HydraConfig.instance().set_config(config)
+    launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=context, task_function=Job(task))
     with folder.lock():
         mend(folder.journal)
         definition = _definition(search, config, arguments, folder, stored)
@@ -76,11 +79,6 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         try:
             folder.write_definition(definition)
             running = _Sweep(search, definition, folder, storage, config, loader, resumes=stored is not None)
-            context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
-            HydraConfig.instance().set_config(config)
-            launcher = Plugins.instance().instantiate_launcher(
-                config=config, hydra_context=context, task_function=Job(task)
-            )
             return running.run(launcher)
         finally:
             close(storage)
@@ -202,7 +200,7 @@ class _Sweep:
                     self._launch(launcher, batch)
                     self._progress.print_line()
                     self._write_now_and_then()
-            except (KeyboardInterrupt, SystemExit):
+            except KeyboardInterrupt:
                 interrupted = True
         return self._finish(interrupted)
 
@@ -231,35 +229,34 @@ class _Sweep:
             try:
                 with watch:
                     returns: Sequence[JobReturn | None] = launcher.launch(jobs, initial_job_idx=left[0].number)
-            except Exception as error:
+            except KeyboardInterrupt:
+                watch.collect()
+                for number in filter(self.has_started, list(watch.open)):
+                    self.tell(number, {"status": "interrupted"})
+                raise
+            except BaseException as error:  # a callback of Hydra's may call sys.exit()
                 watch.collect()
                 again = self._after_failure(error, [trial for trial in left if trial.number in watch.open])
                 if len(again) == len(left):
                     raise UserError(f"The launcher cannot start a job: {one_line(error)}") from error
                 left = again
-            except BaseException:
-                watch.collect()
-                for number in filter(self.has_started, list(watch.open)):
-                    self.tell(number, {"status": "interrupted"})
-                raise
             else:
                 watch.collect()
                 for trial, job_return in zip(left, returns, strict=True):
                     if trial.number in watch.open:
-                        self._tell_return(trial.number, job_return)
+                        self.tell_return(trial.number, job_return)
                 left = []
         self._progress.update(running=())
 
     def _job(self, trial: TakenTrial) -> list[str]:
         return [*self._search.overrides(trial.point, trial.repeat), f"{SUBDIR}={trial.number}"]
 
-    def _after_failure(self, error: Exception, unfinished: Sequence[TakenTrial]) -> list[TakenTrial]:
+    def _after_failure(self, error: BaseException, unfinished: Sequence[TakenTrial]) -> list[TakenTrial]:
         """The trials to launch again; those that the launcher failed at are told so."""
         left = []
         for trial in unfinished:
             if self.has_started(trial.number):
-                reason = f"the launcher failed: {type(error).__name__}: {one_line(error)}"
-                self.tell(trial.number, {"status": "failed", "error": reason})
+                self.tell(trial.number, {"status": "failed", "error": f"the launcher failed: {reason(error)}"})
                 continue
             try:
                 self._loader.load_sweep_config(self._config, self._job(trial))
@@ -269,16 +266,16 @@ class _Sweep:
                 left.append(trial)
         return left
 
-    def _tell_return(self, number: int, job_return: JobReturn | None) -> None:
+    def tell_return(self, number: int, job_return: JobReturn | None) -> None:
         """End a trial that left no summary, by what the launcher says of it."""
         if job_return is not None and job_return.status == JobStatus.COMPLETED:
             result = {"status": "completed", "objective": job_return.return_value}
         else:
             error = None if job_return is None else job_return._return_value  # the property prints and raises
-            reason = (
-                "the launcher said nothing of it" if error is None else f"{type(error).__name__}: {one_line(error)}"
-            )
-            result = {"status": "failed", "error": reason}
+            result = {
+                "status": "failed",
+                "error": "the launcher said nothing of it" if error is None else reason(error),
+            }
         self.tell(number, result)
 
     def tell(self, number: int, result: dict[str, Any]) -> None:
@@ -295,6 +292,10 @@ class _Sweep:
 
     def result(self, number: int) -> dict[str, Any] | None:
         return self._folder.result(number)
+
+    def returned(self) -> Mapping[int, JobReturn]:
+        """What the launcher says of jobs that have ended, by their place in the batch, if it does before the last."""
+        return dict(getattr(self._launcher, "returns", {}))
 
     def has_started(self, number: int) -> bool:
         return self._folder.has_started(number)
@@ -369,6 +370,7 @@ class _Watch:
 
     def __init__(self, sweep: _Sweep, numbers: Sequence[int]) -> None:
         self._sweep = sweep
+        self._numbers = numbers
         self.open = dict.fromkeys(numbers)  # a set that keeps the order
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -392,11 +394,18 @@ class _Watch:
 
     def collect(self) -> None:
         """Tell the trials that have ended since the last time."""
-        for number in list(self.open):
+        returned = self._sweep.returned()
+        for place, number in enumerate(self._numbers):
+            if number not in self.open:
+                continue
             result = self._sweep.result(number)
             if result is not None:
                 self._sweep.tell(number, result)
-                del self.open[number]
+            elif place in returned:
+                self._sweep.tell_return(number, returned[place])
+            else:
+                continue
+            del self.open[number]
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,0 +1,21 @@
+"""`hydra.launcher.n_jobs`: how many processes, counted as joblib counts them."""
+
+from typing import Any
+
+from bnlab.errors import UserError
+
+__all__ = ["num_processes"]
+
+
+def num_processes(n_jobs: Any, num_cores: int) -> int:
+    """`n_jobs`, or, where it is negative, all cores but -n_jobs - 1 of them, at least one.
+
+    Raises:
+        UserError: it is 0, or no whole number.
+    """
+    if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0:
+        raise UserError(
+            "`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one process a core, -2 for one less, and "
+            f"so on, but got {n_jobs!r}."
+        )
+    return n_jobs if n_jobs > 0 else max(1, num_cores + 1 + n_jobs)

@@ -1,0 +1,88 @@
+"""What a job can do to the process in which others run after it, undone."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+__all__ = ["forks_end_here", "restored"]
+
+_STREAMS = {1: "stdout", 2: "stderr"}
+
+
+@contextmanager
+def forks_end_here() -> Iterator[None]:
+    """A process that is forked within, and comes back from there, ends: it must not go on with its parent's work."""
+    process = os.getpid()
+    code = 0
+    try:
+        yield
+    except BaseException as error:
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1
+        raise
+    finally:
+        if os.getpid() != process:
+            os._exit(code & 0xFF)
+
+
+@contextmanager
+def restored() -> Iterator[None]:
+    """Leave the current folder, the handlers of signals, stdout and stderr as they were, and no fork of the process."""
+    with _same_streams(), _same_signals(), _same_folder(), forks_end_here():
+        yield
+
+
+@contextmanager
+def _same_folder() -> Iterator[None]:
+    folder = os.open(".", os.O_RDONLY)  # which still is there when it has been renamed
+    try:
+        yield
+    finally:
+        os.fchdir(folder)
+        os.close(folder)
+
+
+@contextmanager
+def _same_signals() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():  # no other may set them
+        yield
+        return
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signal.valid_signals()}
+    timer = signal.getitimer(signal.ITIMER_REAL)
+    try:
+        yield
+    finally:
+        if timer == (0, 0):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in handlers.items():
+            if handler is not None and signal.getsignal(number) is not handler:
+                signal.signal(number, handler)
+
+
+@contextmanager
+def _same_streams() -> Iterator[None]:
+    streams = {number: getattr(sys, name) for number, name in _STREAMS.items()}
+    copies: dict[int, int] = {}
+    for number in _STREAMS:
+        with suppress(OSError):  # it was closed before
+            copies[number] = os.dup(number)
+    try:
+        yield
+    finally:
+        for number, copy in copies.items():
+            os.dup2(copy, number)
+            os.close(copy)
+        for number, stream in streams.items():
+            if stream is not None and stream.closed:
+                stream = _reopened(number, stream)
+            setattr(sys, _STREAMS[number], stream)
+
+
+def _reopened(number: int, stream: Any) -> Any:
+    """In place of a closed stream: the same file, or none where it was a file of its own."""
+    if getattr(stream, "name", None) == f"<{_STREAMS[number]}>":
+        return open(number, "w", closefd=False, buffering=1)
+    return open(os.devnull, "w")

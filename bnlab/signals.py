@@ -1,0 +1,70 @@
+"""Ctrl-C, SIGTERM and SIGHUP: one request, to end and to keep what there is."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+__all__ = ["EXIT_INTERRUPTED", "REQUESTS", "UserInterrupt", "interruptible", "is_for_us", "leave_to_parent"]
+
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
+
+
+class UserInterrupt(KeyboardInterrupt):
+    """One of the signals came. A plain KeyboardInterrupt may have been raised by any code."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Within, each of the signals raises `UserInterrupt` in the main thread, and ends the program with 130.
+
+    One that is ignored, as SIGHUP is under nohup, stays ignored.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals reach no other
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in REQUESTS}
+    try:
+        for number in REQUESTS:
+            if is_for_us(number):
+                signal.signal(number, _interrupt)
+        yield
+    except UserInterrupt:
+        print("Interrupted.", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def is_for_us(number: signal.Signals) -> bool:
+    """Whether this process is to answer the signal: it is neither ignored, nor left to the parent."""
+    return signal.getsignal(number) not in (signal.SIG_IGN, _leave)
+
+
+def leave_to_parent() -> None:
+    """In a worker: a signal that is sent to the whole group of processes is for the one that started it to answer.
+
+    A process that the worker forks answers signals as any other does.
+    """
+    for number in REQUESTS:
+        signal.signal(number, _leave)
+    os.register_at_fork(after_in_child=_answer_again)
+
+
+def _answer_again() -> None:
+    for number in REQUESTS:
+        if signal.getsignal(number) is _leave:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise UserInterrupt(signal.Signals(signum).name)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    pass
