@@ -1,11 +1,12 @@
 """A sweep that is interrupted, and goes on."""
 
+import os
 import signal
 from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from simulated_sweep import LR, smooth
+from simulated_sweep import LR, Left, smooth
 
 
 def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):
@@ -44,6 +45,37 @@ def test_resuming_finishes_an_interrupted_sweep_with_the_draws_of_a_whole_one(sw
     assert left.best.objective == whole.best.objective
     numbers = [int(row["number"]) for row in left.rows]
     assert numbers == list(range(len(numbers)))
+
+
+def test_what_ends_the_process_again_and_again_is_tried_twice(sweep, train, monkeypatch):
+    """A job of the basic launcher runs in the process of the sweep, which `os._exit` ends without a word."""
+    ran = []
+
+    def task(config):
+        ran.append(config.optimizer.lr)
+        if config.optimizer.lr == 0.02:
+            os._exit(7)
+        return smooth(config)
+
+    def ends_with(*arguments, **named):
+        process = os.fork()
+        if process == 0:
+            try:
+                run, *rest = arguments
+                run(*rest, **named)
+            finally:
+                os._exit(99)
+        return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+
+    assert ends_with(sweep, "optimizer.lr=0.01,0.02,0.03", task=task) == 7
+    monkeypatch.setattr("bnlab.train.task", task)
+    assert ends_with(train, "-m", "search.resume=sweep") == 7
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 1
+    left = Left(Path("sweep"))
+    assert [row["state"] for row in left.rows] == ["completed", "interrupted", "completed", "failed"]
+    assert left.rows[3]["reason"] == "its process was killed or ended, twice"
+    assert ran == []  # nothing is left to be done in this process
 
 
 def test_resuming_a_finished_sweep_runs_nothing_and_shows_its_result(sweep, train, monkeypatch):

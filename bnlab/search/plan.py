@@ -27,6 +27,7 @@ __all__ = ["Plan", "TakenTrial"]
 _NOBODYS_AFTER_S = 5.0
 _WAIT_FOR_SIBLING_S = 10.0
 _PATIENCE_S = 60.0
+_ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,10 @@ class Plan:
     ) -> None:
         """Take over the trials that this sweep's killed predecessor had taken.
 
-        One that ended is told so, a half-done one that it failed; one that had not started is taken again.
+        One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
+        alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time.
         """
+        half_done: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             owner = trial.user_attrs.get(FOLDER)
             if owner is None:
@@ -117,10 +120,28 @@ class Plan:
                 result = read_result(trial.number)
                 if result is not None and result["status"] != "interrupted":
                     self.tell(trial.number, result)
-                elif has_started(trial.number):
+                elif result is not None:
                     self._tell_interrupted(trial.number)
+                elif has_started(trial.number):
+                    half_done.append(trial)
                 else:
                     self._unstarted.append(trial)
+        for trial in half_done:
+            if len(half_done) > 1:
+                self._tell_interrupted(trial.number)
+            elif self._has_ended_with_its_process(trial):
+                self.tell(trial.number, {"status": "failed", "error": "its process was killed or ended, twice"})
+            else:
+                self.tell(trial.number, {"status": "interrupted", "error": _ENDED_WITH_ITS_PROCESS})
+
+    def _has_ended_with_its_process(self, trial: FrozenTrial) -> bool:
+        """Whether it is tried again because it was half done when its process ended."""
+        return any(
+            earlier.user_attrs.get(RESULT, {}).get("reason") == _ENDED_WITH_ITS_PROCESS
+            and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]
+            == [trial.user_attrs.get(key) for key in (POINT, REPEAT)]
+            for earlier in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
+        )
 
     def _owner_after_a_while(self, trial: FrozenTrial) -> str | None:
         """The folder of the sweep that runs `trial`, which another machine may have taken a moment ago."""
