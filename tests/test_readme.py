@@ -1,6 +1,5 @@
 """Every command and every snippet of the README runs."""
 
-import os
 import re
 import shlex
 import subprocess
