@@ -99,6 +99,94 @@ def test_a_new_process_continues_with_the_draws_of_the_old_one(make):
     assert len({params["lr"] for params in whole}) == 10
 
 
+MOMENTUM = FloatDistribution(1e-3, 1e-1, log=True)
+BRANCHES = {"sgd": {"lr": LR}, "momentum": {"1 - momentum": MOMENTUM, "lr": LR}, "adam": {"units": UNITS, "lr": LR}}
+
+
+def conditional(study, num_trials, order=1):
+    """Trials whose parameters depend on the optimizer; those of a branch are asked for in one order or the other."""
+    for _ in range(num_trials):
+        trial = study.ask()
+        branch = BRANCHES[trial.suggest_categorical("optimizer", list(BRANCHES))]
+        for name, distribution in list(branch.items())[::order]:
+            trial._suggest(name, distribution)
+        study.tell(trial, 0.0)
+    return [trial.params for trial in study.trials]
+
+
+@pytest.mark.parametrize("names", [[], ["optimizer", "lr", "1 - momentum", "units"]], ids=["unnamed", "named"])
+def test_a_quasi_random_point_depends_on_its_place_and_not_on_other_trials(names):
+    whole = conditional(optuna.create_study(sampler=QuasiRandomSampler(5, names)), 30)
+    assert {params["optimizer"] for params in whole} == set(BRANCHES)
+    study = optuna.create_study(sampler=QuasiRandomSampler(5, names))
+    conditional(study, 7)
+    study.sampler = QuasiRandomSampler(5, names)  # as a new process has it
+    assert conditional(study, 23) == whole
+    # another machine, which sees none of the trials before, and one that draws the last first
+    for number in (29, 11, 3):
+        alone = optuna.create_study(sampler=QuasiRandomSampler(5, names))
+        alone.enqueue_trial({}, user_attrs={"point": number})
+        assert conditional(alone, 1) == [whole[number]]
+    shared = QuasiRandomSampler(5, names)
+    for number in (29, 11, 300, 3):
+        alone = optuna.create_study(sampler=shared)
+        alone.enqueue_trial({}, user_attrs={"point": number})
+        assert number == 300 or conditional(alone, 1) == [whole[number]]
+
+
+def test_named_quasi_random_parameters_do_not_depend_on_the_order_in_which_they_are_asked_for():
+    names = ["optimizer", "lr", "1 - momentum", "units"]
+    ways = [conditional(optuna.create_study(sampler=QuasiRandomSampler(5, names)), 20, order) for order in (1, -1)]
+    assert ways[0] == ways[1]
+    # and not on whether there are others
+    fewer = run(QuasiRandomSampler(5, names), 20, nothing, {"lr": LR}).trials
+    assert [trial.params["lr"] for trial in fewer] == [params["lr"] for params in ways[0]]
+
+
+def test_threads_draw_the_points_of_the_sequence():
+    def values(n_jobs):
+        study = optuna.create_study(sampler=QuasiRandomSampler(0))
+        study.optimize(lambda trial: trial.suggest_float("x", 0, 1), n_trials=400, n_jobs=n_jobs)
+        return [trial.params["x"] for trial in study.trials]
+
+    assert values(n_jobs=4) == values(n_jobs=1)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "grid"),
+    [
+        (FloatDistribution(0, 1, step=0.25), [0, 0.25, 0.5, 0.75, 1]),
+        (FloatDistribution(-0.1, 0.5, step=0.2), [-0.1, 0.1, 0.3, 0.5]),
+        (FloatDistribution(0, 0.3, step=0.1), [0, 0.1, 0.2, 0.3]),
+        (FloatDistribution(1e9, 1e9 + 2, step=1), [1e9, 1e9 + 1, 1e9 + 2]),
+        (IntDistribution(2, 11, step=3), [2, 5, 8, 11]),
+        (IntDistribution(2**40, 2**40 + 6, step=3), [2**40, 2**40 + 3, 2**40 + 6]),
+    ],
+    ids=str,
+)
+def test_the_values_of_a_step_are_drawn_alike_both_ends_included(distribution, grid):
+    space = {"x": distribution}
+    for sampler in (RandomSampler(0), QuasiRandomSampler(0), CoarseToFineSampler(0, trials_per_round=999)):
+        drawn = [trial.params["x"] for trial in run(sampler, 256, nothing, space).trials]
+        counts = [sum(abs(value - place) < 1e-12 for value in drawn) for place in grid]
+        assert sum(counts) == 256
+        assert max(drawn) <= distribution.high
+        assert chisquare(counts).pvalue > P_MIN
+    sampler = CoarseToFineSampler(0, trials_per_round=32, shrink=0.01)
+    drawn = [trial.params["x"] for trial in run(sampler, 64, lambda params: abs(params["x"] - grid[1]), space).trials]
+    assert {min(grid, key=lambda place: abs(place - value)) for value in drawn[32:]} == set(grid[:3])
+
+
+def test_coarse_to_fine_draws_anew_where_the_best_is_out_of_range():
+    study = optuna.create_study(sampler=CoarseToFineSampler(0, trials_per_round=4))
+    for number in range(12):
+        trial = study.ask()
+        low = 0 if number < 4 else 100
+        x, y = trial.suggest_float("x", low, low + 10, step=0.5), trial.suggest_int("y", low, low + 10, step=2)
+        study.tell(trial, x + y)
+    assert all(100 <= trial.params["x"] <= 110 for trial in study.trials[4:])
+
+
 def test_another_seed_draws_otherwise():
     first, second = (run(RandomSampler(seed), 5, nothing).trials for seed in (0, 1))
     assert all(a.params["lr"] != b.params["lr"] for a, b in zip(first, second, strict=True))

@@ -152,6 +152,24 @@ def test_parameters_exist_only_where_their_condition_holds(sweep):
     assert all((row["optimizer.beta1"] != "") == (row["optimizer"] == "adam") for row in left.rows)
 
 
+def test_more_quasi_random_trials_are_the_next_points_of_the_same_sequence(sweep, train):
+    beta = "tag(one_minus_log,'optimizer={}',interval(0.9,0.999))"
+    arguments = [
+        "search=quasi_random",
+        "optimizer=adam,momentum,sgd",
+        f"optimizer.beta1={beta.format('adam')}",
+        f"optimizer.momentum={beta.format('momentum')}",
+        LR,
+    ]
+    _, whole = sweep(*arguments, "search.num_trials=9", folder="whole")
+    _, halved = sweep(*arguments, "search.num_trials=4", "search.batch_size=3", folder="halved")
+    assert train("-m", "search.resume=halved", "search.num_trials=9").exit_code == 0
+    keys = ["optimizer", "optimizer.beta1", "optimizer.momentum", "optimizer.lr"]
+    points = [[tuple(row[key] for key in keys) for row in left.rows] for left in (whole, halved)]
+    assert points[0] == points[1]
+    assert {bool(beta1) + 2 * bool(momentum) for _, beta1, momentum, _ in points[0]} == {0, 1, 2}
+
+
 def fails_on_odd(config):
     number = int(Path(HydraConfig.get().runtime.output_dir).name)
     if number % 2:

@@ -7,7 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
 from bnlab.search.space import Choice, Parameter
 
-__all__ = ["distribution_of", "from_optuna", "name_in_optuna", "position", "to_optuna", "value_at"]
+__all__ = ["distribution_of", "from_optuna", "holds", "name_in_optuna", "position", "to_optuna", "value_at"]
 
 
 def name_in_optuna(parameter: Parameter) -> str:
@@ -52,9 +52,9 @@ def value_at(distribution: BaseDistribution, r: float) -> Any:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.single():
         return distribution.low
-    if isinstance(distribution, IntDistribution) and distribution.step != 1:
-        return distribution.low + distribution.step * _steps(distribution).value(r)
-    return _scale(distribution).value(r)
+    if distribution.step is None or distribution.log:
+        return _scale(distribution).value(r)
+    return min(distribution.low + distribution.step * _steps(distribution).value(r), distribution.high)
 
 
 def position(distribution: BaseDistribution, value: Any) -> float:
@@ -64,16 +64,38 @@ def position(distribution: BaseDistribution, value: Any) -> float:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     if distribution.single():
         return 0.5
-    if isinstance(distribution, IntDistribution) and distribution.step != 1:
-        return _steps(distribution).position((value - distribution.low) // distribution.step)
-    return _scale(distribution).position(value)
+    if distribution.step is None or distribution.log:
+        return _scale(distribution).position(value)
+    return _steps(distribution).position(_step_of(distribution, value))
 
 
-def _steps(distribution: IntDistribution) -> Integers:
-    return Integers(0, (distribution.high - distribution.low) // distribution.step)
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether `value` is one of its values."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    if not isinstance(value, int | float) or not distribution.low <= value <= distribution.high:
+        return False
+    if distribution.step is None:
+        return True
+    return abs((value - distribution.low) / distribution.step - _step_of(distribution, value)) < 1e-8
 
 
-def _scale(distribution: FloatDistribution | IntDistribution) -> Uniform | Log | Integers | LogIntegers:
+def _scale(distribution: FloatDistribution | IntDistribution) -> Uniform | Log | LogIntegers:
     if isinstance(distribution, IntDistribution):
-        return (LogIntegers if distribution.log else Integers)(distribution.low, distribution.high)
+        return LogIntegers(distribution.low, distribution.high)
     return (Log if distribution.log else Uniform)(distribution.low, distribution.high)
+
+
+def _steps(distribution: FloatDistribution | IntDistribution) -> Integers:
+    """How many steps a value may be from the lower end: each number of them gets the same share."""
+    return Integers(0, _step_of(distribution, distribution.high))
+
+
+def _step_of(distribution: FloatDistribution | IntDistribution, value: Any) -> int:
+    """How many steps `value` is from the lower end."""
+    assert distribution.step is not None
+    distance = value - distribution.low
+    if isinstance(distribution, IntDistribution):
+        return distance // distribution.step
+    return round(distance / distribution.step)

@@ -10,15 +10,16 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from bnlab.search.distributions import position, value_at
+from bnlab.search.distributions import holds, position, value_at
 
 if TYPE_CHECKING:
-    from scipy.stats.qmc import Sobol
+    import numpy as np
+    from numpy.typing import NDArray
 
 __all__ = ["POINT", "CoarseToFineSampler", "FixedSampler", "QuasiRandomSampler", "RandomSampler", "build_sampler"]
 
@@ -74,37 +75,44 @@ class RandomSampler(_PlaceSampler):
 class QuasiRandomSampler(_PlaceSampler):
     """Sobol's sequence, scrambled: as good as random in every projection, and the points keep their distance.
 
+    A value is a function of the seed, the place and the parameter's dimension. A parameter that is not in `names` has
+    the dimension after theirs and those of the others that its own trial was asked for before; what other trials are
+    asked for does not matter.
+
     Args:
         seed: of the scrambling.
-        names: the parameters in the order of their dimensions; one that is not listed takes the next.
+        names: the parameters, as the study calls them, in the order of their dimensions.
     """
 
     def __init__(self, seed: int, names: Sequence[str] = ()) -> None:
         self._seed = seed
-        self._names = list(names)
-        self._sequences: dict[str, Sobol] = {}
+        self._dimensions = {name: index for index, name in enumerate(names)}
+        self._blocks: dict[int, tuple[int, NDArray[np.float64]]] = {}  # the last one used of each dimension
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return value_at(param_distribution, self._coordinate(param_name, _place(trial)))
+        dimension = self._dimensions.get(param_name)
+        if dimension is None:
+            dimension = len(self._dimensions) + len(trial.params.keys() - self._dimensions.keys())
+        return value_at(param_distribution, self._coordinate(dimension, _place(trial)))
 
-    def _coordinate(self, name: str, place: int) -> float:
-        """The last coordinate of point `place` of a sequence that ends with the dimension of `name`."""
-        if name not in self._sequences:
+    def _coordinate(self, dimension: int, place: int) -> float:
+        """Of the sequence's point `place`. Each dimension has its own scrambling, which keeps the evenness."""
+        start = place - place % _BLOCK
+        known, block = self._blocks.get(dimension, (-1, None))
+        if block is None or known != start:
             from scipy.stats.qmc import Sobol
 
-            if name not in self._names:
-                self._names.append(name)
-            dimension = self._names.index(name) + 1
-            # Each dimension has its own scrambling, which keeps the sequence's evenness.
-            self._sequences[name] = Sobol(dimension, scramble=True, rng=_hash(self._seed, dimension))
-        sequence = self._sequences[name]
-        if place < sequence.num_generated:
-            sequence.reset()
-        if place > sequence.num_generated:
-            sequence.fast_forward(place - sequence.num_generated)
-        return float(sequence.random(1)[0, -1])
+            sequence = Sobol(dimension + 1, scramble=True, rng=_hash(self._seed, dimension + 1))
+            if start:
+                sequence.fast_forward(start)
+            block = sequence.random(_BLOCK)[:, -1]
+            self._blocks[dimension] = start, block
+        return float(block[place - start])
+
+
+_BLOCK = 256  # points computed at once, a power of two
 
 
 class CoarseToFineSampler(_PlaceSampler):
@@ -128,23 +136,31 @@ class CoarseToFineSampler(_PlaceSampler):
         self._keep = keep
         self._centres: dict[int, list[dict[str, Any]]] = {}  # of the boxes of a round
 
+    def sample_relative(
+        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        _check_one_objective(study)
+        return {}
+
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        _check_one_objective(study)
         place = _place(trial)
         round_ = place // self._trials_per_round
         r = _uniform(self._seed, place, param_name)
         centres = self._centres_of(study, round_)
         centre = centres[place % len(centres)] if centres else {}
-        if param_name not in centre:  # the first round, or a parameter that the best does not have
-            return value_at(param_distribution, r)
+        if param_name not in centre or not holds(param_distribution, centre[param_name]):
+            return value_at(param_distribution, r)  # the first round, or what the best does not have
         width = self._shrink**round_
         if isinstance(param_distribution, CategoricalDistribution):
             if _uniform(self._seed, place, f"{param_name} anew") >= width:
                 return centre[param_name]
             return value_at(param_distribution, r)
         middle = position(param_distribution, centre[param_name])
-        if isinstance(param_distribution, IntDistribution):
+        assert isinstance(param_distribution, FloatDistribution | IntDistribution)
+        if param_distribution.step is not None:
             width = max(width, _width_of_three(param_distribution, centre[param_name]))
         start = min(max(middle - width / 2, 0.0), 1 - width)
         return value_at(param_distribution, start + r * width)
@@ -189,10 +205,17 @@ def _best(trials: Sequence[FrozenTrial], direction: StudyDirection, number: int)
     return [places[place][0].params for place in sorted(places, key=rank)[:number]]
 
 
-def _width_of_three(distribution: IntDistribution, centre: int) -> float:
+def _check_one_objective(study: Study) -> None:
+    if len(study.directions) > 1:
+        raise ValueError(f"CoarseToFineSampler must have one objective, but the study has {len(study.directions)}.")
+
+
+def _width_of_three(distribution: IntDistribution | FloatDistribution, centre: float) -> float:
+    """Of a box that holds `centre` and its neighbours on the grid."""
+    assert distribution.step is not None
     low = max(centre - distribution.step, distribution.low)
     high = min(centre + distribution.step, distribution.high)
-    cell = 1 / max((distribution.high - distribution.low) // distribution.step + 1, 1)
+    cell = 1 / max(round((distribution.high - distribution.low) / distribution.step) + 1, 1)
     width = position(distribution, high) - position(distribution, low)
     return min(width if distribution.log else width + cell, 1.0)
 
