@@ -62,14 +62,31 @@ class RunFolder:
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """The files that a training writes."""
+        return self.summary, self.metrics, self.best_checkpoint, self.last_checkpoint, self.curves
+
+    @property
+    def holds_results(self) -> bool:
+        """Whether a run has written here; whoever did not begin it keeps off."""
+        return any(file.exists() for file in self.results)
+
+    def require_free(self) -> None:
+        """
+        Raises:
+            UserError: the folder already holds a run.
+        """
+        if self.holds_results:
+            raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
+
     def create(self, config: DictConfig, overrides: Sequence[str]) -> None:
         """Make the folder and write what the run is to do.
 
         Raises:
             UserError: the folder already holds a run, or cannot be written.
         """
-        if self.summary.exists() or self.metrics.exists():
-            raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
+        self.require_free()
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.config, to_yaml(config))

@@ -10,8 +10,8 @@ from torch import nn
 from bnlab.batch_norm import BatchNorm1d
 from bnlab.network import MLP
 from bnlab.stacked.batches import StackedBatches
+from bnlab.stacked.chunks import plain
 from bnlab.stacked.data import load_data
-from bnlab.stacked.jobs import plain
 from bnlab.stacked.memory import chunk_size
 from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP

@@ -5,12 +5,16 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
 from bnlab.errors import UserError
+from bnlab.runs import RunFolder
 from bnlab.stacked.grouping import group_key, why_alone
 
-__all__ = ["Chunk", "Chunks", "PlainJob", "data_key"]
+__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal", "data_key", "plain"]
 
 COMPOSE_FOR_S = 0.01
 
@@ -25,6 +29,15 @@ class PlainJob:
     config: dict[str, Any]
     folder: str
     overrides: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A job that cannot be done, and why; `has_folder` unless its folder is another run's."""
+
+    job: PlainJob
+    reason: str
+    has_folder: bool = True
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,13 @@ class Chunk:
         return data_key(self.jobs[0].config)
 
 
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config as it travels between processes, resolved; without how a search found it."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    container.pop("search", None)
+    return container
+
+
 def data_key(config: dict[str, Any]) -> str:
     """Equal for configs that train on the same data."""
     return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)
@@ -58,7 +78,7 @@ class Chunks:
         size: how many networks with this config a stack may have; raises UserError where not even one fits.
     Attributes:
         waiting: to be done.
-        refused: jobs that cannot be done, and why.
+        refused: jobs that cannot be done.
     """
 
     def __init__(self, jobs: Iterator[PlainJob], size: Callable[[dict[str, Any]], int]) -> None:
@@ -66,7 +86,8 @@ class Chunks:
         self._size = size
         self._groups: dict[str, tuple[int, list[PlainJob]]] = {}
         self.waiting: list[Chunk] = []
-        self.refused: list[tuple[PlainJob, str]] = []
+        self.refused: list[Refusal] = []
+        self._folders: set[str] = set()
         self.is_composing = True
 
     @property
@@ -85,6 +106,19 @@ class Chunks:
                 self._add(job)
 
     def _add(self, job: PlainJob) -> None:
+        if job.folder in self._folders:
+            reason = f"{job.folder!r} is the folder of another job, too: give each a folder of its own."
+            self.refused.append(Refusal(job, reason, has_folder=False))
+            return
+        self._folders.add(job.folder)
+        try:
+            RunFolder(Path(job.folder)).require_free()
+        except UserError as error:
+            self.refused.append(Refusal(job, str(error), has_folder=False))
+            return
+        self._group(job)
+
+    def _group(self, job: PlainJob) -> None:
         reason = why_alone(job.config)
         if reason is not None:
             self.add_alone([job], reason)
@@ -94,7 +128,7 @@ class Chunks:
             try:
                 self._groups[key] = self._size(job.config), []
             except UserError as error:
-                self.refused.append((job, str(error)))
+                self.refused.append(Refusal(job, str(error)))
                 return
         size, group = self._groups[key]
         group.append(job)

@@ -5,10 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from bnlab.errors import UserError
-from bnlab.stacked.chunks import Chunks, PlainJob
+from bnlab.rules import one_of
+from bnlab.runs import RunFolder
+from bnlab.stacked.chunks import Chunks, PlainJob, plain
+from bnlab.stacked.existing import Replacement, stored_summary
 from bnlab.stacked.memory import chunk_size
 from bnlab.stacked.pool import Pool, Report
 from bnlab.summary import Summary
@@ -20,6 +23,7 @@ def train(
     configs: Iterable[DictConfig],
     folder: str | Path,
     *,
+    exist: str = "error",
     num_workers: int | None = None,
     report: Callable[[Report], None] = lambda report: None,
 ) -> list[Summary]:
@@ -31,25 +35,58 @@ def train(
     Args:
         configs: as `bnlab.compose` gives them.
         folder: for the runs; made if it is not there.
+        exist: what to do where one of the folders already holds a run. "error" refuses, before anything is trained;
+            "skip" keeps complete runs of the same config, which may have diverged, and trains the others anew;
+            "overwrite" replaces each, folder and all, once the new run has ended with results.
         num_workers: processes, one thread each; None for one a core.
         report: called now and then with how the work stands.
     Returns:
         what each summary.json holds, in the order of the configs; the "status" of what failed is failed, its "error"
         says why.
     Raises:
-        UserError: `num_workers` below 1.
+        UserError: `num_workers` below 1, or a folder that holds a run which `exist` does not allow for; nothing is
+            changed.
     """
+    one_of("error", "skip", "overwrite").check("exist", exist)
     if num_workers is not None and num_workers < 1:
         raise UserError(f"`num_workers` must be a whole number >= 1, or None for one a core, but got {num_workers!r}.")
     root = Path(folder).absolute()
-    jobs = [PlainJob(number, plain(config), str(root / str(number)), ()) for number, config in enumerate(configs)]
-    pool = Pool(min(num_workers or num_cores(), max(len(jobs), 1)))
     summaries: dict[int, Summary] = {}
+    to_train: dict[int, dict[str, Any]] = {}
+    occupied: list[int] = []
+    for number, config in enumerate(map(plain, configs)):
+        run = RunFolder(root / str(number))
+        if run.holds_results:
+            if exist == "error":
+                raise UserError(
+                    f"{str(run.path)!r} already holds a run: exist='skip' keeps the complete ones and trains the rest, "
+                    "exist='overwrite' replaces them."
+                )
+            stored = stored_summary(run, config) if exist == "skip" else None
+            if stored is not None:
+                summaries[number] = stored
+                continue
+            occupied.append(number)
+        to_train[number] = config
+    replacements = {number: Replacement(root / str(number)) for number in occupied}
+
+    def ended(number: int, summary: Summary) -> None:
+        summaries[number] = summary
+        if number in replacements:
+            replacements.pop(number).end(summary)
+
+    places = {number: root / str(number) for number in to_train}
+    places |= {number: replacement.folder for number, replacement in replacements.items()}
+    jobs = [PlainJob(number, config, str(places[number]), ()) for number, config in to_train.items()]
+    pool = Pool(min(num_workers or num_cores(), max(len(jobs), 1)))
     try:
-        run_jobs(pool, iter(jobs), len(jobs), summaries.__setitem__, report)
+        if jobs:
+            run_jobs(pool, iter(jobs), len(jobs), ended, report)
     finally:
         pool.close()
-    return [summaries[job.number] for job in jobs]
+        for replacement in replacements.values():
+            replacement.discard()
+    return [summaries[number] for number in sorted(summaries)]
 
 
 def run_jobs(
@@ -62,13 +99,6 @@ def run_jobs(
     """Cut `jobs` into chunks and let `pool` do them."""
     fair = -(-num_jobs // pool.num_workers)  # nobody idle while another has two networks
     pool.run(Chunks(jobs, lambda config: min(fair, chunk_size(config, pool.num_workers))), ended, report)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config as it travels between processes, resolved; without how a search found it."""
-    container: Any = OmegaConf.to_container(config, resolve=True)
-    container.pop("search", None)
-    return container
 
 
 def num_cores() -> int:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from bnlab.runs import RunFolder
 from bnlab.stacked import nursery
-from bnlab.stacked.chunks import Chunk, Chunks, PlainJob
+from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
 from bnlab.summary import Summary, beginning
 
 __all__ = ["Pool", "Report"]
@@ -90,7 +90,7 @@ class Pool:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
                 chunks.compose(ahead)
                 while chunks.refused:
-                    self._fail(*chunks.refused.pop())
+                    self._fail(chunks.refused.pop())
                 self._hand_out(chunks)
                 sources: list[Any] = [worker.connection for worker in self._workers]
                 if self._num_starting:
@@ -171,15 +171,17 @@ class Pool:
             chunks.retry(jobs, worker.chunk)
             return
         for job in jobs:
-            self._fail(job, reason)
+            self._fail(Refusal(job, reason))
 
-    def _fail(self, job: PlainJob, reason: str) -> None:
+    def _fail(self, refusal: Refusal) -> None:
+        job = refusal.job
         config: Any = OmegaConf.create(job.config)
-        summary = beginning(config, job.overrides) | {"error": reason, "seconds": None}
-        folder = RunFolder(Path(job.folder))
-        if not folder.config.is_file():
-            folder.create(config, job.overrides)
-        folder.write_summary(summary)
+        summary = beginning(config, job.overrides) | {"error": refusal.reason, "seconds": None}
+        if refusal.has_folder:
+            folder = RunFolder(Path(job.folder))
+            if not folder.config.is_file():
+                folder.create(config, job.overrides)
+            folder.write_summary(summary)
         self._end_job(job.number, summary)
 
     def _end(self, worker: _Worker) -> None:
@@ -226,8 +228,10 @@ class Pool:
 
 
 def _clear(jobs: list[PlainJob]) -> None:
-    """Make their folders fit to begin again in: one that holds half a run would be refused."""
+    """Make their folders fit to begin again in: one that holds half a run would be refused.
+
+    What is there is theirs: a job whose folder held anything was refused when it was composed.
+    """
     for job in jobs:
-        folder = RunFolder(Path(job.folder))
-        for file in (folder.metrics, folder.summary, folder.best_checkpoint, folder.last_checkpoint, folder.curves):
+        for file in RunFolder(Path(job.folder)).results:
             file.unlink(missing_ok=True)

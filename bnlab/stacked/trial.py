@@ -59,6 +59,7 @@ class Trial:
     last: Snapshot | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
+    _is_created: bool = False
     _lines: list[str] = field(default_factory=list)
     _training_ended: float | None = None
 
@@ -76,6 +77,7 @@ class Trial:
         """
         check(self.config)
         self.run.create(self.config, self.job.overrides)
+        self._is_created = True
 
     def build(self, data: Data) -> nn.Module:
         """The network with its initial weights; its optimizer and schedule are kept here, and move its numbers.
@@ -166,9 +168,9 @@ class Trial:
         return self.summary
 
     def fail(self, error: BaseException, status: str = "failed") -> Summary:
-        """Write why there are no results."""
+        """Write why there are no results, unless the folder holds those of another run."""
         self.summary |= {"status": status, "error": one_line(error)}
-        if self.run.path.is_dir():
+        if self.run.path.is_dir() and (self._is_created or not self.run.holds_results):
             self._write_summary()
         return self.summary
 

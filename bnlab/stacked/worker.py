@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.curves import Curves
 from bnlab.errors import UserError
+from bnlab.runs import RunFolder
 from bnlab.search.folder import SweepFolder
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
@@ -152,6 +153,10 @@ def _pruner_of(folder: Path) -> str:
 
 def train_alone(job: Job, reason: str) -> Summary:
     """Train by Lightning, as `bnlab.fit.fit` does."""
+    try:
+        RunFolder(job.folder).require_free()  # before a log is written there
+    except UserError as error:
+        return Trial(job).fail(error)
     from rich.console import Console
 
     from bnlab.fit import fit
