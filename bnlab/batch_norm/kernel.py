@@ -1,7 +1,7 @@
 """The CPU kernel, `kernel.c`: compiled once a machine with the C compiler at hand, kept on disk, called through ctypes.
 
 Where no compiler is found the formulas in plain torch do the same. `BNLAB_KERNEL=0` in the environment, or
-`with use_kernel(False):`, asks for that. Where the compiled file is kept is said in `c_library.py`.
+`with use_kernel(False):`, asks for that. Where the compiled file is kept is said in `c_library/folders.py`.
 
 What was tried: forward + backward over the time of torch.nn.BatchNorm1d in eager mode, fp32, torch 2.15 on 4 cores
 of an AMD EPYC with AVX-512. Interleaved medians; from 1 MB on, a ratio moves by 0.3 from one process to the next, as
@@ -46,8 +46,7 @@ thread at a time, which take three times as long as all rows at once would.
 import ctypes
 import logging
 import os
-import struct
-import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,8 +54,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bnlab.batch_norm import c_library
 from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.c_library import compiled
+from bnlab.batch_norm.kernel_check import pack
 
 __all__ = ["backward", "forward", "is_available", "use_kernel"]
 
@@ -64,12 +64,10 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernel.c")
 
-# `Problem` of kernel.c: 14 pointers, 5 integers, 2 doubles.
-pack = struct.Struct("@14P5q2d").pack
-
 Run = Callable[[bytes], None]
 run_of: dict[torch.dtype, Run] = {}
 state = {"wanted": os.environ.get("BNLAB_KERNEL", "1") not in ("0", "off", "false"), "loaded": False, "forked": False}
+loading = threading.Lock()
 
 
 @contextmanager
@@ -85,23 +83,30 @@ def use_kernel(wanted: bool) -> Iterator[None]:
 def is_available() -> bool:
     """Whether the kernel is wanted and could be compiled and loaded; the first call does both."""
     if state["wanted"] and not state["loaded"]:
-        state["loaded"] = True
-        try:
-            load(compiled(SOURCE))
-        except (OSError, subprocess.SubprocessError, AttributeError) as error:
-            log.info("Batch norm runs as plain torch operations, because its CPU kernel could not be built: %s", error)
+        with loading:  # other threads wait: without it they would round differently
+            if not state["loaded"]:
+                load()
+                state["loaded"] = True
     return state["wanted"] and bool(run_of)
 
 
-def load(path: Path) -> None:
-    library = ctypes.CDLL(str(path))
+def load() -> None:
+    symbols = {torch.float32: "run_float", torch.float64: "run_double"}
+    library = c_library.load(
+        SOURCE,
+        SOURCE.with_name("kernel_check.py"),
+        ["configure", *symbols.values()],
+        otherwise="Batch norm runs as plain torch operations",
+    )
+    if library is None:
+        return
     try:
         # torch has loaded its OpenMP for the whole process; a second one would fight it for the cores.
         openmp = ctypes.CDLL(None)
         library.configure(openmp.GOMP_parallel, openmp.omp_get_thread_num, openmp.omp_get_num_threads)
     except (AttributeError, OSError, TypeError):
         log.info("The batch norm kernel runs on one thread: torch's OpenMP has no GOMP_parallel.")
-    for dtype, name in {torch.float32: "run_float", torch.float64: "run_double"}.items():
+    for dtype, name in symbols.items():
         run = getattr(library, name)
         run.argtypes, run.restype = [ctypes.c_char_p], None
         run_of[dtype] = run

@@ -2,7 +2,6 @@
 
 import ctypes
 import logging
-import subprocess
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.c_library import compiled
+from bnlab.batch_norm import c_library
 
 __all__ = ["Elsewhere", "Functions", "Kind", "LayerInC", "LossInC", "Of", "UpdateInC", "functions_of", "of"]
 
@@ -112,21 +111,33 @@ _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
 
 
 @cache
+def _library() -> ctypes.CDLL | None:
+    return c_library.load(
+        SOURCE,
+        SOURCE.with_name("step_check.py"),
+        ["bytes_of_a_vector", *(f"{part}_{name}" for part in _SIGNATURES for name, *_ in _NAMES.values())],
+        otherwise="Stacks are trained operation by operation",
+    )
+
+
+@cache
 def functions_of(dtype: torch.dtype) -> Functions | None:
     """None where one of them is missing."""
     if dtype not in _NAMES:
         return None
+    library = _library()
+    if library is None:
+        return None
     name, gemm, letter = _NAMES[dtype]
     try:
-        library = ctypes.CDLL(str(compiled(SOURCE)))
         torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
         lanes = _NUMBER.in_dll(library, "bytes_of_a_vector").value // dtype.itemsize
         symbols = gemm, f"Sleef_exp{letter}{lanes}_u10", f"Sleef_log{letter}{lanes}_u10"
         pointers = [ctypes.cast(getattr(torch_library, symbol), _POINTER) for symbol in symbols]
-        functions = [getattr(library, f"{part}_{name}") for part in _SIGNATURES]
-    except (OSError, ValueError, subprocess.SubprocessError, AttributeError) as error:
-        log.info("Stacks are trained operation by operation, because their step could not be compiled: %s", error)
+    except (OSError, AttributeError) as error:
+        log.info("Stacks are trained operation by operation, because torch lacks what their step calls: %s", error)
         return None
+    functions = [getattr(library, f"{part}_{name}") for part in _SIGNATURES]
     for function, (result, arguments) in zip(functions, _SIGNATURES.values(), strict=True):
         function.restype, function.argtypes = result, arguments
     return Functions(**dict(zip(_SIGNATURES, functions, strict=True)), elsewhere=Elsewhere(*pointers), lanes=lanes)

@@ -1,0 +1,195 @@
+"""Where libraries are kept, and which of these folders are to be believed.
+
+In turn `$BNLAB_CACHE`, else `$XDG_CACHE_HOME/bnlab`, else `~/.cache/bnlab`; a folder of the user's among the temporary
+files; one that is removed again. Code that is loaded runs with all rights of its user, so nobody else may be able to
+have put it there: a file and all folders above it belong to this user or to root, and others cannot write to them,
+unless, as in /tmp, they cannot rename what is not theirs.
+"""
+
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+__all__ = ["locked", "private", "read_trusted", "room_in", "scratch_in", "trusted"]
+
+log = logging.getLogger(__name__)
+
+OTHERS = stat.S_IWGRP | stat.S_IWOTH
+LARGEST = 2**26  # bytes of a library; ours have some 100 thousand
+ROOM = 2**22  # bytes that a compiler writes at most
+WAIT = 0.05  # seconds between two attempts to lock
+STALE = 3600  # seconds after which another machine has given up
+
+try:
+    # A relative $BNLAB_CACHE stays where it was when a job goes to a folder of its own.
+    STARTED_IN = os.getcwd()
+except OSError:
+    STARTED_IN = ""
+
+
+def trusted(*, make: bool) -> Iterator[Path]:
+    """Those that last and that nobody else can write to; without `make` those that are there."""
+    for choice in (chosen, temporary):
+        try:
+            path, mode = choice()
+            if make or path.exists():
+                yield prepared(path, mode)
+        except OSError as error:
+            log.log(logging.INFO if make else logging.DEBUG, "A folder for compiled code is passed over: %s", error)
+
+
+@contextmanager
+def private() -> Iterator[Path]:
+    """For this process, and removed as soon as its library is loaded."""
+    folder = tempfile.mkdtemp(prefix="bnlab-")
+    try:
+        yield Path(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def chosen() -> tuple[Path, int]:
+    """The folder to keep compiled code in, and the mode to make it with: others may read it, as they may the source."""
+    if folder := os.environ.get("BNLAB_CACHE"):
+        path = Path(STARTED_IN, os.path.expanduser(folder))
+    elif os.path.isabs(folder := os.environ.get("XDG_CACHE_HOME", "")):  # its specification has relative ones ignored
+        path = Path(folder, "bnlab")
+    else:
+        path = Path(os.path.expanduser("~"), ".cache", "bnlab")
+    if not path.is_absolute():
+        raise FileNotFoundError(f"{path} depends on a folder that is not there")
+    return Path(os.path.normpath(path)), 0o755
+
+
+def temporary() -> tuple[Path, int]:
+    return Path(tempfile.gettempdir(), f"bnlab-{os.geteuid()}"), 0o700
+
+
+def prepared(folder: Path, mode: int) -> Path:
+    """The folder without symbolic links, made if it is missing.
+
+    Raises:
+        OSError: it cannot be made, others can write to it or replace it, or nothing in it may be executed.
+    """
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    refuse_strangers(there)  # before anything is made: they could choose where
+    for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
+        with suppress(FileExistsError):  # another process is as far
+            missing.mkdir(mode)
+    folder = Path(os.path.realpath(folder, strict=True))
+    refuse_strangers(folder)
+    about = folder.stat()
+    if not stat.S_ISDIR(about.st_mode):
+        raise NotADirectoryError(f"{folder} is not a folder")
+    refuse_writers(folder, about)
+    if os.statvfs(folder).f_flag & getattr(os, "ST_NOEXEC", 0):
+        raise PermissionError(f"nothing in {folder} may be executed")
+    return folder
+
+
+def refuse_strangers(path: Path) -> None:
+    """Raise PermissionError if somebody else decides where this path leads."""
+    for part in (path, *path.parents):
+        about = part.lstat()
+        if stat.S_ISLNK(about.st_mode):
+            refuse_writers(part, about, mask=0)
+            refuse_strangers(Path(os.path.normpath(part.parent / os.readlink(part))))
+        else:
+            refuse_writers(part, about, mask=0 if about.st_mode & stat.S_ISVTX else OTHERS)
+
+
+def refuse_writers(path: Path, about: os.stat_result, mask: int = OTHERS) -> None:
+    if about.st_uid not in (0, os.geteuid()) or about.st_mode & mask:
+        raise PermissionError(
+            f"others can write to {path}: its owner is {about.st_uid}, {stat.filemode(about.st_mode)}"
+        )
+
+
+def read_trusted(path: Path) -> bytes:
+    """The content of a file in such a folder.
+
+    Raises:
+        OSError: it cannot be read, is no regular file or has more than `LARGEST` bytes, or others can write to it.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe under that name is not waited for
+    try:
+        about = os.fstat(handle)
+        refuse_writers(path, about)
+        if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
+            raise OSError(f"{path} is not a file of ours")
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path, seconds: float) -> Iterator[bool]:
+    """Be alone among the processes of this machine that do this, if the file system knows how: that is what is given.
+
+    The folder itself is locked, which leaves no file behind, and over NFS is a matter of this machine alone.
+
+    Raises:
+        TimeoutError: another process is not ready after so many seconds.
+    """
+    import fcntl  # which only POSIX has
+
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield lock(handle, time.monotonic() + seconds)
+    finally:
+        with suppress(OSError):  # closing it is not enough where a child was forked meanwhile
+            fcntl.flock(handle, fcntl.LOCK_UN)
+        os.close(handle)
+
+
+def lock(handle: int, end: float) -> bool:
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise TimeoutError("another process has not finished compiling it") from None
+            time.sleep(WAIT)
+        except OSError:
+            return False
+        else:
+            return True
+
+
+@contextmanager
+def scratch_in(folder: Path, *, alone: bool) -> Iterator[Path]:
+    """A folder for unfinished files. What killed processes of this machine left is removed if no other is at work."""
+    here = f".{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
+    for left in folder.glob(".????????-*"):
+        with suppress(OSError):
+            if (alone and left.name.startswith(here)) or time.time() - left.stat().st_mtime > STALE:
+                shutil.rmtree(left)
+    scratch = Path(tempfile.mkdtemp(prefix=here, dir=folder))
+    try:
+        room_in(scratch)
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def room_in(folder: Path) -> None:
+    """Raise OSError if what a compiler writes cannot be written, which each says in another way."""
+    place = folder / "room"
+    try:
+        with open(place, "wb") as file:
+            file.write(bytes(ROOM))
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        place.unlink(missing_ok=True)
