@@ -63,6 +63,13 @@ def check(config: DictConfig) -> None:
             value = value[part]
         else:
             rule.check(key, value)
+    assert isinstance(settings, dict)
+    for name, callback in settings.get("callbacks", {}).items():
+        if not isinstance(callback, dict) or "_target_" not in callback:
+            raise UserError(
+                f"`callbacks.{name}` must name a class as `_target_`, but got {callback!r}: "
+                f"+callbacks.{name}._target_=... adds it, ~callbacks.{name} takes it away."
+            )
     trainer = config.get("trainer") or {}
     if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) == -1:
         raise UserError("`trainer.max_epochs` and `trainer.max_steps` are both -1: set one, or training never ends.")

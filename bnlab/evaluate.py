@@ -21,6 +21,7 @@ def evaluate(folder: str | Path) -> dict[str, float]:
 
     run = load(folder)
     run.config.logger = {"_target_": None}
+    run.config.callbacks = {}  # which watch a training; some want a logger
     trainer = build_trainer(run.config, run.folder)
     data = build_data(run.config)
     found = list(data.splits.sample_shape), data.splits.num_classes

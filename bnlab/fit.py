@@ -3,27 +3,31 @@
 import logging
 import time
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import torch
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import ProgressBar as LightningsBar
 from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig
 from rich.console import Console
 
 from bnlab.build import arguments_of, build_logger, build_network, build_splits, check_batch_sizes
+from bnlab.callbacks import build_callbacks
 from bnlab.classifier import Classifier
 from bnlab.config import check, describe
 from bnlab.data import DataModule
-from bnlab.errors import one_line, user_errors
+from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
 from bnlab.interrupt import InterruptBetweenSteps, Interrupted
 from bnlab.network import num_parameters
-from bnlab.optimizer import build_optimizer, build_scheduler
+from bnlab.optimizer import build_optimizer, build_scheduler, check_length, try_out
 from bnlab.progress import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
@@ -63,7 +67,7 @@ def fit(
     summary = beginning(config, overrides)
     try:
         with forks_end_here():
-            summary |= _fit_and_test(config, run, console, callbacks)
+            _fit_and_test(config, run, console, callbacks, summary)
     except BaseException as error:
         summary["error"] = one_line(error)
         raise
@@ -75,48 +79,88 @@ def fit(
     return summary
 
 
-def _fit_and_test(config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback]) -> Summary:
+def _fit_and_test(
+    config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback], summary: Summary
+) -> None:
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
     check_batch_sizes(network, data.train_dataloader().sizes)
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
-    with user_errors("`optimizer`, `scheduler`: "):
-        classifier.configure_optimizers()  # what they refuse is found before the trainer starts
     recorder = Recorder(run, config.objective)
     with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
+        _check_limits(trainer, data)
+        with user_errors("`optimizer`, `scheduler`: "):  # what they refuse is found before the trainer starts
+            configured = classifier.configure_optimizers()
+            if isinstance(configured, dict):
+                check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
+            try_out(config.optimizer, trainer.strategy.root_device)
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
-        status, test_metrics = "completed", {}
+        status, test_metrics = "failed", {}
         start = time.monotonic()
         try:
             try:
-                trainer.fit(classifier, data)
+                with _user_errors_of_lightning(classifier):
+                    trainer.fit(classifier, data)
             finally:
                 fit_seconds = time.monotonic() - start
+            if not recorder.rows:
+                raise UserError("No epoch was trained: a time limit or a callback ended the training before the first.")
+            if recorder.best is not None:
+                test_metrics = test(trainer, classifier, data, run.best_checkpoint)
             if recorder.diverged_epoch is not None:
                 status = "diverged"
             elif any(getattr(callback, "stopped", False) for callback in callbacks):
                 status = "pruned"
-            if recorder.best is not None:
-                test_metrics = test(trainer, classifier, data, run.best_checkpoint)
+            else:
+                status = "completed"
         except (Interrupted, KeyboardInterrupt, SystemExit):  # the last is what Lightning makes of a second Ctrl-C
             if not interrupt.is_requested:
                 raise
             status = "interrupted"
-    if recorder.rows:
-        run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
-    return ending(
-        recorder,
-        config.objective,
-        status=status,
-        steps=trainer.global_step,
-        test_metrics=test_metrics,
-        num_parameters=num_parameters(network),
-        samples_per_second=classifier.num_samples_trained / fit_seconds,
-        splits=data.splits,
-    )
+        finally:
+            if recorder.rows or status == "interrupted":
+                summary |= ending(
+                    recorder,
+                    config.objective,
+                    status=status,
+                    steps=trainer.global_step,
+                    test_metrics=test_metrics,
+                    num_parameters=num_parameters(network),
+                    samples_per_second=classifier.num_samples_trained / fit_seconds,
+                    splits=data.splits,
+                )
+            if recorder.rows:
+                run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
+
+
+def _check_limits(trainer: L.Trainer, data: DataModule) -> None:
+    """
+    Raises:
+        UserError: a share of the batches that is none of them.
+    """
+    for name in ("train", "val", "test"):
+        limit, num_batches = getattr(trainer, f"limit_{name}_batches"), len(getattr(data, f"{name}_dataloader")())
+        if isinstance(limit, float) and int(limit * num_batches) == 0:
+            raise UserError(
+                f"`trainer.limit_{name}_batches` must be at least one of the {num_batches} batches, but got {limit!r}: "
+                "a whole number says how many."
+            )
+
+
+@contextmanager
+def _user_errors_of_lightning(classifier: Classifier) -> Iterator[None]:
+    """What Lightning or a callback refuses before the first step, or calls a misconfiguration later, is the user's."""
+    try:
+        yield
+    except (UserError, Interrupted):
+        raise
+    except Exception as error:
+        if classifier.num_samples_trained == 0 or isinstance(error, MisconfigurationException):
+            raise UserError(f"`trainer`, `callbacks`: {one_line(error)}") from error
+        raise
 
 
 def build_data(config: DictConfig) -> DataModule:
@@ -135,28 +179,44 @@ def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) 
 def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """Lightning's Trainer from `config.trainer`, with `callbacks` and those of `config.callbacks`.
 
+    A progress bar of Lightning's among these takes the place of ours.
+
     Raises:
-        UserError: an argument that Lightning does not know or cannot serve on this machine.
+        UserError: an argument that Lightning does not know or cannot serve on this machine, or a callback or a strategy
+            that cannot be in a run.
     """
     _silence_lightning()
-    with user_errors("`callbacks`: "):
-        own = [instantiate(arguments_of(callback)) for callback in config.callbacks.values()]
+    own = build_callbacks(config, run.path)
+    has_bar = any(isinstance(callback, LightningsBar) for callback in own)
+    wants_bar = config.trainer.get("enable_progress_bar") is not False
+    if has_bar or not wants_bar:
+        callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     logger = build_logger(config, run.path)
     if logger:
         with user_errors("`logger`: "):  # here loggers first reach for their servers
             logger.log_hyperparams(arguments_of(config))
     # Every step is logged where a callback logs steps; else Lightning warns of short epochs.
-    defaults = {"log_every_n_steps": 1, "profiler": Unprofiled()}
+    defaults = {
+        "log_every_n_steps": 1,
+        "profiler": Unprofiled(),
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
     with user_errors("`trainer`: "):
-        return instantiate(
-            defaults | arguments_of(config.trainer),
+        trainer = instantiate(
+            defaults | arguments_of(config.trainer, "enable_progress_bar"),
             callbacks=[*callbacks, *own],
             logger=logger,
             default_root_dir=str(run.path),
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
+            enable_progress_bar=has_bar and wants_bar,
+            _convert_="all",
         )
+    if not isinstance(trainer.strategy, SingleDeviceStrategy):
+        raise UserError(
+            f"`trainer` must train in one process on one device, but got {trainer.num_devices} devices and "
+            f"{type(trainer.strategy).__name__}: set trainer.devices=1."
+        )
+    return trainer
 
 
 class Unprofiled(PassThroughProfiler):
@@ -181,3 +241,5 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for asked_for in ("callbacks", "profilers"):
+        logging.getLogger(f"lightning.pytorch.{asked_for}").setLevel(logging.INFO)

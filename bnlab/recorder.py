@@ -35,7 +35,7 @@ class Recorder(History, Checkpoint):
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_index: int
     ) -> None:
         if trainer.global_step == trainer.max_steps:
-            trainer.should_stop = True  # Lightning validates after a stop, but not where max_steps cuts an epoch short
+            _stop(trainer)  # Lightning validates after a stop, but not where max_steps cuts an epoch short
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         assert isinstance(module, Classifier)
@@ -47,7 +47,7 @@ class Recorder(History, Checkpoint):
         )
         if self.diverged_epoch is not None:
             log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
-            trainer.should_stop = True
+            _stop(trainer)
         elif improved:
             trainer.save_checkpoint(self._folder.best_checkpoint)
         trainer.save_checkpoint(self._folder.last_checkpoint)
@@ -55,3 +55,9 @@ class Recorder(History, Checkpoint):
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if trainer.training:
             trainer.save_checkpoint(self._folder.last_checkpoint)
+
+
+def _stop(trainer: L.Trainer) -> None:
+    """End the training, however long `min_epochs` and `min_steps` want it to be."""
+    trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True

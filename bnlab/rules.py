@@ -1,7 +1,7 @@
 """What a setting may be: rules that say themselves in words, for configs and constructors alike."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,9 +96,42 @@ def string() -> Rule:
     return Rule("a text", lambda value: isinstance(value, str))
 
 
+def mapping(text: str) -> Rule:
+    return Rule(text, lambda value: isinstance(value, Mapping))
+
+
+def fixed(*values: Any, why: str) -> Rule:
+    """For what a library offers and bnlab does not: the value to leave it at. `values` mean the same."""
+    return Rule(f"{values[0]!r} ({why})", one_of(*values).holds)
+
+
+def left_out(instead: str) -> Rule:
+    return Rule(f"left out: {instead}", lambda value: False)
+
+
 _UNLIMITED = literal(-1, "no limit")
 _FRACTION = number(above=0, below=1)
 _BETA = number(minimum=0, below=1)
+
+_ROW = "metrics.csv has a row an epoch, whose val_loss and val_accuracy are those of the weights in best.ckpt"
+
+
+def _is_one_device(value: Any) -> bool:
+    """As Lightning reads it: a number is how many, a list or a text with a comma says which."""
+    if isinstance(value, list):
+        return len(value) == 1
+    if isinstance(value, str):
+        first, comma, rest = value.partition(",")
+        return value in ("auto", "1") or bool(comma and first.strip() and not rest.strip())
+    return value == 1 and not isinstance(value, bool)
+
+
+def _part_of(split: str) -> Rule:
+    def holds(value: Any) -> bool:
+        return _is_number(value) and (value >= 1 if isinstance(value, int) else 0 < value <= 1)
+
+    return optional(Rule(f"a whole number >= 1 of {split} batches, or a share > 0.0 and <= 1.0", holds), "all")
+
 
 _T_MAX = integer(minimum=1)
 _EPOCHS_OF_COSINE = Rule(f"{_T_MAX.text} (where trainer.max_epochs is -1, set it or scheduler=constant)", _T_MAX.holds)
@@ -107,6 +140,7 @@ RULES: dict[str, Rule] = {
     "seed": integer(minimum=0, maximum=2**32 - 1),
     "num_threads": either(integer(minimum=1), literal("auto", "one for a small network, more for larger ones")),
     "objective": one_of("val_accuracy", "val_loss"),
+    "callbacks": mapping("a mapping of names to callbacks, {} for none"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),
     "data.normalize": boolean(),
     "data.split_seed": integer(minimum=0, maximum=2**32 - 1),
@@ -129,10 +163,42 @@ RULES: dict[str, Rule] = {
     "optimizer.alpha": _BETA,
     "optimizer.eps": number(minimum=0),
     "optimizer.weight_decay": number(minimum=0),
+    "optimizer.dampening": number(),
     "optimizer.nesterov": boolean(),
+    "optimizer.maximize": boolean(),
+    "optimizer.amsgrad": boolean(),
+    "optimizer.centered": boolean(),
+    "optimizer.decoupled_weight_decay": boolean(),
+    "optimizer.foreach": optional(boolean(), "torch chooses"),
+    "optimizer.fused": optional(boolean(), "torch chooses"),
+    "optimizer.differentiable": fixed(False, why="an update is never differentiated here"),
+    "trainer.devices": Rule("1, or a list of one index: training runs in one process", _is_one_device),
+    "trainer.num_nodes": fixed(1, why="training runs in one process"),
+    "trainer.strategy": fixed("auto", why="training runs in one process; trainer.accelerator says where"),
+    "trainer.sync_batchnorm": fixed(False, why="training runs in one process"),
     "trainer.max_epochs": either(integer(minimum=1), _UNLIMITED),
     "trainer.max_steps": either(integer(minimum=1), _UNLIMITED),
+    "trainer.min_epochs": optional(integer(minimum=0), "none"),
+    "trainer.min_steps": optional(integer(minimum=0), "none"),
     "trainer.gradient_clip_val": optional(number(above=0), "no clipping"),
+    "trainer.gradient_clip_algorithm": optional(one_of("norm", "value"), "'norm'"),
+    "trainer.accumulate_grad_batches": integer(minimum=1),
+    "trainer.limit_train_batches": _part_of("training"),
+    "trainer.limit_val_batches": _part_of("validation"),
+    "trainer.limit_test_batches": _part_of("test"),
+    "trainer.overfit_batches": fixed(0, 0.0, why="trainer.limit_train_batches trains on a part of the batches"),
+    "trainer.check_val_every_n_epoch": fixed(1, why=_ROW),
+    "trainer.val_check_interval": fixed(1.0, None, why=_ROW),
+    "trainer.num_sanity_val_steps": optional(integer(minimum=-1), "two"),
+    "trainer.reload_dataloaders_every_n_epochs": integer(minimum=0),
+    "trainer.fast_dev_run": either(boolean(), integer(minimum=0)),
+    "trainer.enable_checkpointing": fixed(True, None, why="best.ckpt and last.ckpt are what a run is for"),
+    "trainer.enable_progress_bar": optional(boolean(), "true"),
+    "trainer.enable_model_summary": optional(boolean(), "true"),
+    "trainer.barebones": fixed(False, why="a run without metrics and checkpoints has no results"),
+    "trainer.logger": left_out("choose one with logger="),
+    "trainer.callbacks": left_out("add one with +callbacks.NAME._target_="),
+    "trainer.default_root_dir": left_out("the run folder is hydra.run.dir"),
     "scheduler.gamma": number(above=0),
     "scheduler.step_size": integer(minimum=1),
     "scheduler.decay_rate": number(minimum=0),

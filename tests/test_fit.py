@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from tiny import tiny
 from torch import nn
 
 import bnlab
@@ -315,3 +316,86 @@ def test_curves_show_every_epoch_of_both_splits(quick_config: Callable[..., Dict
         assert lines["val"] == metrics[f"val_{quantity}"]
         assert axes.get_legend() is not None
     assert not math.isnan(metrics["val_loss"][-1])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["+trainer.max_time={seconds: 0}"], "No epoch was trained"),
+        (["+trainer.limit_train_batches=0.01"], "at least one of the 4 batches, but got 0.01"),
+        (["+trainer.limit_test_batches=0.5"], "at least one of the 1 batches, but got 0.5"),
+        (
+            ["optimizer._target_=torch.optim.SparseAdam", "~optimizer.weight_decay", "~optimizer.fused"],
+            "dense gradients",
+        ),
+        (["optimizer._target_=builtins.dict"], "must make an optimizer of torch's, but builtins.dict does not"),
+        (["scheduler._target_=builtins.dict"], "must make a schedule of torch's, but builtins.dict does not"),
+        (["+optimizer.betas=[0.5,0.9]"], "`optimizer.betas` must be left out"),
+        (["+trainer.strategy=auto", "+trainer.plugins={_target_: nowhere.Plugin}"], "`trainer`: "),
+    ],
+)
+def test_what_would_fail_at_the_first_step_or_after_the_last_is_refused_before(overrides, message, tmp_path) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        fit(tiny(*overrides), tmp_path / "run", console=QUIET)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "run/metrics.csv").exists()
+
+
+def test_several_processes_are_refused_however_lightning_was_told_of_them(tmp_path, monkeypatch) -> None:
+    """Lightning reads its arguments from variables, too."""
+    monkeypatch.setenv("PL_TRAINER_STRATEGY", "ddp")
+    with pytest.raises(UserError, match="one process on one device, but got 1 devices and DDPStrategy"):
+        fit(tiny(), tmp_path / "run", console=QUIET)
+
+
+def test_a_schedule_that_ends_before_the_training_is_refused(tmp_path) -> None:
+    config = tiny("scheduler=constant")
+    config.scheduler = {"_target_": "torch.optim.lr_scheduler.OneCycleLR", "max_lr": 0.1, "total_steps": 2}
+    with pytest.raises(UserError, match="at least the 3 epochs of the training"):
+        fit(config, tmp_path / "run", console=QUIET)
+
+
+def test_minimum_lengths_hold_early_stopping_back_but_no_divergence_and_no_last_step(tmp_path) -> None:
+    fit(tiny("+trainer.min_epochs=5", "trainer.max_epochs=9", "trainer.max_steps=6"), tmp_path / "steps", console=QUIET)
+    run = bnlab.load(tmp_path / "steps")
+    assert run.metrics["step"] == [4, 6]
+    overrides = ["norm=none", "optimizer=sgd", "optimizer.lr=1e30", "+trainer.min_steps=7"]
+    summary = fit(tiny(*overrides), tmp_path / "diverged", console=QUIET)
+    assert (summary["diverged_epoch"], summary["epochs"]) == (1, 1)
+    config = tiny("+trainer.min_epochs=2")
+    config.callbacks = {
+        "stop": {
+            "_target_": "lightning.pytorch.callbacks.EarlyStopping",
+            "monitor": "val_loss",
+            "stopping_threshold": 99,
+        }
+    }
+    assert fit(config, tmp_path / "stopped", console=QUIET)["epochs"] == 2
+
+
+@pytest.fixture(scope="module")
+def plain_metrics(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("plain") / "run"
+    fit(tiny(), folder, console=QUIET)
+    return metrics_but_times(folder)
+
+
+@pytest.mark.parametrize(
+    ("override", "steps"),
+    [
+        ("+trainer.accumulate_grad_batches=3", [2, 4, 6]),
+        ("+trainer.limit_train_batches=0.5", [2, 4, 6]),
+        ("+trainer.reload_dataloaders_every_n_epochs=1", [4, 8, 12]),
+        ("+trainer.num_sanity_val_steps=1", [4, 8, 12]),
+        ("+trainer.inference_mode=false", [4, 8, 12]),
+        ("+trainer.fast_dev_run=2", [2]),
+    ],
+)
+def test_arguments_of_lightnings_trainer_mean_what_lightning_says(override, steps, plain_metrics, tmp_path) -> None:
+    """Equal numbers of steps: equal curves, but where the batches of a step are others."""
+    fit(tiny(override), tmp_path / "run", console=QUIET)
+    run = bnlab.load(tmp_path / "run")
+    assert run.metrics["step"] == steps
+    if steps == [4, 8, 12]:
+        assert metrics_but_times(tmp_path / "run") == plain_metrics
+    assert evaluate(tmp_path / "run")["test_loss"] == run.summary["test_loss"]

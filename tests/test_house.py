@@ -13,8 +13,11 @@ PACKAGE = REPOSITORY / "bnlab"
 
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
-    "lightning": ("data.module", "classifier", "fit", "recorder", "progress", "interrupt", "bench", "search"),
-    "hydra": ("train", "config", "target", "fit", "search", "launchers", "stacked", "bench"),
+    "lightning": (
+        *("data.module", "classifier", "callbacks", "fit", "recorder", "progress", "interrupt"),
+        *("bench", "search"),
+    ),
+    "hydra": ("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench"),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
     "torchvision": ("data.datasets", "bench"),

@@ -18,7 +18,7 @@ from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import one_line, user_errors
 from bnlab.history import History
-from bnlab.optimizer import build_optimizer, build_scheduler
+from bnlab.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.runs import RunFolder
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
@@ -93,6 +93,7 @@ class Trial:
             self.optimizer: Optimizer = build_optimizer(config.optimizer, network.parameters())
             self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedules warn of steps not taken
             self.scheduler: LRScheduler | None = build_scheduler(config.scheduler, self.optimizer)
+            check_length(self.scheduler, config.trainer.max_epochs)
         with user_errors("`callbacks`: "):
             self.stoppings = [EarlyStopping.of(arguments_of(callback)) for callback in config.callbacks.values()]
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
