@@ -8,20 +8,26 @@ from bnlab.errors import UserError, report_user_errors
 __all__ = ["evaluate", "main"]
 
 
-def evaluate(folder: str | Path) -> dict[str, float]:
+# Of the trainer, what testing needs; the rest is for training, and may name files or code.
+_FOR_TESTING = ("_target_", "accelerator", "devices", "precision")
+
+
+def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     """{"test_loss", "test_accuracy"} of the best weights of the run in `folder`, as its training computed them.
 
+    Args:
+        trust: let the run name code of any kind; see `bnlab.load`.
     Raises:
-        UserError: the folder holds no run, or its data are not there any more, or others.
+        UserError: the folder holds no run, or its data are not there any more, or others, or it needs trust.
     """
     from bnlab.classifier import Classifier
     from bnlab.fit import build_data, build_trainer, num_threads, test
     from bnlab.runs import load
     from bnlab.threads import use_threads
 
-    run = load(folder)
-    run.config.logger = {"_target_": None}
-    run.config.callbacks = {}  # which watch a training; some want a logger
+    run = load(folder, trust=trust)
+    run.config.logger, run.config.callbacks = {"_target_": None}, {}  # which watch a training
+    run.config.trainer = {key: value for key, value in run.config.trainer.items() if key in _FOR_TESTING}
     trainer = build_trainer(run.config, run.folder)
     data = build_data(run.config)
     found = list(data.splits.sample_shape), data.splits.num_classes
@@ -38,8 +44,10 @@ def evaluate(folder: str | Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bnlab.evaluate", description=__doc__)
     parser.add_argument("folder", help="the folder of a run, such as outputs/runs/2026-01-31/12-00-00-1a2b3c")
+    parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
+    options = parser.parse_args()
     with report_user_errors():
-        for name, value in evaluate(parser.parse_args().folder).items():
+        for name, value in evaluate(options.folder, trust=options.trust).items():
             print(f"{name} {value!r}")
 
 

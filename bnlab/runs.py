@@ -13,7 +13,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.atomic_file import write_bytes, write_text
 from bnlab.errors import UserError, user_errors
-from bnlab.yaml_text import to_yaml
+from bnlab.trust import check_settings
+from bnlab.yaml_text import read_yaml, to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,11 +131,14 @@ class Run:
     normalization: "Normalization | None"
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, trust: bool = False) -> Run:
     """Read the run in folder `path`.
 
+    Args:
+        trust: let its config name code of any kind, not only the parts of bnlab, torch and Lightning (`bnlab.trust`).
+            Whoever made the folder can then run code on this machine.
     Raises:
-        UserError: the folder holds no run, or one without a checkpoint.
+        UserError: the folder holds no run, one without a checkpoint, or one that needs trust.
     """
     folder = RunFolder(Path(path))
     for needed in (folder.config, folder.summary, folder.metrics, folder.best_checkpoint):
@@ -146,7 +150,10 @@ def load(path: str | Path) -> Run:
     from bnlab.data import Normalization
 
     with user_errors(f"The run in {str(folder.path)!r} cannot be read: "):
-        config = OmegaConf.load(folder.config)
+        settings = read_yaml(folder.config)
+        if not trust:
+            check_settings(settings, f"The run in {str(folder.path)!r}")
+        config = OmegaConf.create(settings)
         assert isinstance(config, DictConfig)
         summary = json.loads(folder.summary.read_text())
         checkpoint = torch.load(folder.best_checkpoint, weights_only=True, map_location="cpu")
@@ -157,7 +164,7 @@ def load(path: str | Path) -> Run:
         return Run(
             folder=folder,
             config=config,
-            overrides=list(OmegaConf.load(folder.overrides)),
+            overrides=list(read_yaml(folder.overrides)),
             metrics=_read_metrics(folder.metrics),
             summary=summary,
             network=network.eval(),

@@ -1,12 +1,16 @@
 """Configs as YAML: what `OmegaConf.to_yaml` writes, by libyaml where PyYAML has it, in a third of the time."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-__all__ = ["to_yaml"]
+from bnlab.errors import one_line
+
+__all__ = ["read_yaml", "to_yaml"]
 
 _TRUTH_VALUES = {
     spelling
@@ -15,6 +19,9 @@ _TRUTH_VALUES = {
 }
 
 _Dumper: Any = getattr(yaml, "CDumper", yaml.Dumper)
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_MOST_BYTES = 1_000_000  # of a file; the largest that are written here have a hundredth
 
 
 class _OmegaConfDumper(_Dumper):
@@ -44,3 +51,24 @@ def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:
     return str(
         yaml.dump(config, Dumper=_OmegaConfDumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
     )
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a file that `to_yaml` wrote, as dicts, lists and plain values, interpolations left as they are.
+
+    It may be a stranger's: what a few lines of anchors and aliases can blow up to fill the memory is refused.
+
+    Raises:
+        ValueError, OSError: it cannot be read, or is none of ours.
+    """
+    if path.stat().st_size > _MOST_BYTES:
+        raise ValueError(f"{path.name} has more than {_MOST_BYTES} bytes")
+    text = path.read_text(encoding="utf-8")
+    try:
+        has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader))
+        if has_alias:
+            raise ValueError(f"{path.name} has anchors and aliases, which bnlab never writes")
+        config = OmegaConf.create(text)
+    except (yaml.YAMLError, OmegaConfBaseException, RecursionError) as error:
+        raise ValueError(f"{path.name} is not YAML as bnlab writes it ({one_line(error)})") from error
+    return OmegaConf.to_container(config, resolve=False)

@@ -1,0 +1,117 @@
+"""What a folder that somebody else made may ask for: parts of a closed list, and nothing that reads this machine.
+
+Run folders are sent around. Reading, evaluating or continuing one builds what its config names, so that a config could
+call anything. Without the user's word (`trust`), these targets alone are built, and interpolations that read the
+environment or files are not resolved.
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bnlab.errors import UserError
+
+__all__ = ["UNTRUSTED_DATA_SETS", "check_settings", "known_target", "reasons_to_distrust"]
+
+# Each by every name that a config of ours may have for it. None of them takes code or a file of code.
+_OURS = {
+    **dict.fromkeys(("bnlab.network.MLP", "bnlab.MLP"), "bnlab.network.MLP"),
+    **{
+        f"{package}.{name}": f"bnlab.batch_norm.{name}"
+        for package in ("bnlab.batch_norm", "bnlab")
+        for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
+    },
+    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in ("digits", "from_torchvision")},
+    "bnlab.optimizer.inverse_time": "bnlab.optimizer.inverse_time",
+}
+# Built by Hydra, as they are Lightning's.
+_LIGHTNINGS = {
+    "lightning.pytorch.Trainer",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+}
+_TORCHS = ("torch.nn.", "torch.optim.")
+# Those of torchvision that are checked against a published sum before they are read.
+UNTRUSTED_DATA_SETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+
+# Interpolations that give the same on every machine: of another setting, the time, or what Hydra says of the job.
+_HARMLESS_RESOLVERS = {"now", "unique", "repeat", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values"}
+_RESOLVER = re.compile(r"\$\{\s*([^\s:${}]*)\s*(:|\$\{)?")
+
+
+@functools.cache
+def known_target(name: str) -> Callable[..., Any] | None:
+    """What the `_target_` `name` stands for, if it is a part of bnlab's or a class of `torch.nn` or `torch.optim`.
+
+    None for everything else, however it is reached: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
+    """
+    if name not in _OURS and not name.startswith(_TORCHS):
+        return None
+    module, _, attribute = _OURS.get(name, name).rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return None  # Hydra says what is wrong
+    return target if name in _OURS or _is_of_torch(target) else None
+
+
+def _is_of_torch(target: Any) -> bool:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    return (
+        isinstance(target, type)
+        and issubclass(target, Module | Optimizer | LRScheduler)
+        and f"{target.__module__}.".startswith(_TORCHS)
+    )
+
+
+def check_settings(settings: Any, owner: str) -> None:
+    """Hold the unresolved settings of a folder against what it may ask for unasked.
+
+    Args:
+        settings: dicts, lists and plain values.
+        owner: opens the sentence, such as "The run in 'folder'".
+    Raises:
+        UserError: the first that needs the user's trust.
+    """
+    for reason in reasons_to_distrust(settings):
+        raise UserError(
+            f"{owner} {reason}, which could run code or read files on this machine: if you trust who made it, say so "
+            "with `trust=true` (`--trust` for commands)."
+        )
+
+
+def reasons_to_distrust(settings: Any, key: str = "") -> Iterator[str]:
+    """What in `settings` needs the user's trust: "asks for 'os.system' in `model`", one after the other."""
+    shown = key or "it"
+    if isinstance(settings, Mapping):
+        if "_target_" in settings:
+            yield from _reasons_of_target(settings, shown)
+        for name, value in settings.items():
+            yield from reasons_to_distrust(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(settings, str):
+        for name, colon in _RESOLVER.findall(settings):
+            if colon and name not in _HARMLESS_RESOLVERS:
+                yield f"has the interpolation {settings!r} in `{shown}`"
+                break
+    elif isinstance(settings, Sequence):
+        for index, value in enumerate(settings):
+            yield from reasons_to_distrust(value, f"{key}[{index}]")
+
+
+def _reasons_of_target(settings: Mapping[str, Any], shown: str) -> Iterator[str]:
+    target = settings["_target_"]
+    if target is None:
+        return
+    part = known_target(target) if isinstance(target, str) else None
+    if isinstance(target, str) and target in _LIGHTNINGS:
+        return
+    if part is None:
+        yield f"asks for {target!r} in `{shown}`"
+    elif part.__name__ == "from_torchvision" and settings.get("name") not in UNTRUSTED_DATA_SETS:
+        yield f"asks for torchvision's data set {settings.get('name')!r} in `{shown}`"
