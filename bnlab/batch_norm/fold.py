@@ -12,10 +12,30 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import is_parametrized
+
+from bnlab.batch_norm.ghost import GhostBatchNorm1d
+from bnlab.batch_norm.module import BatchNorm1d
+from bnlab.batch_norm.renorm import BatchRenorm1d
 
 __all__ = ["fold", "unfold"]
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d
+
+# A subclass with a forward of its own may compute anything.
+FORWARDS = {
+    kind.forward
+    for kind in (
+        nn.Linear,
+        nn.Conv1d,
+        _BatchNorm,
+        nn.SyncBatchNorm,
+        BatchNorm1d,
+        GhostBatchNorm1d,
+        BatchRenorm1d,
+    )
+}
 
 
 def fold(first: nn.Module, second: nn.Module) -> Affine:
@@ -23,23 +43,26 @@ def fold(first: nn.Module, second: nn.Module) -> Affine:
 
     Args:
         first, second: a batch norm and an `nn.Linear` or `nn.Conv1d`, in the order in which they are applied. A batch
-            norm before a `Conv1d` folds only where nothing is padded: its shift would have to be padded, too.
+            norm before a `Conv1d` folds only where no zeros are padded: its shift would have to be padded, too.
     Returns:
-        A new `nn.Linear` or `nn.Conv1d` with a bias; `first` and `second` stay as they are.
+        A new `nn.Linear` or `nn.Conv1d` with a bias, which requires a gradient if the layer's bias or, without one, its
+        weight does; `first` and `second` stay as they are.
     Raises:
-        ValueError: if they are no such pair, in training mode, or without running statistics.
+        ValueError: if they are no such pair, in training mode, without running statistics, or compute more than their
+            parameters say: by a forward of their own, by hooks, by a weight that is parametrized, normalized or pruned.
     """
     layer, norm, norm_is_last = pair(first, second)
     scale, shift = scale_and_shift(norm)
     weight = layer.weight.detach().double()
     bias = torch.zeros_like(scale[:1]) if layer.bias is None else layer.bias.detach().double()
     rest = (1,) * (weight.dim() - 2)
+    trainable = (layer.weight if layer.bias is None else layer.bias).requires_grad
     if norm_is_last:
         weight, bias = weight * scale.view(-1, 1, *rest), bias * scale + shift
     else:
         bias = bias + (weight * shift.view(1, -1, *rest)).flatten(1).sum(1)
         weight = weight * scale.view(1, -1, *rest)
-    return rebuilt(layer, weight, bias, with_bias=True)
+    return rebuilt(layer, weight, bias, trainable=trainable)
 
 
 def unfold(folded: Affine, first: nn.Module, second: nn.Module) -> Affine:
@@ -56,10 +79,12 @@ def unfold(folded: Affine, first: nn.Module, second: nn.Module) -> Affine:
         ValueError: as `fold`, and where a scale is 0, which cannot be divided by.
     """
     layer, norm, norm_is_last = pair(first, second)
+    check_computes_by_parameters(folded)
     scale, shift = scale_and_shift(norm)
     if (scale == 0).any():
         raise ValueError("A batch norm can be unfolded only if no weight is 0, but some are: fold a copy and keep it.")
-    weight, bias = folded.weight.detach().double(), folded.bias.detach().double()  # type: ignore[union-attr]
+    assert folded.bias is not None
+    weight, bias = folded.weight.detach().double(), folded.bias.detach().double()
     rest = (1,) * (weight.dim() - 2)
     if norm_is_last:
         weight, bias = weight / scale.view(-1, 1, *rest), (bias - shift) / scale
@@ -67,8 +92,9 @@ def unfold(folded: Affine, first: nn.Module, second: nn.Module) -> Affine:
         weight = weight / scale.view(1, -1, *rest)
         bias = bias - (weight * shift.view(1, -1, *rest)).flatten(1).sum(1)
     negligible = torch.finfo(folded.weight.dtype).eps * (1 + shift.abs().max() / scale.abs().min())
-    with_bias = layer.bias is not None or bool((bias.abs() > 8 * negligible).any())
-    return rebuilt(layer, weight, bias, with_bias=with_bias)
+    if layer.bias is None and bool((bias.abs() <= 8 * negligible).all()):
+        return rebuilt(folded, weight, None)
+    return rebuilt(folded, weight, bias, trainable=folded.bias.requires_grad)
 
 
 def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, _BatchNorm, bool]:
@@ -79,6 +105,8 @@ def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, _BatchNorm, bool]
             "`fold` takes a batch norm and an nn.Linear or nn.Conv1d, in the order in which they are applied, but got "
             f"{type(first).__name__} and {type(second).__name__}."
         )
+    for module in (first, second):
+        check_computes_by_parameters(module)
     if norm.training or norm.running_mean is None:
         state = "in training mode: call `.eval()` first" if norm.training else "without any (track_running_stats=False)"
         raise ValueError(
@@ -87,12 +115,39 @@ def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, _BatchNorm, bool]
     num_features = layer.weight.shape[0 if norm_is_last else 1] * (1 if norm_is_last else getattr(layer, "groups", 1))
     if num_features != norm.num_features:
         raise ValueError(f"The layers must fit each other, but {num_features} features meet {norm.num_features}.")
-    if not norm_is_last and isinstance(layer, nn.Conv1d) and (layer.padding not in ((0,), "valid") or layer.groups > 1):
-        raise ValueError(
-            "A batch norm folds into a Conv1d after it only without padding and groups, but got "
-            f"padding={layer.padding}, groups={layer.groups}: fold it into the layer before."
-        )
+    if not norm_is_last and isinstance(layer, nn.Conv1d):
+        pads_zeros = layer.padding not in ((0,), "valid") and layer.padding_mode == "zeros"
+        if pads_zeros or layer.groups > 1:
+            raise ValueError(
+                "A batch norm folds into a Conv1d after it only without padding by zeros and groups, but got "
+                f"padding={layer.padding}, groups={layer.groups}: fold it into the layer before."
+            )
     return layer, norm, norm_is_last
+
+
+def check_computes_by_parameters(module: nn.Module) -> None:
+    """Raise ValueError unless `module` does what its class does with its parameters as they are, and nothing else."""
+    name = type(module).__name__
+    if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):  # type: ignore[arg-type]
+        raise ValueError(f"A layer folds by its parameters, but {name} has none yet: call it on a batch first.")
+    for parameter in ("weight", "bias"):
+        if is_parametrized(module, parameter):
+            if isinstance(module, _BatchNorm):  # whose value is computed where it is read
+                continue
+            way_out = f"call `torch.nn.utils.parametrize.remove_parametrizations(layer, {parameter!r})`"
+        elif parameter not in module._parameters:
+            way_out = "call `remove_weight_norm`, `remove_spectral_norm` or `prune.remove` of `torch.nn.utils`"
+        else:
+            continue
+        raise ValueError(
+            f"A layer folds by its parameters, but the {parameter} of {name} is computed from others: {way_out} first."
+        )
+    if type(module).forward not in FORWARDS or "forward" in vars(module):
+        raise ValueError(f"A layer folds only if it computes what its class does, but {name} has a forward of its own.")
+    if module._forward_hooks or module._forward_pre_hooks:
+        raise ValueError(f"A layer folds without hooks on its forward, but {name} has some: remove them first.")
+    if isinstance(module.weight, Tensor) and not module.weight.is_floating_point():
+        raise ValueError(f"A layer folds in floating point, but the weight of {name} is {module.weight.dtype}.")
 
 
 def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
@@ -106,8 +161,9 @@ def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     return scale, shift if norm.bias is None else shift + norm.bias.detach().double()
 
 
-def rebuilt(layer: Affine, weight: Tensor, bias: Tensor, *, with_bias: bool) -> Affine:
+def rebuilt(layer: Affine, weight: Tensor, bias: Tensor | None, *, trainable: bool = True) -> Affine:
     result = copy.deepcopy(layer)
     result.weight = nn.Parameter(weight.to(layer.weight), requires_grad=layer.weight.requires_grad)
-    result.register_parameter("bias", nn.Parameter(bias.to(layer.weight)) if with_bias else None)
+    new_bias = None if bias is None else nn.Parameter(bias.to(layer.weight), requires_grad=trainable)
+    result.register_parameter("bias", new_bias)
     return result

@@ -71,11 +71,16 @@ def total(values: Tensor, stack_dims: int) -> Tensor:
 def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
     """How many values a channel has: a number, or (*stack, 1) if a mask says. At least 1, to divide by."""
     if mask is not None:
-        return mask.sum(list(range(stack_dims, mask.dim()))).clamp(min=1).to(computed_in(x)).unsqueeze(-1)
+        return num_valid(mask, stack_dims).clamp(min=1).to(computed_in(x))
     result = x.shape[stack_dims]
     for size in x.shape[stack_dims + 2 :]:
         result = result * size
     return result
+
+
+def num_valid(mask: Tensor, stack_dims: int) -> Tensor:
+    """How many values a mask leaves, int64, (*stack, 1)."""
+    return mask.sum(list(range(stack_dims, mask.dim()))).unsqueeze(-1)
 
 
 def inverse_std(var: Tensor, eps: Tensor | float) -> Tensor:
@@ -150,20 +155,31 @@ def update_running_statistics(
     momentum: Tensor | float | None,
     mask: Tensor | None,
     stack_dims: int,
+    *,
+    recomputed: bool = False,
 ) -> None:
     """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics.
 
     What a mask leaves no value of has no mean, and what it leaves one of no variance: there the statistic stays.
     """
     if mask is not None and running_mean is not None and running_var is not None:
-        valid = mask.sum(list(range(stack_dims, mask.dim()))).unsqueeze(-1)
+        valid = num_valid(mask, stack_dims).to(var.dtype)  # integers would be divided in fp32
         unbiased = var * (valid / (valid - 1).clamp(min=1))
-        mean = torch.where(valid > 0, mean, running_mean)
-        var = torch.where(valid > 1, unbiased, running_var)
+        mean, var = known(mean, unbiased, running_mean, running_var, mask, stack_dims)
     elif running_var is not None:
         number = count(x, None, stack_dims)
         var = var * (number / (number - 1))
-    move(mean, var, running_mean, running_var, num_batches_tracked, momentum)
+    move(mean, var, running_mean, running_var, num_batches_tracked, momentum, recomputed=recomputed)
+
+
+def known(
+    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, mask: Tensor | None, stack_dims: int
+) -> tuple[Tensor, Tensor]:
+    """The batch's mean and unbiased variance, or the running ones where a mask leaves too few values to have any."""
+    if mask is None:
+        return mean, var
+    valid = num_valid(mask, stack_dims)
+    return torch.where(valid > 0, mean, running_mean), torch.where(valid > 1, var, running_var)
 
 
 def move(
@@ -173,14 +189,24 @@ def move(
     running_var: Tensor | None,
     num_batches_tracked: Tensor | None,
     momentum: Tensor | float | None,
+    *,
+    recomputed: bool = False,
 ) -> None:
-    """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted."""
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
+    """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted.
+
+    A recomputed batch was counted before. It takes the same operations all the same, up to the last, because selective
+    checkpointing finds what it saved by the place of an operation among its like.
+    """
     if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else 1.0 / num_batches_tracked
+        momentum = 0.0 if num_batches_tracked is None else (num_batches_tracked + 1).to(mean.dtype).reciprocal()
     factor = per_network(momentum, mean)
+    steps: list[tuple[Tensor, Tensor | int]] = []
+    if num_batches_tracked is not None:
+        steps.append((num_batches_tracked, 1))
     if running_mean is not None:
-        running_mean.add_((mean - running_mean) * factor)
+        steps.append((running_mean, (mean - running_mean) * factor))
     if running_var is not None:
-        running_var.add_((var - running_var) * factor)
+        steps.append((running_var, (var - running_var) * factor))
+    if not recomputed:
+        for statistic, step in steps:
+            statistic.add_(step)

@@ -17,16 +17,22 @@ def freeze(network: nn.Module) -> None:
         ValueError: if `network` has a batch norm other than ours, whose `train()` would wake it.
     """
     for norm in norms_of(network):
+        if not norm.frozen:
+            norm.trainable_before = [name for name, parameter in norm.named_parameters() if parameter.requires_grad]
         norm.frozen = True
         norm.requires_grad_(False)
         norm.eval()
 
 
 def unfreeze(network: nn.Module) -> None:
-    """Undo `freeze`: every batch norm learns again and follows the network's mode."""
+    """Undo `freeze`: a frozen batch norm learns again what it learned before, and follows the network's mode."""
     for norm in norms_of(network):
+        if not norm.frozen:
+            continue
         norm.frozen = False
-        norm.requires_grad_(True)
+        for name, parameter in norm.named_parameters():
+            if name in norm.trainable_before:
+                parameter.requires_grad_(True)
         norm.train(network.training)
 
 

@@ -12,6 +12,7 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
 )
+from bnlab.batch_norm.recomputation import recomputing
 
 __all__ = ["batch_norm"]
 
@@ -42,17 +43,51 @@ def batch_norm(
         weight, bias: (*stack, C), or None.
         momentum: the weight of the new statistic, a number or (*stack); None to average all batches alike.
         eps: added to the variance, in units of input squared, a number or (*stack).
-        num_batches_tracked: int64 of no dimensions, counted up by one in training; to be given for momentum None.
+        num_batches_tracked: int64 of no dimensions, counted up by one in training, by an empty batch too; to be given
+            for momentum None.
         mask: bool, (*stack, N) or (*stack, N, L), true where a sample counts. Where it is false the output and its
             gradient are 0, and the sample is in no statistic.
         stack_dims: how many leading dimensions of `input` are independent networks; the result is that of one call a
             network, bit for bit. It is 0 unless given, so (K, N, C) is never taken for (N, C, L) or the other way.
     Returns:
-        y, as input.
+        y, as input. A forward that activation checkpointing runs again leaves the statistics as they are.
     Raises:
         ValueError, RuntimeError: as `torch.nn.functional.batch_norm` does.
     """
+    return normalize(
+        input,
+        running_mean,
+        running_var,
+        weight,
+        bias,
+        training,
+        momentum,
+        eps,
+        num_batches_tracked,
+        mask,
+        stack_dims,
+        training and recomputing(),
+    )
+
+
+def normalize(
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    training: bool,
+    momentum: Tensor | float | None,
+    eps: Tensor | float,
+    num_batches_tracked: Tensor | None,
+    mask: Tensor | None,
+    stack_dims: int,
+    recomputed: bool,
+) -> Tensor:
+    """`batch_norm`; if the forward is `recomputed`, the statistics stay as they are."""
     eager = is_eager()
+    if recomputed and eager:
+        running_mean = running_var = num_batches_tracked = None
     settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
     if (
         training
@@ -65,6 +100,8 @@ def batch_norm(
         return apply_centered(input, weight, bias, settings)[0]
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     if not input.numel():  # and nothing is learned about the statistics
+        if training and num_batches_tracked is not None and not recomputed:
+            num_batches_tracked.add_(1)
         return of_nothing(input, weight, bias)
     if training and eager:
         return apply_in_place(input, weight, bias, settings)
@@ -88,8 +125,19 @@ def batch_norm(
             momentum,
             mask,
             stack_dims,
+            recomputed=recomputed,
         )
     return y
+
+
+def normalize_alone(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mask: Tensor | None, stack_dims: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """y, the batch's mean and its unbiased variance, (*stack, C); 0 for what a mask leaves too few values of."""
+    mean = x.new_zeros(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2], dtype=formulas.computed_in(x))
+    var = torch.zeros_like(mean)
+    # With momentum 1 a running statistic becomes the batch's own.
+    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, False), mean, var
 
 
 def normalized_by(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.functional import batch_norm
+from bnlab.batch_norm.functional import normalize_alone
 from bnlab.batch_norm.module import BatchNorm1d
 
 __all__ = ["GhostBatchNorm1d"]
@@ -16,7 +16,7 @@ class GhostBatchNorm1d(BatchNorm1d):
 
     A batch of N samples is cut into N // virtual_batch_size (but at least one) virtual batches of sizes that differ by
     one at most; each is normalized as if it were a batch. The running statistics take the virtual batches' average
-    (the paper's weigh later ones more).
+    (the paper's weigh later ones more), of means over those with a valid sample, of variances over those with two.
 
     Args:
         virtual_batch_size: samples in a virtual batch, at least 2. One as large as the batch is `BatchNorm1d`.
@@ -68,29 +68,37 @@ class GhostBatchNorm1d(BatchNorm1d):
         larger = num_samples % num_ghosts
         size = num_samples // num_ghosts
         cut = larger * (size + 1)
-        results, means, variances = [], [], []
+        results, means, variances, valid = [], [], [], []
         for first, last, ghosts in ((0, cut, larger), (cut, num_samples, num_ghosts - larger)):
             if not ghosts:
                 continue
-            part = input[first:last].unflatten(0, (ghosts, -1))
-            # With momentum 1 a running statistic becomes the batch's own.
-            mean = input.new_zeros((ghosts, input.shape[1]), dtype=formulas.computed_in(input))
-            variance = torch.zeros_like(mean)
-            results.append(
-                batch_norm(
-                    part,
-                    mean,
-                    variance,
-                    None if self.weight is None else self.weight.expand(ghosts, -1),
-                    None if self.bias is None else self.bias.expand(ghosts, -1),
-                    True,
-                    1.0,
-                    self.eps,
-                    mask=None if mask is None else mask[first:last].unflatten(0, (ghosts, -1)),
-                    stack_dims=1,
-                ).flatten(0, 1)
+            part_of_mask = None if mask is None else mask[first:last].unflatten(0, (ghosts, -1))
+            y, mean, var = normalize_alone(
+                input[first:last].unflatten(0, (ghosts, -1)),
+                None if self.weight is None else self.weight.expand(ghosts, -1),
+                None if self.bias is None else self.bias.expand(ghosts, -1),
+                self.eps,
+                part_of_mask,
+                1,
             )
+            results.append(y.flatten(0, 1))
             means.append(mean)
-            variances.append(variance)
-        self.track(torch.cat(means).mean(0), torch.cat(variances).mean(0))
+            variances.append(var)
+            if part_of_mask is not None:
+                valid.append(formulas.num_valid(part_of_mask, 1))
+        self.track_average(torch.cat(means), torch.cat(variances), torch.cat(valid) if valid else None)
         return torch.cat(results) if len(results) > 1 else results[0]
+
+    @torch.no_grad()
+    def track_average(self, means: Tensor, variances: Tensor, valid: Tensor | None) -> None:
+        """Track the average of the virtual batches, (ghosts, C), over those that have a mean or a variance."""
+        if valid is None:
+            self.track(means.mean(0), variances.mean(0))
+        elif self.running_mean is not None and self.running_var is not None:
+            num_means, num_variances = ((valid > least).sum() for least in (0, 1))
+            mean = means.sum(0) / num_means.clamp(min=1).to(means.dtype)
+            var = variances.sum(0) / num_variances.clamp(min=1).to(variances.dtype)
+            self.track(
+                torch.where(num_means > 0, mean, self.running_mean),
+                torch.where(num_variances > 0, var, self.running_var),
+            )

@@ -1,6 +1,6 @@
 """`BatchNorm1d`: a drop-in for torch.nn.BatchNorm1d on the hand-written formulas."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import torch
@@ -8,12 +8,10 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.functional import batch_norm
+from bnlab.batch_norm.functional import normalize
+from bnlab.batch_norm.recomputation import recomputing
 
 __all__ = ["BatchNorm1d"]
-
-is_compiling = torch.compiler.is_compiling
-graph_task = torch._C._current_graph_task_id
 
 
 class BatchNorm1d(_BatchNorm):
@@ -34,6 +32,7 @@ class BatchNorm1d(_BatchNorm):
     # On the class, so that a module pickled or built without them has them too.
     fp32_buffers = False
     frozen = False
+    trainable_before: Sequence[str] = ("weight", "bias")  # it was frozen: the names that `unfreeze` lets learn again
 
     def __init__(
         self,
@@ -91,9 +90,9 @@ class BatchNorm1d(_BatchNorm):
         training = self.training
         if not training:
             training, num_batches_tracked = running_mean is None and running_var is None, None
-        elif not self.track_running_stats or not (is_compiling() or graph_task() == -1):  # see recomputing()
+        elif not self.track_running_stats:
             running_mean = running_var = num_batches_tracked = None
-        return batch_norm(
+        return normalize(
             input,
             running_mean,
             running_var,
@@ -102,18 +101,23 @@ class BatchNorm1d(_BatchNorm):
             training,
             self.momentum,
             self.eps,
-            num_batches_tracked=num_batches_tracked,
-            mask=mask,
+            num_batches_tracked,
+            mask,
+            0,
+            training and recomputing(),
         )
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor) -> None:
-        """Take a batch's mean and unbiased variance, (C,), into the running statistics."""
-        if not self.track_running_stats or recomputing():
+        """Take a batch's mean and unbiased variance, (C,), into the running statistics, unless it was counted."""
+        if not self.track_running_stats:
             return
-        formulas.move(mean, var, self.running_mean, self.running_var, self.num_batches_tracked, self.momentum)
-
-
-def recomputing() -> bool:
-    """Whether this forward runs inside a backward: checkpointing runs it again, and the batch has been counted."""
-    return not is_compiling() and graph_task() != -1
+        formulas.move(
+            mean,
+            var,
+            self.running_mean,
+            self.running_var,
+            self.num_batches_tracked,
+            self.momentum,
+            recomputed=recomputing(),
+        )

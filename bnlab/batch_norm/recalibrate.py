@@ -19,12 +19,13 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
         running_var  = sum_b N_b (var_b + (mean_b - running_mean)^2) / (N - 1)
     which, for the first batch norm, is exactly the mean and the unbiased variance of the data, however it is cut. Later
     layers see inputs that the batches' own statistics normalized, as in training: take batches of the training size.
+    What a mask leaves out counts nowhere, and an empty batch changes nothing.
 
     Args:
         network: put back into the mode it came in; gradients, weights and other modules' buffers are left alone.
-        batches: inputs of the network; of a tuple or list, the first element is the input.
+        batches: each is given to the network as its only argument; of a tuple or list, the first element is.
     Raises:
-        ValueError: if there is no batch.
+        ValueError: if there is no batch, or none with a value for any of the batch norms.
     """
     norms = [
         module
@@ -56,6 +57,10 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
                 buffer.copy_(before)
     if not num_batches:
         raise ValueError("`batches` must hold at least one batch to take statistics of, but was empty.")
+    if any(each.is_used for each in sums.values()) and not any(each.count for each in sums.values()):
+        raise ValueError(
+            f"`batches` must hold at least one value to take statistics of, but all {num_batches} were empty or masked."
+        )
     for norm in norms:
         sums[norm].write_to(norm)
 
@@ -64,16 +69,23 @@ class ChannelSums:
     """Count, mean and sum of squared deviations a channel, in double, merged batch by batch (Chan et al. 1979)."""
 
     def __init__(self) -> None:
+        self.is_used = False
         self.count = 0
         self.mean: Tensor | float = 0.0
         self.square: Tensor | float = 0.0
 
     def add(self, norm: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor | None]) -> None:
-        x = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (C, values)
+        self.is_used = True
+        given = inputs[0] if inputs else named["input"]
+        assert given is not None
+        x = given.detach().double().transpose(0, 1).flatten(1)  # (C, values)
         mask = inputs[1] if len(inputs) > 1 else named.get("mask")
         if mask is not None:
             x = x[:, mask.flatten()]
-        count, mean = x.shape[1], x.mean(1)
+        count = x.shape[1]
+        if not count:
+            return
+        mean = x.mean(1)
         move = mean - self.mean
         total = self.count + count
         self.square = self.square + (x - mean[:, None]).square().sum(1) + move.square() * (self.count * count / total)
@@ -81,9 +93,10 @@ class ChannelSums:
         self.count = total
 
     def write_to(self, norm: _BatchNorm) -> None:
-        if not self.count:  # a batch norm that the network does not use
+        if not self.count:  # a batch norm that the network does not use, or that saw masked values alone
             return
         assert norm.running_mean is not None
         assert norm.running_var is not None
         norm.running_mean.copy_(torch.as_tensor(self.mean))
-        norm.running_var.copy_(torch.as_tensor(self.square) / max(1, self.count - 1))
+        if self.count > 1:  # one value has no variance
+            norm.running_var.copy_(torch.as_tensor(self.square) / (self.count - 1))

@@ -4,8 +4,9 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.functional import batch_norm
+from bnlab.batch_norm.functional import normalize_alone
 from bnlab.batch_norm.module import BatchNorm1d
+from bnlab.batch_norm.recomputation import as_at_first
 
 __all__ = ["BatchRenorm1d"]
 
@@ -16,8 +17,10 @@ class BatchRenorm1d(BatchNorm1d):
     In training, with the running mean and sigma = sqrt(running_var + eps) before this batch, sigma_B the batch's:
         r = clip(sigma_B / sigma, 1 / r_max, r_max),   d = clip((mean_B - mean) / sigma, -d_max, d_max)
         y = weight * (x_hat * r + d) + bias,   x_hat as in batch norm
-    r and d are constants to the gradient. With r_max 1 and d_max 0 this is batch norm: the bounds stay there for
-    `ramp_start` batches and grow linearly to `r_max` and `d_max` at `ramp_end`.
+    r and d are constants to the gradient; where activation checkpointing runs a forward again, they are those of the
+    first. One value that a mask leaves has sigma_B = sqrt(eps); where it leaves none, y is 0 whatever r and d are.
+    With r_max 1 and d_max 0 this is batch norm: the bounds stay there for `ramp_start` batches and grow linearly to
+    `r_max` and `d_max` at `ramp_end`.
 
     Args:
         r_max: at least 1; the paper's value is 3.
@@ -73,25 +76,29 @@ class BatchRenorm1d(BatchNorm1d):
         if not self.training or running_mean is None or running_var is None or not self.track_running_stats:
             return super().forward(input, mask)
         self._check_input_dim(input)
-        # With momentum 1 a running statistic becomes the batch's own.
-        mean = input.new_zeros(input.shape[1], dtype=formulas.computed_in(input))
-        variance = torch.zeros_like(mean)
-        x_hat = batch_norm(input, mean, variance, None, None, True, 1.0, self.eps, mask=mask)
+        if not input.numel():
+            return super().forward(input, mask)
+        x_hat, mean, var = normalize_alone(input, None, None, self.eps, mask, 0)
         with torch.no_grad():
-            number = formulas.count(input, mask, 0)
-            r_max, d_max = self.bounds()
-            sigma = torch.sqrt(running_var + self.eps)
-            r = torch.sqrt(variance * ((number - 1) / number) + self.eps) / sigma
-            r = torch.minimum(torch.maximum(r, 1 / r_max), r_max)
-            d = torch.minimum(torch.maximum((mean - running_mean) / sigma, -d_max), d_max)
-            self.track(mean, variance)
+            r, d = as_at_first(self, lambda: self.correction(mean, var, formulas.count(input, mask, 0)))
+            self.track(*formulas.known(mean, var, running_mean, running_var, mask, 0))
         scale, shift = (r, d) if self.weight is None else (r * self.weight, d * self.weight)
         shift = shift if self.bias is None else shift + self.bias
         return formulas.affine(x_hat.to(scale.dtype), None, scale, shift, mask, 0).to(input.dtype)
 
-    def bounds(self) -> tuple[Tensor, Tensor]:
+    def correction(self, mean: Tensor, var: Tensor, number: Tensor | int) -> tuple[Tensor, Tensor]:
+        """r and d of a batch of that mean and unbiased variance."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        r_max, d_max = self.bounds(mean.dtype)
+        sigma = torch.sqrt(self.running_var.to(var.dtype) + self.eps)
+        r = torch.sqrt(var * ((number - 1) / number) + self.eps) / sigma
+        r = torch.minimum(torch.maximum(r, 1 / r_max), r_max)
+        return r, torch.minimum(torch.maximum((mean - self.running_mean) / sigma, -d_max), d_max)
+
+    def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """r_max and d_max at this batch."""
         assert self.num_batches_tracked is not None
-        done = (self.num_batches_tracked - self.ramp_start) / max(1, self.ramp_end - self.ramp_start)
+        done = (self.num_batches_tracked - self.ramp_start).to(dtype) / max(1, self.ramp_end - self.ramp_start)
         done = done.clamp(0, 1)
         return 1 + (self.r_max - 1) * done, self.d_max * done
