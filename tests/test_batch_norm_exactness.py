@@ -1,12 +1,15 @@
 """Errors against float64, and the memory that forward and backward take."""
 
+import contextlib
+import functools
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, kernel, use_kernel
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, kernel, use_kernel
 from bnlab.bench.batch_norm import EXACTNESS_MEANS, EXACTNESS_N, bytes_kept, errors, peak_bytes
 
 
@@ -115,3 +118,53 @@ def test_every_number_of_rows_and_threads_is_as_exact(shape: tuple[int, ...], nu
         torch.set_num_threads(before)
     for ours, exact in zip(*results, strict=True):
         assert (ours - exact).abs().max() / exact.abs().max() <= 1e-6
+
+
+AVERAGING = {
+    "batch": functools.partial(BatchNorm1d, 3),
+    "one_virtual_batch": functools.partial(GhostBatchNorm1d, 3, virtual_batch_size=7),
+    "renorm": functools.partial(BatchRenorm1d, 3, ramp_start=0, ramp_end=0),
+}
+
+
+@pytest.mark.parametrize("way", ["eager", "traced", "compiled"])
+@pytest.mark.parametrize("masked", [False, True], ids=["all_valid", "masked"])
+@pytest.mark.parametrize("make", AVERAGING)
+def test_an_average_in_float64_is_exact_in_float64(make: str, masked: bool, way: str) -> None:
+    torch.manual_seed(0)
+    torch._dynamo.reset()
+    layer = AVERAGING[make](momentum=None, dtype=torch.float64)
+    batches = torch.randn(3, 7, 3, dtype=torch.float64) * 3 + 5
+    mask = torch.arange(9) < 7 if masked else None  # 7 and 3, which fp32 divides by with an error of 3e-8
+    call = torch.compile(layer, backend="eager", fullgraph=True) if way == "compiled" else layer
+    for x in batches:
+        given = torch.cat([x, torch.full((2, 3), torch.nan, dtype=torch.float64)]) if masked else x
+        with FlopCounterMode(display=False) if way == "traced" else contextlib.nullcontext():
+            call(given, mask)
+    close = {"rtol": 2e-15, "atol": 0.0}
+    torch.testing.assert_close(layer.running_mean, batches.mean((0, 1)), **close)
+    torch.testing.assert_close(layer.running_var, batches.var(1).mean(0), **close)
+
+
+def test_a_masked_stack_averages_exactly_in_float64() -> None:
+    torch.manual_seed(0)
+    mean, var, counter = (torch.zeros(2, 3).double(), torch.ones(2, 3).double(), torch.tensor(0))
+    batches, mask = (
+        torch.randn(3, 2, 9, 3, dtype=torch.float64) + 5,
+        torch.arange(9).expand(2, 9) < torch.tensor([[7], [3]]),
+    )
+    for x in batches:
+        batch_norm(x, mean, var, None, None, True, None, mask=mask, stack_dims=1, num_batches_tracked=counter)
+    for k, num_valid in enumerate((7, 3)):
+        valid = batches[:, k, :num_valid]
+        torch.testing.assert_close(mean[k], valid.mean((0, 1)), rtol=2e-15, atol=0)
+        torch.testing.assert_close(var[k], valid.var(1).mean(0), rtol=2e-15, atol=0)
+
+
+def test_renorms_ramp_is_exact_in_float64() -> None:
+    layer = BatchRenorm1d(1, r_max=3.0, d_max=5.0, ramp_start=0, ramp_end=7, affine=False).double()
+    layer.running_var.fill_(1e-8), layer.running_mean.fill_(-1e3)  # r and d are at their bounds
+    layer.num_batches_tracked.fill_(3)
+    x = torch.tensor([[-2.0], [1.0], [1.0]], dtype=torch.float64)
+    expected = x / (2 + 1e-5) ** 0.5 * (1 + 2 * 3 / 7) + 5 * 3 / 7
+    torch.testing.assert_close(layer(x), expected, rtol=2e-15, atol=0)

@@ -1,5 +1,8 @@
 """Ghost batch norm and batch renormalization."""
 
+import copy
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -76,6 +79,83 @@ def test_variants_take_masks() -> None:
     x = torch.where(mask[:, None], x, torch.nan)
     assert (renorm(x, mask)[~mask] == 0).all()
     assert renorm(x, mask).isfinite().all()
+
+
+MAKERS = {
+    "batch": BatchNorm1d,
+    "ghost": functools.partial(GhostBatchNorm1d, virtual_batch_size=2),
+    "renorm": functools.partial(BatchRenorm1d, ramp_start=0, ramp_end=0),
+}
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("shape", [(0, 3), (0, 3, 5), (4, 3, 0)], ids=str)
+def test_an_empty_batch_is_to_all_what_it_is_to_torchs_layer(
+    shape: tuple[int, ...], momentum: float | None, make: str
+) -> None:
+    ours, theirs = MAKERS[make](3, momentum=momentum), nn.BatchNorm1d(3, momentum=momentum)
+    results = []
+    for layer in (ours, theirs):
+        for training in (True, False, True):
+            x = torch.zeros(shape, requires_grad=True)
+            y = layer.train(training)(x)
+            results.append(
+                [y, *torch.autograd.grad(y.sum(), [x, *layer.parameters()]), copy.deepcopy(layer.state_dict())]
+            )
+    torch.testing.assert_close(results[:3], results[3:])
+    assert ours.num_batches_tracked == 2
+    mask = torch.zeros(shape[:1] + shape[2:], dtype=torch.bool)
+    assert ours(torch.zeros(shape), mask).shape == shape
+
+
+@pytest.mark.parametrize("make", MAKERS)
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_a_mask_without_a_value_teaches_nothing(momentum: float | None, make: str) -> None:
+    layer = MAKERS[make](3, momentum=momentum)
+    layer.running_mean.fill_(5), layer.running_var.fill_(7)
+    layer.num_batches_tracked.fill_(1)
+    x = torch.full((6, 3), torch.nan, requires_grad=True)
+    y = layer(x, torch.zeros(6, dtype=torch.bool))
+    y.sum().backward()
+    assert (y == 0).all()
+    assert all((leaf.grad == 0).all() for leaf in (x, layer.weight, layer.bias))
+    assert (layer.running_mean == 5).all()
+    assert (layer.running_var == 7).all()
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_one_valid_sample_has_a_mean_and_no_variance(make: str) -> None:
+    layer = MAKERS[make](3, momentum=0.25)
+    layer.running_var.fill_(7)
+    x, mask = torch.randn(6, 3), torch.arange(6) == 4
+    assert layer(x, mask).isfinite().all()
+    torch.testing.assert_close(layer.running_mean, 0.25 * x[4])
+    assert (layer.running_var == 7).all()
+
+
+@pytest.mark.parametrize("length", [None, 3])
+def test_ghost_averages_over_the_virtual_batches_that_know(length: int | None) -> None:
+    torch.manual_seed(0)
+    shape = (11, 3) if length is None else (11, 3, length)  # virtual batches of 4, 4 and 3
+    x = torch.randn(shape, dtype=torch.float64)
+    mask = torch.zeros(shape[:1] + shape[2:], dtype=torch.bool)
+    mask[:3] = True  # of the second none, of the third one value
+    mask.view(11, -1)[9, 0] = True
+    layer = GhostBatchNorm1d(3, virtual_batch_size=3, momentum=0.5).double()
+    layer(torch.where(mask.unsqueeze(1), x, torch.nan), mask)
+    values = x[:3] if length is None else x[:3].transpose(1, 2).flatten(0, 1)
+    alone = x[9].view(3, -1)[:, 0]
+    torch.testing.assert_close(layer.running_mean, 0.5 * (values.mean(0) + alone) / 2)
+    torch.testing.assert_close(layer.running_var, 0.5 + 0.5 * values.var(0))
+
+
+def test_renorm_shifts_a_single_valid_sample_as_the_formula_says() -> None:
+    layer = BatchRenorm1d(1, ramp_start=0, ramp_end=0, r_max=2.0, d_max=5.0, eps=0.5).double()
+    layer.running_mean.fill_(1), layer.running_var.fill_(3.5), layer.num_batches_tracked.fill_(1)
+    x = torch.tensor([[4.0], [torch.nan]], dtype=torch.float64, requires_grad=True)
+    y = layer(x, torch.tensor([True, False]))
+    torch.testing.assert_close(y, torch.tensor([[1.5], [0.0]], dtype=torch.float64))  # x_hat = 0, d = (4 - 1) / 2
 
 
 @pytest.mark.parametrize(

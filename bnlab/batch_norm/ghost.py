@@ -62,7 +62,7 @@ class GhostBatchNorm1d(BatchNorm1d):
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         num_samples = input.shape[0]
         num_ghosts = num_samples // self.virtual_batch_size
-        if num_ghosts < 2 or not self.training:
+        if num_ghosts < 2 or not self.training or not input.numel():
             return super().forward(input, mask)
         self._check_input_dim(input)
         larger = num_samples % num_ghosts
