@@ -5,8 +5,19 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, fold, freeze, recalibrate, unfold, unfreeze
+from bnlab.batch_norm import (
+    BatchNorm1d,
+    BatchRenorm1d,
+    GhostBatchNorm1d,
+    batch_norm,
+    fold,
+    freeze,
+    recalibrate,
+    unfold,
+    unfreeze,
+)
 
 
 def trained(norm: nn.Module) -> nn.Module:
@@ -71,6 +82,103 @@ def test_what_cannot_be_folded_says_why(first: nn.Module, second: nn.Module, mes
         fold(first, second)
 
 
+NOT_FOLDED = {
+    "weight_norm": lambda: torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),
+    "spectral_norm": lambda: torch.nn.utils.parametrizations.spectral_norm(nn.Linear(4, 3)),
+    "orthogonal": lambda: torch.nn.utils.parametrizations.orthogonal(nn.Conv1d(4, 3, 1)),
+    "old_spectral_norm": lambda: torch.nn.utils.spectral_norm(nn.Linear(4, 3)),
+    "pruned": lambda: prune.l1_unstructured(nn.Linear(4, 3), "weight", amount=2),
+    "pruned_bias": lambda: prune.l1_unstructured(nn.Linear(4, 3), "bias", amount=1),
+}
+
+
+@pytest.mark.parametrize("norm_is_last", [True, False])
+@pytest.mark.parametrize("made", NOT_FOLDED)
+def test_what_computes_its_parameters_from_others_is_not_folded(made: str, norm_is_last: bool) -> None:
+    layer = NOT_FOLDED[made]()
+    norm = BatchNorm1d(3 if norm_is_last else 4).eval()
+    with pytest.raises(ValueError, match=r"is computed from others: call .* first\.$"):
+        fold(*((layer, norm) if norm_is_last else (norm, layer)))
+
+
+def test_a_parametrization_that_is_removed_folds_and_so_does_that_of_a_norm() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(5, 4, dtype=torch.float64)
+    layer, norm = NOT_FOLDED["weight_norm"](), trained(BatchNorm1d(3))
+    nn.utils.parametrize.remove_parametrizations(layer, "weight")
+    nn.utils.parametrize.register_parametrization(norm, "weight", nn.Softplus())
+    pair = nn.Sequential(layer, norm).double().eval()
+    torch.testing.assert_close(fold(*pair)(x), pair(x))
+
+
+class Scaled(nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * super().forward(x)
+
+
+class Renamed(nn.Linear):
+    pass
+
+
+def with_hook(module: nn.Module) -> nn.Module:
+    module.register_forward_hook(lambda _module, _inputs, y: 2 * y)
+    return module
+
+
+def with_pre_hook(module: nn.Module) -> nn.Module:
+    module.register_forward_pre_hook(lambda _module, inputs: (2 * inputs[0],))
+    return module
+
+
+def with_own_forward(module: nn.Module) -> nn.Module:
+    module.forward = lambda x: 2 * x  # type: ignore[method-assign]
+    return module
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (lambda: Scaled(4, 3), BatchNorm1d(3), "Scaled has a forward of its own"),
+        (lambda: with_own_forward(nn.Linear(4, 3)), BatchNorm1d(3), "Linear has a forward of its own"),
+        (lambda: with_hook(nn.Linear(4, 3)), BatchNorm1d(3), "Linear has some: remove them first"),
+        (lambda: nn.Linear(4, 3), with_pre_hook(BatchNorm1d(3)), "BatchNorm1d has some: remove them first"),
+        (lambda: nn.LazyLinear(3), BatchNorm1d(3), "LazyLinear has none yet: call it on a batch first"),
+        (lambda: nn.Linear(4, 3), nn.LazyBatchNorm1d(), "LazyBatchNorm1d has none yet: call it on a batch first"),
+        (lambda: nn.Linear(4, 3, dtype=torch.complex64), BatchNorm1d(3), "the weight of Linear is torch.complex64"),
+        (lambda: nn.ConvTranspose1d(4, 3, 2), BatchNorm1d(3), "takes a batch norm and an nn.Linear or nn.Conv1d"),
+    ],
+)
+def test_what_computes_something_else_is_not_folded(first: object, second: nn.Module, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        fold(first(), second.eval())  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_by_values_of_the_input_folds(mode: str) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv1d(4, 3, 3, padding=1, padding_mode=mode).double()
+    x = torch.randn(2, 4, 9, dtype=torch.float64)
+    for pair in ((trained(BatchNorm1d(4)).double(), conv), (conv, trained(BatchNorm1d(3)).double())):
+        torch.testing.assert_close(fold(*pair)(x), pair[1](pair[0](x)), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
+@pytest.mark.parametrize("norm_is_last", [True, False])
+def test_what_is_frozen_is_folded_into_something_frozen(norm_is_last: bool, bias: bool) -> None:
+    linear, norm = Renamed(4, 4, bias=bias).half(), trained(BatchNorm1d(4))
+    pair = (linear, norm) if norm_is_last else (norm, linear)
+    for requires_grad in (False, True):
+        linear.requires_grad_(requires_grad)
+        folded = fold(*pair)
+        assert [p.requires_grad for p in folded.parameters()] == [requires_grad] * 2
+        assert {p.dtype for p in folded.parameters()} == {torch.float16}
+        assert isinstance(folded, Renamed)
+        assert {p.requires_grad for p in unfold(folded, *pair).parameters()} == {requires_grad}
+    if bias:
+        linear.weight.requires_grad_(False)
+        assert [p.requires_grad for p in fold(*pair).parameters()] == [False, True]
+
+
 @pytest.mark.parametrize("shape", [(50, 4), (50, 4, 6)], ids=str)
 def test_recalibration_finds_the_datas_own_statistics(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
@@ -108,6 +216,72 @@ def test_recalibration_of_a_deep_network_leaves_the_rest_alone() -> None:
         torch.testing.assert_close(network[5].running_mean, torch.cat(hidden).mean(0), rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="at least one batch"):
         recalibrate(network, [])
+
+
+class Called(nn.Module):
+    """A network that calls its batch norm by keyword, twice if there is a mask."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.norm = norm
+
+    def forward(self, given: torch.Tensor | dict[str, torch.Tensor]) -> torch.Tensor:
+        if isinstance(given, dict):
+            self.norm(given["x"], given["mask"])
+            return self.norm(mask=given["mask"], input=given["x"])
+        return self.norm(input=given)
+
+
+@pytest.mark.parametrize("make", [BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d])
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_recalibration_takes_empty_and_masked_batches_and_keywords(momentum: float | None, make: type) -> None:
+    torch.manual_seed(0)
+    data = torch.randn(40, 4)
+    norm = make(4, momentum=momentum)
+    mask = torch.arange(20) < 13
+    masked = {"x": torch.where(mask[:, None], data[20:], torch.nan), "mask": mask}
+    nothing = {"x": torch.full((5, 4), torch.nan), "mask": torch.zeros(5, dtype=torch.bool)}
+    recalibrate(Called(norm), [data[:0], nothing, data[:20], data[:20], (data[:0], "label"), masked, nothing])
+    values = torch.cat([data[:20], data[:20], data[20:33], data[20:33]]).double()
+    torch.testing.assert_close(norm.running_mean, values.mean(0).float())
+    torch.testing.assert_close(norm.running_var, values.var(0).float())
+    assert norm.num_batches_tracked == 0
+    before = copy.deepcopy(norm.state_dict())
+    for batches in ([data[:0]], [nothing, data[:0]]):
+        with pytest.raises(ValueError, match="at least one value to take statistics of"):
+            recalibrate(Called(norm), batches)
+    torch.testing.assert_close(norm.state_dict(), before, rtol=0, atol=0)
+
+
+def test_recalibration_of_a_norm_that_saw_masked_values_alone_leaves_it() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen, self.masked, self.once = BatchNorm1d(2), BatchNorm1d(2), BatchNorm1d(2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            numbers = torch.arange(len(x))
+            return self.once(self.masked(self.seen(x), numbers < 0), numbers < 1)
+
+    network = Network()
+    network.masked.running_mean.fill_(5), network.once.running_var.fill_(7)
+    recalibrate(network, [torch.randn(6, 2)])
+    assert (network.masked.running_mean == 5).all()
+    assert (network.once.running_var == 7).all()  # one value has no variance
+
+
+def test_unfreezing_wakes_what_freezing_put_to_sleep() -> None:
+    network = nn.Sequential(BatchNorm1d(3), BatchNorm1d(3), BatchNorm1d(3, affine=False))
+    network[0].weight.requires_grad_(False)
+    untouched = BatchNorm1d(3).requires_grad_(False)
+    freeze(network)
+    freeze(network)  # once more changes nothing
+    again = copy.deepcopy(network)
+    for each in (network, again, untouched):
+        unfreeze(each)
+    assert [p.requires_grad for p in again.parameters()] == [False, True, True, True]
+    assert [p.requires_grad for p in network.parameters()] == [False, True, True, True]
+    assert [p.requires_grad for p in untouched.parameters()] == [False, False]
 
 
 def test_frozen_layers_stand_still_until_unfrozen() -> None:
