@@ -302,6 +302,49 @@ def test_random_beats_grid_when_one_of_two_parameters_does_not_matter():
     assert p < 0.001
 
 
+@pytest.mark.parametrize(("whole_round", "centre"), [(1, 0.25), (0, 0.5), (None, 0.75)])
+def test_coarse_to_fine_centres_on_a_place_with_all_its_seeds_if_there_is_one(whole_round, centre) -> None:
+    """Two rounds of two places of two seeds; x = 0.75 is the best of each round, and always lacks a seed."""
+    study = optuna.create_study(direction="maximize")
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    whole_x = {0: 0.5, 1: 0.25}
+    for place in range(4):
+        round_, is_best = divmod(place, 2)
+        x = 0.75 if is_best else whole_x[round_]
+        for seed in range(2):
+            has_value = seed == 0 or (not is_best and round_ == whole_round)
+            study.add_trial(
+                optuna.trial.create_trial(
+                    state=optuna.trial.TrialState.COMPLETE if has_value else optuna.trial.TrialState.FAIL,
+                    value=x if has_value else None,
+                    params={"x": x},
+                    distributions={"x": distribution},
+                    user_attrs={"point": place, "repeat": seed},
+                )
+            )
+    sampler = CoarseToFineSampler(0, trials_per_round=2, shrink=0.01)
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"point": 4, "repeat": 0})
+    assert sampler.sample_independent(study, trial, "x", distribution) == pytest.approx(centre, abs=1e-3)
+
+
+def test_coarse_to_fine_counts_a_seed_that_was_tried_again() -> None:
+    study = optuna.create_study(direction="maximize")
+    distribution = optuna.distributions.FloatDistribution(0, 1)
+    for place, seed, value in ((0, 0, 0.5), (0, 1, 0.5), (1, 0, 0.75), (1, 1, None), (1, 1, 0.75)):
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE,
+                value=value,
+                params={"x": (place + 2) / 4},
+                distributions={"x": distribution},
+                user_attrs={"point": place, "repeat": seed},
+            )
+        )
+    sampler = CoarseToFineSampler(0, trials_per_round=2, shrink=0.01)
+    trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, user_attrs={"point": 2, "repeat": 0})
+    assert sampler.sample_independent(study, trial, "x", distribution) == pytest.approx(0.75, abs=0.01)
+
+
 def test_coarse_to_fine_beats_random_at_the_same_number_of_trials():
     space = {"lr": LR, "1 - momentum": ONE_MINUS_MOMENTUM}
     pairs = []

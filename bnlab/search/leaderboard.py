@@ -53,7 +53,13 @@ class Leaderboard:
 
     @property
     def ranking(self) -> list[Configuration]:
-        return rank(self.trials, self.minimize)
+        return rank(self.trials, self.minimize, self.seeds)
+
+    @property
+    def best(self) -> Configuration | None:
+        """None while no configuration has all its seeds."""
+        ranking = self.ranking
+        return ranking[0] if ranking and ranking[0].is_complete else None
 
     def overrides(self, point: Point) -> list[str]:
         return [*self.fixed, *self.space.overrides(point)]
@@ -69,9 +75,9 @@ class Leaderboard:
     def write(self, folder: SweepFolder) -> None:
         write_text(folder.trials, self._csv(folder))
         write_text(folder.leaderboard, self._markdown(folder))
-        ranking = self.ranking
-        if ranking:
-            write_text(folder.best, self._best(ranking[0], folder))
+        best = self.best
+        if best is not None:
+            write_text(folder.best, self._best(best, folder))
 
     def write_figure(self, folder: SweepFolder) -> None:
         """The objective against each parameter, where there is anything to show."""
@@ -81,7 +87,11 @@ class Leaderboard:
             if trial.objective is not None
         ]
         if self.seeds > 1:
-            points = [{**best.values, "objective": best.mean, "state": "completed"} for best in self.ranking]
+            points = [
+                {**of_point.values, "objective": of_point.mean, "state": "completed"}
+                for of_point in self.ranking
+                if of_point.is_complete
+            ]
         points = [point for point in points if math.isfinite(point["objective"])]
         if not points or not self.space.parameters:
             return
@@ -145,7 +155,8 @@ class Leaderboard:
         cells = [
             str(place),
             _numbers([trial.number for trial in trials]),
-            _with_deviation(configuration.mean, configuration.deviation),
+            _with_deviation(configuration.mean, configuration.deviation)
+            + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
         ]
         if any(trial.test_accuracy is not None for trial in self.trials):
             tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
@@ -207,7 +218,8 @@ class Leaderboard:
             "",
         ]
         if ranking:
-            lines += ["Run the best again:", "", "```", self.command(ranking[0]), "```", ""]
+            if ranking[0].is_complete:
+                lines += ["Run the best again:", "", "```", self.command(ranking[0]), "```", ""]
             lines += _markdown_table(self._columns(), self._rows(ranking[:NUM_IN_FILE]))
             if len(ranking) > NUM_IN_FILE:
                 lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]

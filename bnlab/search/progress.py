@@ -1,5 +1,6 @@
 """The progress of a sweep: one line for all trials, and a line for each that failed."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -24,30 +25,34 @@ class SweepProgress:
         before: the trials that had finished before this process began; they say nothing about the time left.
         objective: its name.
         minimize: whether a lower objective is better.
+        seeds: runs a configuration, whose mean counts when it has all of them.
     """
 
     def __init__(
-        self, console: Console, num_trials: int, before: Sequence[Trial], objective: str, minimize: bool
+        self, console: Console, num_trials: int, before: Sequence[Trial], objective: str, minimize: bool, seeds: int = 1
     ) -> None:
         self._console = console
         self._num_trials = num_trials
         self._num_before = len(before)
         self._objective = objective
         self._minimize = minimize
+        self._seeds = seeds
+        self._of_place: dict[int, dict[int, tuple[float, int]]] = {}  # objective and number of its seeds so far
         self._start = time.monotonic()
         self._next_line = self._start + LINE_EVERY_S
         self._last_line = ""
         self._counts: Counter[str] = Counter()
         self._running = 0
         self._activity = ""
-        self._best: tuple[float, int] | None = None
+        self._best: tuple[float, str] | None = None
         self._bar = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
         )
         self._task: TaskID = self._bar.add_task("", total=num_trials, completed=len(before))
 
         for trial in before:
-            self._count(trial.number, trial.state, trial.objective)
+            place = trial.number if trial.point is None else trial.point
+            self._count(trial.number, trial.state, trial.objective, place, trial.repeat)
 
     def __enter__(self) -> "SweepProgress":
         self._bar.start()
@@ -58,18 +63,25 @@ class SweepProgress:
         self.update()
         self._bar.stop()
 
-    def ended(self, number: int, state: str, objective: float | None, reason: str) -> None:
-        """Count a trial. A failure is said at once."""
-        self._count(number, state, objective)
+    def ended(self, number: int, state: str, objective: float | None, reason: str, place: int, repeat: int = 0) -> None:
+        """Count a trial, seed `repeat` of the configuration at `place`. A failure is said at once."""
+        self._count(number, state, objective, place, repeat)
         if state == "failed":
             self._console.print(f"trial {number} failed: {escape(reason)}", highlight=False, soft_wrap=True)
 
-    def _count(self, number: int, state: str, objective: float | None) -> None:
+    def _count(self, number: int, state: str, objective: float | None, place: int, repeat: int) -> None:
         self._counts[state] += 1
-        if state in ("completed", "diverged") and objective is not None:
-            sign = 1 if self._minimize else -1
-            if self._best is None or sign * objective < sign * self._best[0]:
-                self._best = objective, number
+        if state not in ("completed", "diverged") or objective is None:
+            return
+        of_place = self._of_place.setdefault(place, {})
+        of_place[repeat] = objective, number
+        if len(of_place) < self._seeds:
+            return
+        mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)
+        sign = 1 if self._minimize else -1
+        if self._best is None or sign * mean < sign * self._best[0]:
+            numbers = ", ".join(str(number) for _, number in sorted(of_place.values(), key=lambda pair: pair[1]))
+            self._best = mean, f"trial {numbers}" if self._seeds == 1 else f"trials {numbers}"
 
     def update(self, running: Iterable[int] | None = None, activity: str = "") -> None:
         """Show where the sweep stands; `running` are the trials under way, `activity` is what the launcher says."""
@@ -102,7 +114,7 @@ class SweepProgress:
             parts.append(f"{self._running} running")
         parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
         if self._best is not None:
-            parts.append(f"best {self._objective} {self._best[0]:.5g} (trial {self._best[1]})")
+            parts.append(f"best {self._objective} {self._best[0]:.5g} ({self._best[1]})")
         if here and done < self._num_trials:
             left = (time.monotonic() - self._start) / here * (self._num_trials - done)
             parts.append(f"{_time(left)} left")

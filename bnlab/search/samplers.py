@@ -21,9 +21,21 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["POINT", "CoarseToFineSampler", "FixedSampler", "QuasiRandomSampler", "RandomSampler", "build_sampler"]
+__all__ = [
+    "POINT",
+    "REPEAT",
+    "CoarseToFineSampler",
+    "FixedSampler",
+    "QuasiRandomSampler",
+    "RandomSampler",
+    "build_sampler",
+]
 
+# A trial's user attributes
 POINT = "point"
+REPEAT = "repeat"  # which of search.seeds it is, from 0
+
+_Places = dict[int, list[FrozenTrial]]  # the trials with a value at each place
 
 
 def build_sampler(
@@ -169,15 +181,32 @@ class CoarseToFineSampler(_PlaceSampler):
         if round_ == 0:
             return []
         if round_ not in self._centres:
-            done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            for earlier in range(round_ - 1, -1, -1):  # a round in which every trial failed says nothing
-                of_round = [trial for trial in done if _place(trial) // self._trials_per_round == earlier]
-                if of_round:
-                    self._centres[round_] = _best(of_round, study.direction, self._keep)
-                    break
-            else:
+            whole, partial = self._results(study, round_)
+            # A round in which every trial failed says nothing; a place that lacks a seed serves where no other does.
+            of_round = next((places for places in [*whole, *partial] if places), None)
+            if of_round is None:
                 return []
+            self._centres[round_] = _best(of_round, study.direction, self._keep)
         return self._centres[round_]
+
+    def _results(self, study: Study, round_: int) -> tuple[list[_Places], list[_Places]]:
+        """The places of the rounds before, from the newest on: those whose trials all have a value, and the others."""
+        seeds: dict[int, dict[int, FrozenTrial | None]] = {}
+        for trial in study.get_trials(deepcopy=False):
+            of_place = seeds.setdefault(_place(trial), {})
+            seed = trial.user_attrs.get(REPEAT, trial.number)
+            if trial.state == TrialState.COMPLETE:
+                of_place[seed] = trial
+            else:
+                of_place.setdefault(seed, None)  # it may have been tried again
+        whole: list[_Places] = [{} for _ in range(round_)]
+        partial: list[_Places] = [{} for _ in range(round_)]
+        for place, of_place in seeds.items():
+            done = [trial for trial in of_place.values() if trial is not None]
+            newest = round_ - 1 - place // self._trials_per_round
+            if done and newest >= 0:
+                (whole if len(done) == len(of_place) else partial)[newest][place] = done
+        return whole, partial
 
 
 class FixedSampler(_PlaceSampler):
@@ -192,11 +221,8 @@ class FixedSampler(_PlaceSampler):
         return self._values[param_name]
 
 
-def _best(trials: Sequence[FrozenTrial], direction: StudyDirection, number: int) -> list[dict[str, Any]]:
+def _best(places: _Places, direction: StudyDirection, number: int) -> list[dict[str, Any]]:
     """The parameters of the best places; trials that repeat a place count by their mean."""
-    places: dict[int, list[FrozenTrial]] = {}
-    for trial in trials:
-        places.setdefault(_place(trial), []).append(trial)
     sign = -1 if direction == StudyDirection.MAXIMIZE else 1
 
     def rank(place: int) -> tuple[float, int]:

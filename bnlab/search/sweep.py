@@ -167,6 +167,7 @@ class _Sweep:
             declare_planned(self._study)
         before = read_trials(self._study, search.space)
         self._points_taken = {trial.point for trial in before}
+        self._seed_of: dict[int, tuple[int, int]] = {}  # place and repeat of a trial of this process
         self._study.sampler = build_sampler(
             search.settings.kind,
             seed=search.settings.seed,
@@ -184,6 +185,7 @@ class _Sweep:
             [trial for trial in before if trial.is_finished],
             search.objective,
             search.minimize,
+            search.settings.seeds,
         )
         self._num_threads: int | None = None
         self._next_write = time.monotonic()
@@ -218,6 +220,7 @@ class _Sweep:
             limit, lambda first, point: per_round is None or first // per_round == point // per_round
         )
         self._points_taken.update(trial.place for trial in batch)
+        self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
         return batch
 
     def _launch(self, launcher: Any, batch: Sequence[TakenTrial]) -> None:
@@ -283,7 +286,8 @@ class _Sweep:
         self.ended(number, result)
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
-        self._progress.ended(number, result["status"], result.get("objective"), result.get("error", ""))
+        place, repeat = self._seed_of[number]
+        self._progress.ended(number, result["status"], result.get("objective"), result.get("error", ""), place, repeat)
 
     def seen(self, running: Iterable[int]) -> None:
         """Called again and again while a batch runs."""
@@ -343,8 +347,8 @@ class _Sweep:
         if interrupted:
             command = shlex.join(["python", "-m", "bnlab.train", "-m", f"search.resume={shown(self._folder.path)}"])
             say(f"Interrupted. Continue with:\n{command}", highlight=False, markup=False, soft_wrap=True)
-        elif leaderboard.ranking:
-            command = leaderboard.command(leaderboard.ranking[0])
+        elif leaderboard.best is not None:
+            command = leaderboard.command(leaderboard.best)
             say(f"Run the best again:\n{command}", highlight=False, markup=False, soft_wrap=True)
         with _going_on(self._folder.figure.name):
             leaderboard.write_figure(self._folder)

@@ -10,13 +10,12 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.search.distributions import from_optuna, name_in_optuna
-from bnlab.search.samplers import POINT
+from bnlab.search.samplers import POINT, REPEAT
 from bnlab.search.space import Point, Space
 
 __all__ = ["FOLDER", "REPEAT", "RESULT", "Configuration", "Trial", "rank", "read_trials"]
 
-# A trial's user attributes, beside POINT
-REPEAT = "repeat"  # which of search.seeds it is, from 0
+# A trial's user attributes, beside those of the samplers
 FOLDER = "folder"  # the sweep's folder, absolute, that has it
 RESULT = "result"  # {"state", "objective", "seconds", "reason", "test_accuracy"}
 
@@ -61,9 +60,22 @@ class Trial:
 
 @dataclass(frozen=True)
 class Configuration:
-    """The trials of one point that have an objective; `mean` and `deviation` (with n - 1) over its seeds."""
+    """The trials of one point that have an objective; `mean` and `deviation` (with n - 1) over its seeds.
+
+    Attributes:
+        seeds: how many it has when all have an objective.
+    """
 
     trials: tuple[Trial, ...]
+    seeds: int = 1
+
+    @property
+    def num_seeds(self) -> int:
+        return len({trial.repeat for trial in self.trials})
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_seeds >= self.seeds
 
     @property
     def values(self) -> Point:
@@ -122,19 +134,18 @@ def values_of(trial: FrozenTrial, space: Space) -> Point:
     }
 
 
-def rank(trials: Sequence[Trial], minimize: bool) -> list[Configuration]:
-    """The configurations whose finished trials all have an objective, the best first; a tie goes to the earlier one.
+def rank(trials: Sequence[Trial], minimize: bool, seeds: int = 1) -> list[Configuration]:
+    """The configurations that have an objective, the best first; a tie goes to the earlier one.
 
-    A pruned or failed trial leaves its configuration out: the mean of the others would flatter it.
+    One of whose `seeds` some are still to come, or failed, or were pruned or interrupted, comes after all that are
+    complete: the mean of the others may flatter it.
     """
     points: dict[int | tuple[int], list[Trial]] = {}
     for trial in trials:
-        if trial.is_finished:
+        if trial.state in ("completed", "diverged") and trial.objective is not None:
             points.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
-    configurations = [
-        Configuration(tuple(of_point))
-        for of_point in points.values()
-        if all(trial.state in ("completed", "diverged") and trial.objective is not None for trial in of_point)
-    ]
     sign = 1 if minimize else -1
-    return sorted(configurations, key=lambda configuration: (sign * configuration.mean, configuration.trials[0].number))
+    return sorted(
+        (Configuration(tuple(of_point), seeds) for of_point in points.values()),
+        key=lambda of_point: (not of_point.is_complete, sign * of_point.mean, of_point.trials[0].number),
+    )
