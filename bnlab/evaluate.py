@@ -25,7 +25,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     from bnlab.runs import load
     from bnlab.threads import use_threads
 
-    run = load(folder, trust=trust)
+    run = load(folder, trust=trust, used=("data", "model", "norm"))
     run.config.logger, run.config.callbacks = {"_target_": None}, {}  # which watch a training
     run.config.trainer = {key: value for key, value in run.config.trainer.items() if key in _FOR_TESTING}
     trainer = build_trainer(run.config, run.folder)

@@ -131,12 +131,13 @@ class Run:
     normalization: "Normalization | None"
 
 
-def load(path: str | Path, *, trust: bool = False) -> Run:
+def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model", "norm")) -> Run:
     """Read the run in folder `path`.
 
     Args:
-        trust: let its config name code of any kind, not only the parts of bnlab, torch and Lightning (`bnlab.trust`).
-            Whoever made the folder can then run code on this machine.
+        trust: let its network be code of any kind, not only parts of bnlab and torch (`bnlab.trust`). Whoever made the
+            folder can then run code on this machine.
+        used: the groups of its config that are going to be built, all of which need that trust.
     Raises:
         UserError: the folder holds no run, one without a checkpoint, or one that needs trust.
     """
@@ -152,7 +153,7 @@ def load(path: str | Path, *, trust: bool = False) -> Run:
     with user_errors(f"The run in {str(folder.path)!r} cannot be read: "):
         settings = read_yaml(folder.config)
         if not trust:
-            check_settings(settings, f"The run in {str(folder.path)!r}")
+            check_settings(settings, f"The run in {str(folder.path)!r}", used)
         config = OmegaConf.create(settings)
         assert isinstance(config, DictConfig)
         summary = json.loads(folder.summary.read_text())

@@ -13,7 +13,13 @@ from typing import Any
 
 from bnlab.errors import UserError
 
-__all__ = ["UNTRUSTED_DATA_SETS", "check_settings", "known_target", "reasons_to_distrust"]
+__all__ = [
+    "UNTRUSTED_DATA_SETS",
+    "check_settings",
+    "known_target",
+    "reasons_of_interpolations",
+    "reasons_of_targets",
+]
 
 # Each by every name that a config of ours may have for it. None of them takes code or a file of code.
 _OURS = {
@@ -70,38 +76,50 @@ def _is_of_torch(target: Any) -> bool:
     )
 
 
-def check_settings(settings: Any, owner: str) -> None:
+def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str]) -> None:
     """Hold the unresolved settings of a folder against what it may ask for unasked.
 
     Args:
-        settings: dicts, lists and plain values.
+        settings: as `bnlab.yaml_text.read_yaml` gives them.
         owner: opens the sentence, such as "The run in 'folder'".
+        used: the groups whose targets are going to be built. Interpolations count wherever they are: what is used can
+            refer to the rest.
     Raises:
         UserError: the first that needs the user's trust.
     """
-    for reason in reasons_to_distrust(settings):
+    built = {group: settings[group] for group in used if group in settings}
+    for reason in (*reasons_of_targets(built), *reasons_of_interpolations(settings)):
         raise UserError(
             f"{owner} {reason}, which could run code or read files on this machine: if you trust who made it, say so "
-            "with `trust=true` (`--trust` for commands)."
+            "with `trust=True` (`--trust` for commands)."
         )
 
 
-def reasons_to_distrust(settings: Any, key: str = "") -> Iterator[str]:
-    """What in `settings` needs the user's trust: "asks for 'os.system' in `model`", one after the other."""
-    shown = key or "it"
-    if isinstance(settings, Mapping):
-        if "_target_" in settings:
-            yield from _reasons_of_target(settings, shown)
-        for name, value in settings.items():
-            yield from reasons_to_distrust(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(settings, str):
-        for name, colon in _RESOLVER.findall(settings):
-            if colon and name not in _HARMLESS_RESOLVERS:
-                yield f"has the interpolation {settings!r} in `{shown}`"
-                break
-    elif isinstance(settings, Sequence):
-        for index, value in enumerate(settings):
-            yield from reasons_to_distrust(value, f"{key}[{index}]")
+def reasons_of_targets(settings: Any) -> Iterator[str]:
+    """The targets that need the user's trust: "asks for 'os.system' in `model`", one after the other."""
+    for key, node in _nodes(settings):
+        if isinstance(node, Mapping) and "_target_" in node:
+            yield from _reasons_of_target(node, key or "it")
+
+
+def reasons_of_interpolations(settings: Any) -> Iterator[str]:
+    """The interpolations that need it."""
+    for key, node in _nodes(settings):
+        if isinstance(node, str):
+            found = _RESOLVER.findall(node)
+            if any(colon and name not in _HARMLESS_RESOLVERS for name, colon in found):
+                yield f"has the interpolation {node!r} in `{key}`"
+
+
+def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node with the key it is under, such as a.b[0]."""
+    yield key, node
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _nodes(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f"{key}[{index}]")
 
 
 def _reasons_of_target(settings: Mapping[str, Any], shown: str) -> Iterator[str]:

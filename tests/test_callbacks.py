@@ -83,7 +83,7 @@ def test_the_objective_is_that_of_the_weights_in_best_ckpt(target, arguments, st
     with torch.no_grad():
         logits = run.network(run.normalization(val.x))
     assert summary["val_loss"] == pytest.approx(float(F.cross_entropy(logits, val.y)), rel=1e-5)
-    assert evaluate(tmp_path / "run")["test_loss"] == summary["test_loss"]
+    assert evaluate(tmp_path / "run", trust=True)["test_loss"] == summary["test_loss"]
 
 
 def test_model_checkpoint_has_a_folder_of_its_own(tmp_path: Path) -> None:

@@ -217,14 +217,14 @@ def test_every_way_of_training_takes_and_refuses_the_same_data(tmp_path: Path) -
         run = bnlab.load(tmp_path / "alone" / str(number))
         logits = run.network(run.normalization(load(cases[number]).test.x))
         assert (logits.argmax(1) == Y).float().mean() == pytest.approx(run.summary["test_accuracy"])
-        assert evaluate(run.folder.path)["test_accuracy"] == run.summary["test_accuracy"]
+        assert evaluate(run.folder.path, trust=True)["test_accuracy"] == run.summary["test_accuracy"]
 
 
 def test_other_data_than_a_run_was_trained_on_do_not_evaluate_it(tmp_path: Path, monkeypatch) -> None:
     fit(config_of("fine"), tmp_path, console=Console(quiet=True))
     monkeypatch.setitem(WAYS, "fine", lambda: splits_of(X[:, :3]))
     with pytest.raises(UserError, match=r"shape \(4,\) and 3 classes, but now have \(3,\) and 3"):
-        evaluate(tmp_path)
+        evaluate(tmp_path, trust=True)
 
 
 def test_the_command_ends_in_one_line_and_a_sweep_in_a_row_for_each(train, tmp_path: Path, monkeypatch) -> None:

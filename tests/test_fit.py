@@ -254,7 +254,7 @@ def test_own_network_data_optimizer_and_callback_go_in_by_target(tmp_path: Path)
     }
     summary = fit(config, tmp_path / "run", console=QUIET)
     assert summary["epochs"] == 2
-    assert bnlab.load(tmp_path / "run").network.first.out_channels == 4
+    assert bnlab.load(tmp_path / "run", trust=True).network.first.out_channels == 4
 
 
 def own_data(samples: int):
@@ -398,4 +398,4 @@ def test_arguments_of_lightnings_trainer_mean_what_lightning_says(override, step
     assert run.metrics["step"] == steps
     if steps == [4, 8, 12]:
         assert metrics_but_times(tmp_path / "run") == plain_metrics
-    assert evaluate(tmp_path / "run")["test_loss"] == run.summary["test_loss"]
+    assert evaluate(tmp_path / "run", trust=True)["test_loss"] == run.summary["test_loss"]

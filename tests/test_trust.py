@@ -13,7 +13,7 @@ from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.evaluate import main as evaluate_main
 from bnlab.fit import fit
-from bnlab.trust import known_target, reasons_to_distrust
+from bnlab.trust import known_target, reasons_of_interpolations, reasons_of_targets
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +81,8 @@ def test_a_target_outside_the_list_is_not_even_imported(target, strangers) -> No
 MARK = "import pathlib\ndef mark(*arguments, **named):\n    pathlib.Path(__file__).with_name('ran').touch()\n"
 
 
-@pytest.mark.parametrize("group", ["model", "norm", "data", "optimizer", "scheduler", "trainer", "logger", "callbacks"])
-def test_no_group_and_no_nested_target_runs_a_strangers_code(group, strangers, tmp_path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("group", ["model", "norm", "data"])
+def test_no_nested_target_runs_a_strangers_code(group, strangers, tmp_path, monkeypatch, capsys) -> None:
     (tmp_path / "strangers_code.py").write_text(MARK)
     monkeypatch.syspath_prepend(tmp_path)
     attack = {"_target_": "strangers_code.mark"}
@@ -94,6 +94,17 @@ def test_no_group_and_no_nested_target_runs_a_strangers_code(group, strangers, t
     told = capsys.readouterr().err
     assert told.count("\n") == 1
     assert f"'strangers_code.mark' in `{group}.nested[1].deeper`" in told
+    assert not (tmp_path / "ran").exists()
+
+
+def test_what_is_not_needed_for_testing_is_not_built(strangers, tmp_path, monkeypatch) -> None:
+    """Training with parts of one's own is no reason to ask for trust where only the network is wanted."""
+    (tmp_path / "strangers_code.py").write_text(MARK)
+    monkeypatch.syspath_prepend(tmp_path)
+    attack = {"_target_": "strangers_code.mark"}
+    groups = ("optimizer", "scheduler", "trainer", "logger", "callbacks")
+    folder = strangers(**{f"{group}__attack": attack for group in groups})
+    assert evaluate(folder).keys() == {"test_loss", "test_accuracy"}
     assert not (tmp_path / "ran").exists()
 
 
@@ -129,7 +140,7 @@ def test_an_interpolation_that_reads_this_machine_is_refused(value, strangers) -
 
 def test_interpolations_of_settings_are_no_reason_to_distrust() -> None:
     harmless = ["${seed}", "${.lr}", "${..a.b}", "${repeat:${.n},3}", "${now:%Y}", "${hydra:job.num}", "$5", "{a}"]
-    assert list(reasons_to_distrust({"a": harmless})) == []
+    assert list(reasons_of_interpolations({"a": harmless})) == []
 
 
 NINE_TIMES_NINE = "".join(
@@ -165,7 +176,7 @@ def test_what_the_configs_of_the_package_name_is_trusted_but_for_loggers_that_ta
     needs_trust = []
     for path in sorted(Path(config_folder()).rglob("*.yaml")):
         settings = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-        needs_trust += [path.stem for _ in reasons_to_distrust(settings)]
+        needs_trust += [path.stem for _ in (*reasons_of_targets(settings), *reasons_of_interpolations(settings))]
     assert needs_trust == ["mlflow", "wandb"]
 
 
