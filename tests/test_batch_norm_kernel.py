@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -55,9 +56,32 @@ print(os.waitpid(child, 0)[1])
 
 def run(program: str, **environment: str) -> str:
     everything = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment}
-    done = subprocess.run([sys.executable, "-c", program], env=everything, capture_output=True, text=True, timeout=100)
+    done = subprocess.run([sys.executable, "-c", program], env=everything, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
+
+
+@pytest.mark.slow
+@needs_compiler
+def test_processes_that_start_together_share_one_kernel_and_replace_a_damaged_one(tmp_path: Path) -> None:
+    program = """
+import torch
+from bnlab.batch_norm import batch_norm, kernel
+x = torch.arange(6000.).sin().view(60, 100)
+print(kernel.is_available(), batch_norm(x, None, None, training=True).numpy().tobytes().hex())
+"""
+    with ThreadPoolExecutor(8) as pool:
+
+        def outcomes() -> set[str]:
+            started = [pool.submit(run, program, BNLAB_CACHE=str(tmp_path)) for _ in range(8)]
+            return {future.result() for future in started}
+
+        (outcome,) = outcomes()
+        assert outcome.startswith("True ")
+        (kept,) = tmp_path.iterdir()
+        os.truncate(kept, kept.stat().st_size // 2)
+        assert outcomes() == {outcome}
+        assert list(tmp_path.iterdir()) == [kept]
 
 
 @needs_compiler

@@ -4,7 +4,6 @@ import ctypes
 import importlib.util
 import logging
 import os
-import platform
 import shutil
 import signal
 import stat
@@ -416,14 +415,17 @@ def test_who_waits_too_long_goes_on_without(place: Place, monkeypatch: pytest.Mo
 
 def test_what_killed_processes_left_is_removed_by_the_next(place: Place) -> None:
     place.cache.mkdir()
-    with folders.scratch_in(place.cache, alone=True) as scratch:
-        (scratch / "library.so").touch()
-        theirs = place.cache / ".00000000-others"  # another machine's that shares the folder
-        theirs.mkdir()
+    with folders.scratch_in(place.cache, alone=True) as left:
+        (left / "library.so").touch()
+        ours = left.name.rpartition("-")[0]
+        theirs, long_left = (left.with_name(f"{ours[:-8]}otherone-{name}") for name in "ab")  # another machine's
+        users = place.cache / ".settings-x"  # who has chosen a folder with more in it
+        for folder in (theirs, long_left, users):
+            folder.mkdir()
+        for folder in (long_left, users):
+            os.utime(folder, (0, 0))
         assert answer(place.load()) == 42
-        assert not scratch.exists()
-        assert theirs.exists()
-    assert platform.node()
+        assert [path.exists() for path in (left, theirs, long_left, users)] == [False, True, False, True]
 
 
 # ---- places ----

@@ -110,9 +110,12 @@ def main() -> None:
 
     from bnlab.batch_norm import kernel
     from bnlab.stacked import data, worker
+    from bnlab.stacked.c_functions import functions_of
 
     torch.set_num_threads(1)
-    kernel.is_available()
+    # Loaded once for all workers, and what is wrong with a compiler is said once.
+    if kernel.is_available():
+        functions_of(torch.float32)
     _spare_the_compiler()
     parent = socket.socket(fileno=0)
     for line in sys.stdin:

@@ -23,6 +23,7 @@ __all__ = ["locked", "private", "read_trusted", "room_in", "scratch_in", "truste
 log = logging.getLogger(__name__)
 
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
+UNFINISHED = ".bnlab-unfinished-"
 LARGEST = 2**26  # bytes of a library; ours have some 100 thousand
 ROOM = 2**22  # bytes that a compiler writes at most
 WAIT = 0.05  # seconds between two attempts to lock
@@ -170,8 +171,9 @@ def lock(handle: int, end: float) -> bool:
 @contextmanager
 def scratch_in(folder: Path, *, alone: bool) -> Iterator[Path]:
     """A folder for unfinished files. What killed processes of this machine left is removed if no other is at work."""
-    here = f".{hashlib.sha256(platform.node().encode()).hexdigest()[:8]}-"
-    for left in folder.glob(".????????-*"):
+    machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
+    here = f"{UNFINISHED}{machine}-"
+    for left in folder.glob(f"{UNFINISHED}*"):
         with suppress(OSError):
             if (alone and left.name.startswith(here)) or time.time() - left.stat().st_mtime > STALE:
                 shutil.rmtree(left)
