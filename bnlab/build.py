@@ -8,15 +8,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
+from bnlab.config import WIDTHS
 from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
 from bnlab.network import has_batch_norm
 from bnlab.target import build_target
 
 __all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
-
-
-_WIDTHS = ("num_layers", "num_units")  # numbers from which the config makes the list `hidden`
 
 
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
@@ -54,7 +52,7 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes
     with user_errors("`model`: "), torch.random.fork_rng():
         torch.manual_seed(config.seed)
         return build_target(
-            arguments_of(config.model, *(_WIDTHS if "hidden" in config.model else ())),
+            arguments_of(config.model, *(WIDTHS if "hidden" in config.model else ())),
             input_shape=sample_shape,
             num_classes=num_classes,
             **layers,

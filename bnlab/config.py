@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
 
-__all__ = ["check", "compose", "config_folder", "describe"]
+__all__ = ["WIDTHS", "check", "compose", "config_folder", "describe"]
+
+WIDTHS = ("num_layers", "num_units")  # of `model`: numbers from which the config makes the list `hidden`
 
 # Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
 OmegaConf.register_new_resolver("repeat", lambda value, times: [value] * times, replace=True)

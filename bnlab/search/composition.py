@@ -88,6 +88,16 @@ class SweepConfigLoader(ConfigLoader):
             )
         return self._is_group[key]
 
+    def options(self, key: str, master_config: DictConfig) -> list[str]:
+        """What can be picked from the group `key`; nothing if it is none."""
+        if not self.is_group(key, master_config):
+            return []
+        return self._loader.get_group_options(
+            key,
+            config_name=master_config.hydra.job.config_name,
+            overrides=list(master_config.hydra.overrides.hydra),
+        )
+
     # The rest is Hydra's.
 
     def load_configuration(

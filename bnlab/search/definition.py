@@ -1,7 +1,8 @@
 """From the command line to a search: the settings, the space, and what every job has in common."""
 
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -10,16 +11,21 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.config import check
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.rules import one_of
 from bnlab.search.composition import SweepConfigLoader
+from bnlab.search.conditions import without_the_impossible
+from bnlab.search.effects import is_unread, read_settings, without_effect
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
 from bnlab.search.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
 
 __all__ = ["Search", "read_search"]
+
+log = logging.getLogger(__name__)
 
 OBJECTIVES = one_of("val_accuracy", "val_loss")
 
@@ -83,10 +89,13 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     """
     with user_errors("`search`: "):
         node: Any = OmegaConf.to_container(config.search, resolve=True)
-    settings = SearchSettings.read(node)
     parser = OverridesParser.create(config_loader=loader)
     overrides = parser.parse_overrides(list(arguments))
-    given = _last_of_each([override for override in overrides if not _is_of_search(override)])
+    for override in overrides:
+        if override.is_sweep_override():
+            _check_is_no_setting_of_the_search(override.key_or_group, str(override.input_line))
+    settings = SearchSettings.read(node)
+    given = _last_of_each([override for override in overrides if not _is_of_search(override.key_or_group)])
     named = {override.key_or_group for override in given}
     entries = [_entry(parser, key, value) for key, value in node["space"].items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
@@ -94,25 +103,23 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     parameters = tuple(parameter_of(override, settings.seed) for override in swept)
     objective = config.objective
     OBJECTIVES.check("objective", objective)
-    keys = [parameter.key for parameter in parameters]
-    if "objective" in keys:
-        raise UserError("`objective` is what trials are compared by: it cannot be searched itself.")
-    if settings.seeds > 1 and "seed" in keys:
+    if settings.seeds > 1 and "seed" in (parameter.key for parameter in parameters):
         raise UserError("`seed` is set by search.seeds: search one of the two.")
-    space = _drop_what_is_never_active(Space(parameters, _constants(config, parameters)))
+    # What is fixed in a space file is not in `config`.
+    base = config if all(entry in swept for entry in entries) else loader.load_sweep_config(config, fixed)
+    space = without_the_impossible(
+        Space(parameters, _constants(base, parameters)), named, partial(loader.options, master_config=config)
+    )
     for parameter in space.parameters:
         parameter.check_rule()
-    if settings.kind != "grid" and not space.parameters:
+    search = Search(settings, space, fixed, None, objective, int(base.seed))
+    search = replace(search, space=_without_the_ineffective(search, given, config, loader))
+    if settings.kind != "grid" and not search.space.parameters:
         raise UserError(
             f"search={settings.kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
             "take search/space=learning_rate."
         )
-    points = None
-    if settings.kind == "grid":
-        points = space.grid()[: settings.num_trials]
-    search = Search(settings, space, fixed, points, objective, int(config.seed))
-    _check_jobs(search, config, loader)
-    return search
+    return replace(search, points=search.space.grid()[: settings.num_trials]) if settings.kind == "grid" else search
 
 
 def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
@@ -126,15 +133,30 @@ def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
     ]
 
 
-def _is_of_search(override: Override) -> bool:
-    key = override.key_or_group
+def _is_of_search(key: str) -> bool:
     return key in ("search", "search/space") or key.startswith("search.")
+
+
+def _check_is_no_setting_of_the_search(key: str, text: str) -> None:
+    """What says how to search, how the sweep runs and what it compares by has one value in all of its trials."""
+    if key.startswith("search.space."):
+        raise UserError(
+            f"{text!r} is searched if it is given by itself: {text.lstrip('+').removeprefix('search.space.')}"
+        )
+    if _is_of_search(key) or key.startswith(("hydra.", "hydra/")):
+        raise UserError(
+            f"`{key}` says how to search and has one value, but got {text!r}: run one sweep for each value, or quote a "
+            "value that has a comma in it."
+        )
+    if key == "objective":
+        raise UserError("`objective` is what trials are compared by: it cannot be searched itself.")
 
 
 def _entry(parser: OverridesParser, key: str, value: Any) -> Override:
     """A line of a space file as an override."""
     text = value if isinstance(value, str) else _written(value)
     with user_errors(f"`search.space`, {key}: "):
+        _check_is_no_setting_of_the_search(key, f"{key}={text}")
         return parser.parse_override(f"{key}={text}")
 
 
@@ -155,21 +177,48 @@ def _constants(config: DictConfig, parameters: Sequence[Parameter]) -> dict[str,
     return constants
 
 
-def _drop_what_is_never_active(space: Space) -> Space:
-    """Without parameters that depend on a choice which is fixed otherwise, such as Adam's with optimizer=sgd."""
-    keys = {parameter.key for parameter in space.parameters}
-    kept = tuple(
-        parameter
-        for parameter in space.parameters
-        if parameter.condition is None
-        or parameter.condition.key in keys
-        or parameter.condition.holds(space.constants[parameter.condition.key])
-    )
-    return space if len(kept) == len(space.parameters) else _drop_what_is_never_active(Space(kept, space.constants))
+def _without_the_ineffective(
+    search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader
+) -> Space:
+    """The space without what makes no difference to any trial, said in a line each.
+
+    Raises:
+        UserError: that is a setting of bnlab's which was given on the command line; or a job cannot work.
+    """
+
+    def compose(point: Point) -> DictConfig:
+        return loader.load_sweep_config(config, search.overrides(point, search.settings.seeds - 1))
+
+    jobs = _check_jobs(search, config, loader)
+    added = [override for override in given if override.is_add() or override.is_force_add()]
+    kept = list(search.space.parameters)
+    for key, reason in without_effect(search.space, jobs, compose).items():
+        if any(override.key_or_group == key for override in added):
+            log.warning("`%s` has no effect: %s.", key, reason)
+        elif any(override.key_or_group == key for override in given):
+            raise UserError(f"`{key}` has no effect on any trial, as {reason}: take it out of the search.")
+        else:
+            log.warning("`%s` is not searched: it has no effect, as %s.", key, reason)
+            kept.remove(search.space[key])
+    point, job = jobs[0]
+    overrides = search.overrides(point, 0)
+    for override in added:
+        line = str(override.input_line)
+        if line in search.fixed and is_unread(job, override.key_or_group):
+            without = [other for other in overrides if other != line]
+            try:
+                is_used = read_settings(loader.load_sweep_config(config, without)) != read_settings(compose(point))
+            except (ConfigCompositionException, OmegaConfBaseException):
+                is_used = True  # something is made of it
+            if not is_used:
+                log.warning("%r has no effect: %s.", line, is_unread(job, override.key_or_group))
+    return Space(tuple(kept), search.space.constants)
 
 
-def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> None:
-    """Compose and check a job with the first values, one with the last, and one for each choice that decides more."""
+def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> list[tuple[Point, DictConfig]]:
+    """Compose and check a job with the first values, one with the last, one for each choice that decides more, and one
+    for each parameter with a condition.
+    """
     space = search.space
 
     def extreme(parameter: Parameter, last: bool, given: Mapping[str, Any] = MappingProxyType({})) -> Any:
@@ -189,15 +238,20 @@ def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -
                 for element in parameter.values.elements
                 if is_group or is_interpolation(parameter.value(element))
             ]
-    checked: set[tuple[str, ...]] = set()
+    for parameter in space.parameters:
+        if all(parameter.key not in point for point in points):
+            points.append(space.draw(partial(extreme, last=False, given=space.where_active(parameter))))
+    jobs: dict[tuple[str, ...], tuple[Point, DictConfig]] = {}
     for point in points:
         overrides = search.overrides(point, search.settings.seeds - 1)
-        if tuple(overrides) not in checked:
-            checked.add(tuple(overrides))
-            _check_job(overrides, point, space, config, loader)
+        if tuple(overrides) not in jobs:
+            jobs[tuple(overrides)] = point, _check_job(overrides, point, space, config, loader)
+    return list(jobs.values())
 
 
-def _check_job(overrides: list[str], point: Point, space: Space, config: DictConfig, loader: SweepConfigLoader) -> None:
+def _check_job(
+    overrides: list[str], point: Point, space: Space, config: DictConfig, loader: SweepConfigLoader
+) -> DictConfig:
     try:
         job = loader.load_sweep_config(config, overrides)
     except ConfigCompositionException as error:
@@ -213,3 +267,4 @@ def _check_job(overrides: list[str], point: Point, space: Space, config: DictCon
     with open_dict(job):
         del job["hydra"]
     check(job)
+    return job

@@ -149,6 +149,16 @@ class Space:
             return False  # searched, but not active here itself
         return condition.holds(self.constants[condition.key])
 
+    def where_active(self, parameter: Parameter) -> Point:
+        """What the parameters that its condition asks about, and theirs, are where `parameter` exists."""
+        condition = parameter.condition
+        if condition is None or all(other.key != condition.key for other in self.parameters):
+            return {}
+        asked = self[condition.key]
+        elements = asked.values.elements if isinstance(asked.values, Choice) else condition.values
+        element = next(element for element in elements if condition.holds(asked.value(element)))
+        return {**self.where_active(asked), asked.key: element}
+
     def draw(self, value_of: Callable[[Parameter], Any]) -> Point:
         """A point: `value_of` is asked for each parameter that is active, in order of dependence."""
         point: Point = {}

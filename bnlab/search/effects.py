@@ -1,0 +1,85 @@
+"""Whether what is searched changes anything that a run reads."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.config import WIDTHS
+from bnlab.search.scales import Scale
+from bnlab.search.space import Parameter, Point, Space
+
+__all__ = ["is_unread", "read_settings", "without_effect"]
+
+# What a run takes from its config, each of them whole
+_READ = (
+    *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks"),
+    *("seed", "objective", "num_threads"),
+)
+
+
+def without_effect(
+    space: Space, jobs: Sequence[tuple[Point, DictConfig]], compose: Callable[[Point], DictConfig]
+) -> dict[str, str]:
+    """The parameters whose value makes no difference in any of `jobs`, by their key, and why.
+
+    A setting that a run reads has an effect. Of another one, such as model.num_units, whatever is worked out from it
+    may have: the settings that are read are compared between two of its values.
+
+    Args:
+        jobs: points of the space, so that each parameter is in one of them, and their composed configs.
+        compose: a config from a point.
+    """
+    conditions = {parameter.condition.key for parameter in space.parameters if parameter.condition is not None}
+    found = {}
+    for parameter in space.parameters:
+        of_it = [(point, job) for point, job in jobs if parameter.key in point]
+        reasons = [is_unread(job, parameter.key) for _, job in of_it]
+        if parameter.key in conditions or None in reasons or len(_elements(parameter)) < 2:
+            continue
+        if not any(_makes_a_difference(parameter, point, job, compose) for point, job in of_it):
+            found[parameter.key] = str(reasons[0])
+    return found
+
+
+def _makes_a_difference(
+    parameter: Parameter, point: Point, job: DictConfig, compose: Callable[[Point], DictConfig]
+) -> bool:
+    here = read_settings(job)
+    others = [element for element in _elements(parameter) if element != point[parameter.key]]
+    return any(read_settings(compose({**point, parameter.key: element})) != here for element in others)
+
+
+def _elements(parameter: Parameter) -> Sequence[Any]:
+    values = parameter.values
+    return (values.low, values.high) if isinstance(values, Scale) else values.elements
+
+
+def is_unread(job: DictConfig, key: str) -> str | None:
+    """Why a run of `job` does not read the setting `key` itself; None if it does."""
+    top, _, name = key.partition(".")
+    if top not in _READ:
+        return "nothing reads it"
+    group = job.get(top)
+    if not name or not OmegaConf.is_dict(group):
+        return None
+    if group.get("_target_", "") is None and name != "_target_":
+        return f"{top}._target_ is null"
+    if top == "model" and name in WIDTHS and "hidden" in group:
+        return "model.hidden does not depend on it"
+    if key == "trainer.gradient_clip_algorithm" and group.get("gradient_clip_val") is None:
+        return "trainer.gradient_clip_val is null"
+    return None
+
+
+def read_settings(job: DictConfig) -> str:
+    """All that a run of `job` reads, resolved, as a text: NaN is itself there."""
+    return repr({key: _read_of(job, key) for key in _READ if key in job})
+
+
+def _read_of(job: DictConfig, top: str) -> Any:
+    value = job[top]
+    if not OmegaConf.is_dict(value):
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    settings: Any = OmegaConf.to_container(value, resolve=True)
+    return {name: item for name, item in settings.items() if is_unread(job, f"{top}.{name}") is None}
