@@ -107,7 +107,10 @@ def _errors_of_hydra() -> Iterator[None]:
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(one_line(error)) from error
+        told = one_line(error)
+        if told.startswith("Sweeping over Hydra's configuration"):
+            told += ": run one sweep for each value, or quote a value that has a comma in it."
+        raise UserError(told) from error
     except OSError as error:
         raise UserError(f"A run's folder cannot be written ({error}): choose another with hydra.run.dir=.") from error
     finally:
