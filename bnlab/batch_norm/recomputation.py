@@ -7,7 +7,8 @@ saved tensors and without gradients, so an ordinary forward does not pay for it.
 
 Recognized are `torch.utils.checkpoint`, reentrant or not, and every autograd Function with "checkpoint" in its name,
 as DeepSpeed's, fairscale's and Megatron's have. Another forward inside a backward, such as one in a hook, is a first
-one. In code from torch.compile every forward is a first one.
+one. In code from torch.compile every forward is a first one, so a compiled layer in a checkpoint counts twice, as
+torch's own does, and a checkpoint in compiled code computes batch renormalization's r and d again.
 """
 
 import sys
@@ -21,6 +22,18 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx
 
 __all__ = ["as_at_first", "recomputing"]
+
+
+@torch.library.custom_op("bnlab::kept_for_backward", mutates_args=())
+def kept_for_backward(values: Tensor) -> Tensor:
+    """A copy that a compiler keeps, as it does not know how to compute it again from statistics that have moved."""
+    return values.clone()
+
+
+@kept_for_backward.register_fake
+def _(values: Tensor) -> Tensor:
+    return torch.empty_like(values)
+
 
 Constants = TypeVar("Constants", bound=tuple[Tensor, ...])
 
@@ -76,7 +89,9 @@ def as_at_first(owner: object, take: Callable[[], Constants]) -> Constants:
     Raises:
         RuntimeError: if the first forward was not seen.
     """
-    if is_compiling() or (graph_task() == -1 and hooks_on_saved(True) is None and is_grad_enabled()):
+    if is_compiling():
+        return tuple(kept_for_backward(values) for values in take())  # type: ignore[return-value]
+    if graph_task() == -1 and hooks_on_saved(True) is None and is_grad_enabled():
         return take()
     entered, recomputed = regions()
     # Taken in any case: selective checkpointing counts operations, see `formulas.move`.
