@@ -6,12 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 from bnlab.errors import UserError, user_errors
 from bnlab.runs import RunFolder
-from bnlab.stacked.chunks import plain
 from bnlab.summary import Summary
+from bnlab.yaml_text import read_yaml
 
 __all__ = ["Replacement", "stored_summary"]
 
@@ -25,8 +23,8 @@ def stored_summary(run: RunFolder, config: Mapping[str, Any]) -> Summary | None:
         UserError: the run is of another config, or cannot be read.
     """
     with user_errors(f"The run in {str(run.path)!r} cannot be read: "):
-        stored: Any = OmegaConf.load(run.config) if run.config.is_file() else OmegaConf.create()
-        of_run = dict(_leaves(plain(stored)))
+        stored = read_yaml(run.config) if run.config.is_file() else {}
+        of_run = {key: value for key, value in _leaves(stored) if key.partition(".")[0] != "search"}
         summary = json.loads(run.summary.read_text()) if run.summary.is_file() else {}
     wanted = dict(_leaves(config))
     for key in [*wanted, *of_run]:
