@@ -24,7 +24,7 @@ malloc happens to return one layer's pages and keep the other's, and a neighbour
 
 The first two rows are medians of three runs of the bench, torch's layer, the kernel and plain torch in turn. The others
 were measured earlier, those of Numba and of the cache blocks on a busier machine. Numba takes 0.2 s to import in every
-process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s once, then 1 ms a process, and uses
+process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s once, then 3 ms a process, and uses
 torch's threads. A PyTorch extension in C++ could save Python's part of each call, at the price of compiling torch's
 headers; it was not tried. What is left on small shapes is Python and the autograd engine: at 60x100 the kernel itself
 takes 5 of about 66 microseconds. The sums wait for memory unless the next rows are fetched ahead: 65536x256 takes 24 ms

@@ -56,7 +56,7 @@ def command() -> list[str]:
         if path := shutil.which(name):
             return [path]
     if importlib.util.find_spec("ziglang"):  # a C compiler that pip can install
-        return [sys.executable, "-m", "ziglang", "cc"]
+        return [sys.executable, "-P", "-m", "ziglang", "cc"]  # -P: not one that lies in the current folder
     raise NoCompilerError("no C compiler (cc, gcc, clang) was found; `pip install bnlab[fast]` brings one")
 
 
@@ -96,7 +96,7 @@ def build(words: Sequence[str], source: Path, check: Path, folder: Path, seconds
             except subprocess.TimeoutExpired:
                 raise CompilationError(f"the {step} did not end within {seconds:g} s") from None
             except OSError as error:
-                raise CompilationError(f"the {step} did not start: {error}") from None
+                raise CompilationError(f"the {step} did not run: {error}") from None
             if not status and not (library.is_file() and library.stat().st_size):
                 status, output = 1, "it wrote nothing"
             if status:

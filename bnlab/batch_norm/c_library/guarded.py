@@ -27,9 +27,10 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
     Returns:
         The exit status and what was printed, in whatever encoding.
     Raises:
-        OSError: the command cannot be started.
+        OSError: the command cannot be started, or somebody has killed the supervisor.
         subprocess.TimeoutExpired: the time is up.
     """
+    end = time.monotonic() + seconds
     status = folder / "status"
     status.unlink(missing_ok=True)
     supervisor = subprocess.Popen(
@@ -48,6 +49,8 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
                 os.killpg(supervisor.pid, signal.SIGKILL)
             supervisor.wait()
     if not status.exists():
+        if time.monotonic() < end:
+            raise OSError("it was killed from outside")
         raise subprocess.TimeoutExpired(command, seconds)
     ended, _, problem = status.read_text(errors="replace").partition(" ")
     if problem:
