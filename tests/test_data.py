@@ -204,7 +204,15 @@ def write_mnist(root: Path, **changes: np.ndarray) -> None:
         ({"train_images": np.arange(100)}, "3 dimension instead of 1"),
         ({"train_labels": np.zeros(100)}, "at least 2 classes, but all are of class 0"),
     ],
-    ids=str,
+    ids=[
+        "classes to 12",
+        "a class of 10 to test",
+        "larger images to test",
+        "labels of another split",
+        "nothing to test",
+        "no images",
+        "one class",
+    ],
 )
 def test_files_of_another_data_set_are_refused_before_they_are_split(changes, message, tmp_path: Path) -> None:
     write_mnist(tmp_path, **changes)

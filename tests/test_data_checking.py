@@ -113,7 +113,22 @@ def test_what_cannot_be_trained_on_is_refused_with_the_rule_the_value_and_the_wa
         (torch.complex(X, -X).conj().imag, Y),  # a view that is negated when it is read
         (X.T.contiguous().T, Y.repeat_interleave(2)[::2]),
     ],
-    ids=str,
+    ids=[
+        "int32 classes",
+        "uint8 classes",
+        "int16 array of classes",
+        "float64",
+        "arrays",
+        "foreign byte order",
+        "negative strides",
+        "read-only array",
+        "long doubles",
+        "a parameter",
+        "part of a graph",
+        "made in inference mode",
+        "negated view",
+        "other strides",
+    ],
 )
 def test_numbers_of_other_kinds_are_the_same_data(x, y) -> None:
     splits = splits_of(x, y)

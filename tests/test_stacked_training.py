@@ -299,7 +299,16 @@ def test_in_a_step_in_c_a_nan_is_the_largest_logit_and_a_class_out_of_bounds_an_
         (torch.zeros(2, 2, 4), torch.tensor([[0, 1], [0, 1]])),
         (torch.zeros(1, 2, 4), torch.tensor([0, 1])),
     ],
-    ids=str,
+    ids=[
+        "int32 classes",
+        "floats as classes",
+        "one-hot classes",
+        "too few classes",
+        "too few features",
+        "float64 samples",
+        "too many networks",
+        "one class list for stacked samples",
+    ],
 )
 def test_a_step_in_c_does_not_read_past_tensors_of_other_shapes_or_types(x, y) -> None:
     stack = StackedMLP([MLP(4, 3, hidden=[])])
