@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -88,9 +89,9 @@ def alone(config: DictConfig) -> dict[str, list[float]]:
     return curves
 
 
-def stacked(configs: Sequence[DictConfig]) -> list[Trial]:
-    """The trials of these configs, trained in one stack; nothing is left on disk."""
-    with tempfile.TemporaryDirectory() as folder:
+def stacked(configs: Sequence[DictConfig], folder: Path | None = None) -> list[Trial]:
+    """The trials of these configs, trained in one stack; nothing is left on disk, unless in `folder`."""
+    with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as folder:
         trials = [Trial(Job(index, config, Path(folder, str(index)))) for index, config in enumerate(configs)]
         data = load_data(configs[0])
         for trial in trials:

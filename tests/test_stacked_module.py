@@ -117,3 +117,25 @@ def test_only_an_mlp_of_known_layers_is_stacked_layer_by_layer() -> None:
     assert StackedMLP.takes(network)
     network[2] = nn.LayerNorm(20)
     assert not StackedMLP.takes(network)
+
+
+class Scaled(nn.Module):
+    """Numbers that are neither parameters nor buffers, and in no repr."""
+
+    def __init__(self, scale: float, mask: torch.Tensor) -> None:
+        super().__init__()
+        self.scale, self.mask = scale, mask
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(x * self.mask * self.scale)
+
+
+def test_networks_that_keep_different_numbers_outside_their_state_are_no_stack() -> None:
+    """The first network's would be all the others' own."""
+    mask = torch.tensor([1.0, 0.0, 1.0, 1.0])
+    StackedModule([Scaled(2.0, mask), Scaled(2.0, mask.clone())])
+    with pytest.raises(UserError, match=r"scale of layer '' is 3\.0 in one and 2\.0 in another"):
+        StackedModule([Scaled(2.0, mask), Scaled(3.0, mask)])
+    with pytest.raises(UserError, match="mask of layer ''"):
+        StackedModule([Scaled(2.0, mask), Scaled(2.0, 1 - mask)])

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Optimizer, RMSprop
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LambdaLR, StepLR
+from torch.optim.lr_scheduler import (
+    ChainedScheduler,
+    CosineAnnealingLR,
+    CyclicLR,
+    ExponentialLR,
+    LambdaLR,
+    SequentialLR,
+    StepLR,
+)
 
 from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 
@@ -166,12 +174,43 @@ def test_the_networks_that_stay_are_not_disturbed_by_the_one_that_leaves() -> No
     [
         (Adagrad([nn.Parameter(torch.zeros(1))]), "Adagrad"),
         (Adam([nn.Parameter(torch.zeros(1))], amsgrad=True), "amsgrad=True"),
+        (Adam([nn.Parameter(torch.zeros(1))], decoupled_weight_decay=True), "decoupled_weight_decay=True"),
+        (Adam([nn.Parameter(torch.zeros(1))], lr=torch.tensor(0.1)), "lr=0.1"),
+        (Adam([nn.Parameter(torch.zeros(1))], capturable=True), "capturable=True"),
+        (AdamW([nn.Parameter(torch.zeros(1))], maximize=True), "maximize=True"),
+        (SGD([nn.Parameter(torch.zeros(1))], differentiable=True), "differentiable=True"),
         (RMSprop([nn.Parameter(torch.zeros(1))], centered=True), "centered=True"),
         (SGD([{"params": [nn.Parameter(torch.zeros(1))]}, {"params": [nn.Parameter(torch.zeros(1))]}]), "several"),
     ],
-    ids=["class", "amsgrad", "centered", "groups"],
+    ids=["class", "amsgrad", "decoupled", "tensor", "capturable", "maximize", "differentiable", "centered", "groups"],
 )
 def test_what_has_no_stacked_form_says_so(optimizer: Optimizer, reason: str) -> None:
     assert reason in str(why_not_stacked(optimizer))
     with pytest.raises(ValueError, match=r"has no stacked form|has several"):
         StackedOptimizer([optimizer], torch.zeros(1, 1), torch.zeros(1, 1))
+
+
+def test_every_argument_of_torch_today_is_known_and_one_of_tomorrow_is_not_waved_through() -> None:
+    for kind in (SGD, RMSprop, Adam, AdamW):
+        optimizer = kind([nn.Parameter(torch.zeros(1))], lr=0.1)
+        assert why_not_stacked(optimizer) is None
+        optimizer.defaults["of_tomorrow"] = optimizer.param_groups[0]["of_tomorrow"] = 1
+        assert "of_tomorrow=1 has no stacked form" in str(why_not_stacked(optimizer))
+
+
+class WatchesWeights(LambdaLR):
+    """A schedule of a user's own, which may look at anything."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        weights = optimizer.param_groups[0]["params"]
+        super().__init__(optimizer, lambda epoch: float(weights[0].detach().abs().sum()))
+
+
+def test_a_schedule_that_may_look_at_the_weights_has_no_stacked_form_and_torchs_own_have() -> None:
+    optimizer = SGD([nn.Parameter(torch.ones(1))], lr=0.1, momentum=0.9)
+    assert "WatchesWeights is not one of torch's" in str(why_not_stacked(optimizer, WatchesWeights(optimizer)))
+    parts = [StepLR(optimizer, 1), WatchesWeights(optimizer)]
+    assert "WatchesWeights" in str(why_not_stacked(optimizer, SequentialLR(optimizer, parts, milestones=[1])))
+    assert why_not_stacked(optimizer, ChainedScheduler([StepLR(optimizer, 1)], optimizer)) is None
+    cycle = CyclicLR(optimizer, 0.01, 0.1, base_momentum=0)
+    assert "momentum that the schedule moves" in str(why_not_stacked(optimizer, cycle))

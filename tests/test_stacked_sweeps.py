@@ -242,12 +242,35 @@ def test_only_what_each_network_can_have_for_itself_may_differ_in_a_group() -> N
     assert len(set(keys)) == len(keys)
 
 
+def test_a_layer_that_a_stack_does_not_know_shares_all_its_settings_with_its_neighbours() -> None:
+    base, *others = configs_of([*QUICK, "norm=ghost"], [{}, {"norm.eps": 1e-3}, {"seed": 1}])
+    keys = [group_key(OmegaConf.to_container(config, resolve=True)) for config in (base, *others)]
+    assert keys[0] != keys[1]
+    assert keys[0] == keys[2]
+
+
+STOP = ["+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping", "+callbacks.stop.monitor=val_loss"]
+
+
 @pytest.mark.parametrize(
     ("overrides", "reason"),
     [
         (["+trainer.accumulate_grad_batches=2"], "accumulate_grad_batches"),
         (["trainer.precision=bf16-mixed"], "bf16-mixed"),
         (["trainer.accelerator=gpu"], "gpu"),
+        (["trainer.devices=auto"], "trainer.devices=auto"),
+        (["+trainer.min_epochs=2"], "trainer.min_epochs=2"),
+        (["+trainer.limit_val_batches=1"], "trainer.limit_val_batches=1"),
+        (["+trainer.num_sanity_val_steps=1"], "trainer.num_sanity_val_steps=1"),
+        (["+trainer.deterministic=true"], "trainer.deterministic=True"),
+        (["+trainer.no_argument_of_today=1"], "trainer.no_argument_of_today=1"),
+        ([*STOP, "+callbacks.stop.check_on_train_epoch_end=false"], "callbacks.stop.check_on_train_epoch_end=False"),
+        ([*STOP, "+callbacks.stop.verbose=true"], "callbacks.stop.verbose=True"),
+        ([*STOP, "+callbacks.stop.patience='3'"], "callbacks.stop.patience=3"),
+        ([*STOP, "+callbacks.stop.patience=null"], "callbacks.stop.patience=None"),
+        ([*STOP, "+callbacks.stop.no_argument_of_today=1"], "callbacks.stop.no_argument_of_today=1"),
+        ([*STOP, "+callbacks.stop.strict=false", "+callbacks.stop.min_delta=-0.1"], None),
+        (["+trainer.num_nodes=1", "+trainer.limit_val_batches=1.0", "+trainer.inference_mode=true"], None),
         (["logger=tensorboard"], "TensorBoardLogger"),
         (["+callbacks.mine._target_=some.Callback"], "some.Callback"),
         ([], None),

@@ -1,46 +1,51 @@
 """Lightning's EarlyStopping for a network in a stack: the same rule, without Lightning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import numpy as np
 
-__all__ = ["EarlyStopping", "is_early_stopping"]
+from bnlab.rules import Rule, boolean, integer, number, one_of, optional
+
+__all__ = ["EarlyStopping", "early_stopping_lacks"]
 
 _TARGETS = (
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
 )
-_SETTINGS = {
-    "_target_",
-    "monitor",
-    "min_delta",
-    "patience",
-    "mode",
-    "verbose",
-    "check_finite",
-    "stopping_threshold",
-    "divergence_threshold",
+_THRESHOLD = optional(number(), "none")
+# What each argument may be here. Lightning says more where it is verbose, and checks before the training's metrics of
+# the epoch are known where it is told to.
+_SERVED: dict[str, Rule] = {
+    "_target_": one_of(*_TARGETS),
+    "monitor": one_of("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    "min_delta": number(),
+    "patience": integer(),
+    "mode": one_of("min", "max"),
+    "check_finite": boolean(),
+    "stopping_threshold": _THRESHOLD,
+    "divergence_threshold": _THRESHOLD,
+    "strict": boolean(),  # the metric is always there
+    "verbose": one_of(False),
+    "check_on_train_epoch_end": one_of(None, True),
+    "log_rank_zero_only": boolean(),
 }
-_MONITORS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
-def is_early_stopping(callback: Mapping[str, Any]) -> bool:
-    """Whether a callback of the config is one that `EarlyStopping` does."""
-    return (
-        callback.get("_target_") in _TARGETS
-        and set(callback) <= _SETTINGS
-        and callback.get("monitor") in _MONITORS
-        and callback.get("mode", "min") in ("min", "max")
-    )
+def early_stopping_lacks(callback: Mapping[str, Any]) -> str | None:
+    """The first setting of a callback of the config that `EarlyStopping` cannot do; None if it can do all."""
+    for name in dict.fromkeys(["_target_", "monitor", *callback]):
+        if name not in _SERVED or not _SERVED[name].holds(callback.get(name)):
+            return name
+    return None
 
 
 @dataclass
 class EarlyStopping:
     """Stop when `monitor` has not improved by more than `min_delta` for `patience` epochs, or passes a threshold.
 
-    The arguments are those of `lightning.pytorch.callbacks.EarlyStopping`.
+    The arguments are those of `lightning.pytorch.callbacks.EarlyStopping`, which compares in fp32.
     """
 
     monitor: str
@@ -50,25 +55,25 @@ class EarlyStopping:
     check_finite: bool = True
     stopping_threshold: float | None = None
     divergence_threshold: float | None = None
-    verbose: bool = False
     _wait: int = field(default=0, init=False)
-    _best: float | None = field(default=None, init=False)
+    _best: np.float32 | None = field(default=None, init=False)
 
     @classmethod
     def of(cls, callback: Mapping[str, Any]) -> "EarlyStopping":
-        return cls(**{key: value for key, value in callback.items() if key != "_target_"})
+        own = {argument.name for argument in fields(cls) if argument.init}
+        return cls(**{key: value for key, value in callback.items() if key in own})
 
     def should_stop(self, row: Mapping[str, float]) -> bool:
         """Whether the epoch of this row is the last."""
         sign = -1 if self.mode == "min" else 1
-        current = sign * float(np.float32(row[self.monitor]))  # Lightning compares in fp32; here larger is better
+        current = np.float32(sign * row[self.monitor])  # larger is better
         if self.check_finite and not np.isfinite(current):
             return True
-        if self.stopping_threshold is not None and current > sign * self.stopping_threshold:
+        if self.stopping_threshold is not None and current > np.float32(sign * self.stopping_threshold):
             return True
-        if self.divergence_threshold is not None and current < sign * self.divergence_threshold:
+        if self.divergence_threshold is not None and current < np.float32(sign * self.divergence_threshold):
             return True
-        if self._best is None or current - abs(self.min_delta) > self._best:
+        if self._best is None or current - np.float32(self.min_delta) > self._best:
             self._best, self._wait = current, 0
             return False
         self._wait += 1

@@ -4,47 +4,76 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bnlab.stacked.early_stopping import is_early_stopping
+from bnlab.stacked.early_stopping import early_stopping_lacks
 
 __all__ = ["group_key", "why_alone"]
 
-# Numbers that shape no tensor; whether they are null or 0 decides which tensors there are.
+# Numbers that shape no tensor; whether they are null decides which tensors there are.
 _OF_EACH = {
     "optimizer": ("lr", "momentum", "beta1", "beta2", "alpha", "eps", "weight_decay", "dampening"),
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
 }
-_TRAINER = {
-    "_target_",
-    "accelerator",
-    "devices",
-    "precision",
-    "max_epochs",
-    "max_steps",
-    "gradient_clip_val",
-    "gradient_clip_algorithm",
+# The layers, and the network around them, whose numbers a stack knows of; any other may do anything with its own.
+_NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
+_NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
+# Arguments of Lightning's Trainer that a stack has, too; what they may be says `bnlab.rules`.
+_SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
+# The others, and the values with which Lightning does what a stack does.
+_AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
+    "accelerator": ("auto", "cpu"),
+    "devices": (1,),
+    "precision": ("32-true", "64-true"),
+    "strategy": ("auto",),
+    "num_nodes": (1,),
+    "fast_dev_run": (False, 0),
+    "min_epochs": (None, 0),
+    "min_steps": (None, 0),
+    "max_time": (None,),
+    "limit_train_batches": (None, 1.0),
+    "limit_val_batches": (None, 1.0),
+    "limit_test_batches": (None, 1.0),
+    "overfit_batches": (0, 0.0),
+    "val_check_interval": (None, 1.0),
+    "check_val_every_n_epoch": (1,),
+    "num_sanity_val_steps": (0,),
+    "enable_checkpointing": (None, True),
+    "enable_progress_bar": (None, True, False),  # a sweep has its own
+    "enable_model_summary": (False,),
+    "accumulate_grad_batches": (1,),
+    "deterministic": (None, False),
+    "benchmark": (None, False),
+    "inference_mode": (True,),
+    "profiler": (None,),
+    "detect_anomaly": (False,),
+    "barebones": (False,),
+    "sync_batchnorm": (False,),
+    "reload_dataloaders_every_n_epochs": (0,),
 }
-_PRECISIONS = ("32-true", "64-true")
 
 
 def why_alone(config: Mapping[str, Any]) -> str | None:
     """Why a training must be done by Lightning, from its config as a plain dict; None if a stack can do it."""
     trainer = config.get("trainer") or {}
-    unknown = sorted(set(trainer) - _TRAINER)
     if trainer.get("_target_") != "lightning.pytorch.Trainer":
         return f"trainer._target_={trainer.get('_target_')} is not Lightning's Trainer"
-    if unknown:
-        return f"trainer.{unknown[0]}={trainer[unknown[0]]} is for Lightning's Trainer"
-    if trainer.get("precision") not in _PRECISIONS:
-        return f"trainer.precision={trainer.get('precision')} is not one of {', '.join(_PRECISIONS)}"
-    if trainer.get("accelerator") not in ("auto", "cpu"):
-        return f"trainer.accelerator={trainer.get('accelerator')} is not auto or cpu"
+    for name, value in trainer.items():
+        if name not in _SERVED and not _is_one_of(value, _AS_IN_A_STACK.get(name, ())):
+            return f"trainer.{name}={value} is for Lightning's Trainer"
+    if "precision" not in trainer or "accelerator" not in trainer:
+        return "trainer.precision and trainer.accelerator are for Lightning's Trainer to choose"
     if (config.get("logger") or {}).get("_target_") is not None:
         return f"logger {config['logger']['_target_']} is Lightning's"
     for name, callback in (config.get("callbacks") or {}).items():
-        if not is_early_stopping(callback):
-            return f"the callback {name} ({callback.get('_target_')}) is for Lightning's Trainer"
+        if not isinstance(callback, Mapping):
+            return f"callbacks.{name}={callback} is no callback"
+        if (setting := early_stopping_lacks(callback)) is not None:
+            return f"callbacks.{name}.{setting}={callback.get(setting)} is for Lightning's Trainer"
     return None
+
+
+def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
+    return any(value == own and type(value) is type(own) for own in values)
 
 
 def group_key(config: Mapping[str, Any]) -> str:
@@ -52,10 +81,17 @@ def group_key(config: Mapping[str, Any]) -> str:
     shape: dict[str, Any] = {
         key: config[key] for key in config if key not in ("seed", "scheduler", "callbacks", "objective", "search")
     }
+    knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
     for group, names in _OF_EACH.items():
+        if group == "norm" and not knows_norm:
+            continue
         values = dict(shape.get(group) or {})
         for name in names:
             if name in values:
                 values[name] = None if values[name] is None else "a number"
         shape[group] = values
     return json.dumps(shape, sort_keys=True, default=str)
+
+
+def _target(config: Mapping[str, Any], group: str) -> Any:
+    return (config.get(group) or {}).get("_target_")

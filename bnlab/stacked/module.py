@@ -34,11 +34,13 @@ class StackedModule:
         first = _settings(networks[0])
         for network in networks:
             for (name, own), (_, expected) in zip(_settings(network), first, strict=True):
-                if own != expected:
-                    raise UserError(
-                        f"Networks stacked by vmap must have the same settings, but layer {name!r} is {own} in one and "
-                        f"{expected} in another: only the layers of bnlab.MLP may differ in eps and momentum."
-                    )
+                for setting in own | expected:
+                    if not _is_same(own.get(setting), expected.get(setting)):
+                        raise UserError(
+                            f"Networks stacked by vmap must have the same settings, but {setting} of layer {name!r} "
+                            f"is {own.get(setting)} in one and {expected.get(setting)} in another: only the layers "
+                            "of bnlab.MLP may differ in eps and momentum."
+                        )
         self.stack = Stack(networks, dtype)
         if dtype is not None:
             self.stack.template.to(dtype)
@@ -118,5 +120,25 @@ class StackedModule:
         self.stack.keep(indices)
 
 
-def _settings(network: nn.Module) -> list[tuple[str, str]]:
-    return [(name, repr(module)) for name, module in network.named_modules() if not list(module.children())]
+def _settings(network: nn.Module) -> list[tuple[str, dict[str, Any]]]:
+    """What each module keeps, but for what `Stack` holds and what every module has."""
+    of_every_module = vars(nn.Module())
+    return [
+        (name, {key: value for key, value in vars(module).items() if key not in of_every_module})
+        for name, module in network.named_modules()
+    ]
+
+
+def _is_same(own: Any, expected: Any) -> bool:
+    """Whether the one can stand for the other; where nobody can tell, it cannot."""
+    if own is expected:
+        return True
+    if type(own) is not type(expected):
+        return False
+    if isinstance(own, Tensor):
+        return torch.equal(own, expected)
+    if isinstance(own, dict):
+        return own.keys() == expected.keys() and all(_is_same(own[key], expected[key]) for key in own)
+    if isinstance(own, list | tuple):
+        return len(own) == len(expected) and all(map(_is_same, own, expected))
+    return isinstance(own, str | int | float | torch.Size | torch.dtype | torch.device) and own == expected

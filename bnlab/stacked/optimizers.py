@@ -14,50 +14,70 @@ The momentum of an optimizer and the momentum of batch norm's statistics are two
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
+from torch.optim.lr_scheduler import LRScheduler
 
 from bnlab.stacked.c_functions import UpdateInC, functions_of
 from bnlab.stacked.same_bits import same_update
 
 __all__ = ["StackedOptimizer", "clip_gradients", "why_not_stacked"]
 
-# How torch computes an update, which changes nothing about its value.
-_IMPLEMENTATION = {"foreach", "fused", "capturable", "differentiable", "decoupled_weight_decay"}
+# Every argument of an optimizer is of one of three kinds; one that torch adds is of none, and has no stacked form.
 _PER_NETWORK = {
     SGD: ("lr", "momentum", "dampening", "weight_decay"),
     RMSprop: ("lr", "alpha", "eps", "weight_decay", "momentum"),
     Adam: ("lr", "betas", "eps", "weight_decay"),
     AdamW: ("lr", "betas", "eps", "weight_decay"),
 }
-# What decides which tensors there are, or which formula: the same for all networks of a stack.
+# What decides on the formula: the only value that has one here; None: any, the same for all networks of a stack.
 _SHARED: dict[type[Optimizer], dict[str, bool | None]] = {
-    SGD: {"nesterov": None, "maximize": False},
-    RMSprop: {"centered": False, "maximize": False},
-    Adam: {"amsgrad": False, "maximize": False},
-    AdamW: {"amsgrad": False, "maximize": False},
+    SGD: {"nesterov": None},
+    RMSprop: {"centered": False, "capturable": False},
+    Adam: {"amsgrad": False, "capturable": False, "decoupled_weight_decay": False},
+    AdamW: {"amsgrad": False, "capturable": False, "decoupled_weight_decay": True},
 }
+_SHARED_BY_ALL: dict[str, bool | None] = {"maximize": False, "differentiable": False}
+# In which order torch computes an update, and so how it rounds.
+_ROUNDING = {"foreach", "fused"}
 
 
-def why_not_stacked(optimizer: Optimizer) -> str | None:
-    """Why `StackedOptimizer` cannot do what `optimizer` does; None if it can."""
+def why_not_stacked(optimizer: Optimizer, scheduler: LRScheduler | None = None) -> str | None:
+    """Why `StackedOptimizer` cannot do what `optimizer` does under `scheduler`; None if it can."""
     kind = type(optimizer)
     if kind not in _PER_NETWORK:
         return f"the optimizer {kind.__name__} has no stacked form"
     if len(optimizer.param_groups) != 1:
         return "the optimizer has several parameter groups"
     group = optimizer.param_groups[0]
-    for name, value in group.items():
-        if name in ("params", "initial_lr", *_PER_NETWORK[kind]) or name in _IMPLEMENTATION:
-            continue
-        if name not in _SHARED[kind]:
-            return f"the optimizer's setting {name} has no stacked form"
-        needed = _SHARED[kind][name]
-        if needed is not None and value != needed:
+    shared = _SHARED[kind] | _SHARED_BY_ALL
+    for name in dict.fromkeys([*optimizer.defaults, *_arguments(kind)]):
+        value = group.get(name)
+        if name in _PER_NETWORK[kind]:
+            numbers = value if isinstance(value, tuple | list) else [value]
+            is_served = all(isinstance(number, int | float) for number in numbers)
+        else:
+            is_served = name in _ROUNDING or (name in shared and shared[name] in (None, value))
+        if not is_served:
             return f"the optimizer's setting {name}={value} has no stacked form"
+    return None if scheduler is None else _why_not_scheduled(scheduler, group)
+
+
+def _arguments(kind: type[Optimizer]) -> list[str]:
+    return [name for name in signature(kind).parameters if name != "params"]
+
+
+def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str | None:
+    """A schedule sees an optimizer whose weights and states stand still: torch's own read nothing but its settings."""
+    for part in (scheduler, *getattr(scheduler, "_schedulers", ())):  # of a sequence or a chain
+        if type(part).__module__ != LRScheduler.__module__:
+            return f"the schedule {type(part).__name__} is not one of torch's"
+    if 0 in (group.get("base_momentum"), group.get("max_momentum")):  # whether it is 0 decides on the states
+        return "a momentum that the schedule moves to or from 0 has no stacked form"
     return None
 
 

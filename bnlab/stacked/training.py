@@ -75,7 +75,7 @@ class Training:
         if isinstance(self._model, StackedModule):
             self._model.try_out(data.split("train", dtype, device).x[:2])
         for trial in trials:
-            reason = why_not_stacked(trial.optimizer)
+            reason = why_not_stacked(trial.optimizer, trial.scheduler)
             if reason is not None:
                 raise UserError(reason)
         self._optimizer = StackedOptimizer(
@@ -135,11 +135,13 @@ class Training:
         val = self._evaluate(self._val, "val")
         model.sync()
         self._epoch += 1
+        is_whole = num_steps == len(self._batches.sizes)  # one that max_steps cuts short moves no schedule
         is_last = self._epoch == self._max_epochs or optimizer.num_steps == self._max_steps
         for index, trial in enumerate(self._trials):
             trial.steps += num_steps
             trial.samples += num_samples
-            trial.schedule(val[index]["val_loss"])
+            if is_whole:
+                trial.schedule(after_the_checkpoints=False)
             trial.end_epoch(rates[index], train[index] | val[index], partial(self._snapshot, index, num_steps))
             if trial.status is None and self._after_epoch(trial):
                 trial.status = "pruned"
@@ -147,6 +149,8 @@ class Training:
                 trial.status = "completed"
         self._write_some(num_steps)
         self._let_go(num_steps)
+        for trial in self._trials:
+            trial.schedule(after_the_checkpoints=True)
         if self._trials:
             self._optimizer.read()
 

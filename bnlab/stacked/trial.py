@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from omegaconf import DictConfig
 from torch import nn
 from torch.optim import Optimizer
@@ -108,11 +109,14 @@ class Trial:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def schedule(self, val_loss: float) -> None:
-        """Move the learning rate to that of the next epoch."""
+    def schedule(self, *, after_the_checkpoints: bool) -> None:
+        """Move the learning rate to that of the next epoch: when Lightning does, which is later on a plateau."""
+        is_on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
+        if self.scheduler is None or is_on_plateau != after_the_checkpoints:
+            return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(val_loss)
-        elif self.scheduler is not None:
+            self.scheduler.step(float(np.float32(self.history.rows[-1]["val_loss"])))  # Lightning logs in fp32
+        else:
             self.scheduler.step()
 
     def log(self, message: str) -> None:
