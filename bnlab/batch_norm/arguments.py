@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnlab.batch_norm.formulas import count
 
-__all__ = ["Settings", "check_arguments"]
+__all__ = ["Settings", "check_arguments", "check_stack_dims", "numbers_of_networks", "one_nth"]
 
 # running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
 Settings: TypeAlias = tuple[
@@ -48,12 +48,7 @@ def check_arguments(
     if x.dim() > stack_dims and training and mask is None and count(x, None, stack_dims) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     if not isinstance(eps, Tensor):
-        if training and eps <= 0.0:
-            raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
-        if eps < 0.0:
-            raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
-    if not isinstance(stack_dims, int) or stack_dims < 0:
-        raise ValueError(f"`stack_dims` must count leading dimensions of the input, but got {stack_dims!r}.")
+        check_eps(eps, training)
     if x.dim() < stack_dims + 2:
         if not x.numel():
             return
@@ -83,6 +78,73 @@ def check_arguments(
                 f"`mask` must be a bool tensor of shape {tuple(expected)}, true where a sample counts, but got "
                 f"{mask.dtype} of shape {tuple(mask.shape)}. From valid lengths: `torch.arange(L) < lengths[:, None]`."
             )
+
+
+def check_stack_dims(stack_dims: int) -> None:
+    if type(stack_dims) is not int or stack_dims < 0:
+        raise ValueError(f"`stack_dims` must count leading dimensions of the input, 0 or more, but got {stack_dims!r}.")
+
+
+def check_eps(eps: Tensor | float, training: bool) -> None:
+    """In torch's words. A number that is none (NaN) passes, as it does there; in a tensor it is refused."""
+    if isinstance(eps, Tensor):
+        if eps.numel() and not (eps.min() > 0 if training else eps.min() >= 0):
+            rule = "positive during training" if training else "non-negative"
+            raise ValueError(f"batch_norm eps must be {rule}, but got {eps.tolist()}")
+    elif training and eps <= 0.0:
+        raise ValueError(f"batch_norm eps must be positive during training, but got {eps}")
+    elif eps < 0.0:
+        raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
+
+
+def numbers_of_networks(
+    eps: Tensor | float,
+    momentum: Tensor | float | None,
+    x: Tensor,
+    stack_dims: int,
+    training: bool,
+    can_read: bool,
+) -> tuple[Tensor | float, Tensor | float | None]:
+    """eps and momentum as numbers or tensors (*stack), whatever they came as; a tensor of one element is a number.
+
+    Args:
+        can_read: whether what is in a tensor on the CPU can be known, as nothing traces or transforms it.
+    Raises:
+        ValueError: another shape, an eps that is not positive, or a gradient asked for, which neither has.
+        TypeError: what is no number at all.
+    """
+    stack = tuple(x.shape[:stack_dims])
+    results: list[Tensor | float | None] = []
+    for name, value in (("eps", eps), ("momentum", momentum)):
+        if not isinstance(value, Tensor):
+            if not (hasattr(value, "__float__") or (value is None and name == "momentum")):
+                raise TypeError(f"`{name}` must be a number or a tensor of numbers, but got {value!r}.")
+            results.append(value)
+            continue
+        if value.requires_grad:
+            raise ValueError(f"`{name}` has no gradient here, so it must not require one: pass `{name}.detach()`.")
+        if value.numel() != 1 and value.shape != stack:
+            expected = f"a number or have the shape {stack} of the stack" if stack else "a number"
+            raise ValueError(f"`{name}` must be {expected}, but got a tensor of shape {tuple(value.shape)}.")
+        is_known = can_read and value.is_cpu
+        if name == "eps" and is_known:
+            check_eps(value, training)
+        if value.numel() == 1:
+            value = float(value) if is_known else value.reshape(())
+        results.append(value)
+    return tuple(results)  # type: ignore[return-value]
+
+
+def one_nth(num_batches_tracked: Tensor, stack: tuple[int, ...]) -> Tensor | float:
+    """The momentum that averages all batches, this one counted; (*stack) where each network has its own count."""
+    if num_batches_tracked.numel() == 1:
+        return 1.0 / float(num_batches_tracked)
+    if num_batches_tracked.shape != stack:
+        raise ValueError(
+            f"`num_batches_tracked` must be one number or have the shape {tuple(stack)} of the stack, to average by, "
+            f"but got {tuple(num_batches_tracked.shape)}."
+        )
+    return 1.0 / num_batches_tracked.double()
 
 
 def check_sizes(x: Tensor, named: dict[str, Tensor | None], stack_dims: int) -> None:

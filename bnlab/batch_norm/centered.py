@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import in_place
-from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.arguments import Settings, one_nth
 from bnlab.batch_norm.formulas import batch_dims, per_channel
 from bnlab.batch_norm.sums import is_exact, sums
 
@@ -39,7 +39,7 @@ def normalize(
     if num_batches_tracked is not None:
         num_batches_tracked.add_(constant(1, torch.int64))
     if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else 1.0 / int(num_batches_tracked)
+        momentum = 0.0 if num_batches_tracked is None else one_nth(num_batches_tracked, x.shape[:stack_dims])
     if not stack_dims:
         numbers = number_of_network(momentum, (), x.dtype), number_of_network(eps, (), x.dtype)
         return normalize_one(x, weight, bias, running_mean, running_var, *numbers)
@@ -92,7 +92,8 @@ def normalize_one(
     a_value = constant(1 / num_values, x.dtype)
     mean = x.sum(0 if x.dim() == 2 else batch_dims(x, 0)).mul_(a_value)
     c = in_place.minus(x, per_channel(mean, x, 0), overwrite=False)
-    if is_exact(c):
+    share = running_mean is not None and running_var is not None and running_mean.data_ptr() == running_var.data_ptr()
+    if is_exact(c) and not share:  # of statistics in one place, the mean is to be moved first, and all of the way
         # torch moves the running mean towards the mean of c, and this the rest of the way.
         y, residual, inv_std = native_forward(c, weight, bias, running_mean, running_var, True, momentum, eps)
         if running_mean is not None:

@@ -10,11 +10,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn.parameter import Buffer, Parameter
 
 from bnlab.batch_norm import centered, formulas, in_place, kernel
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import Statistics
+from bnlab.batch_norm.plain import are_in_memory, in_memory
 
 __all__ = [
     "CenteredBatchNormFunction",
@@ -30,7 +30,6 @@ __all__ = [
 
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
-PLAIN = {Tensor, Parameter, Buffer}
 KERNEL_DTYPES = {torch.float32, torch.float64}
 
 forward_ad = torch.autograd.forward_ad
@@ -77,8 +76,8 @@ def are_plain(
     eps: Tensor | float,
     stack_dims: int,
 ) -> bool:
-    """Whether the kernel could read these: plain, on the CPU, of x's dtype and of the right sizes, and contiguous (x is
-    made so). Nothing is wrong with them then, as `check_arguments` would find it; otherwise it may say what is.
+    """Whether the kernel could read these: in memory, of x's dtype and of the right sizes, and contiguous (x is made
+    so). Nothing is wrong with them then, as `check_arguments` would find it; otherwise it may say what is.
     """
     dtype, shape = x.dtype, x.shape
     num_dims = len(shape)
@@ -93,9 +92,8 @@ def are_plain(
         dtype not in KERNEL_DTYPES
         or num_values < 2
         or not size
-        or not x.is_cpu
-        or type(x) not in PLAIN
-        or not (eps > 0 if type(eps) is float else isinstance(eps, Tensor) or eps > 0)
+        or not (isinstance(eps, Tensor) or eps > 0)
+        or not are_in_memory((x, running_mean, running_var, weight, bias), dtype)
     ):
         return False
     if running_mean is None or running_var is None:
@@ -105,11 +103,8 @@ def are_plain(
         return False
     for tensor in (running_mean, running_var, weight, bias):
         if tensor is not None and not (
-            tensor.dtype is dtype
-            and tensor.numel() == size
+            tensor.numel() == size
             and tensor.is_contiguous()
-            and tensor.is_cpu
-            and type(tensor) in PLAIN
             and (not stack_dims or tensor.shape == shape[:stack_dims] + shape[stack_dims + 1 : stack_dims + 2])
         ):
             return False
@@ -129,13 +124,18 @@ class KernelBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, weight, statistics = ctx.saved_tensors
-        if is_grad_enabled() or type(grad_y) not in PLAIN or not is_eager() or is_batched(grad_y):
-            stack_dims = ctx.settings[-1]
+        stack_dims = ctx.settings[-1]
+        if (
+            is_grad_enabled()
+            or not is_eager()
+            or is_batched(grad_y)
+            or not kernel.takes_back(x, grad_y, weight, statistics, stack_dims)
+        ):
             mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1])
             return differentiable_backward(ctx, grad_y, x, weight, None, mean, inv_std)
         needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
         return (
-            *kernel.backward(x, grad_y, weight, statistics, ctx.settings[-1], needs_x, needs_weight, needs_bias),
+            *kernel.backward(x, grad_y, weight, statistics, stack_dims, needs_x, needs_weight, needs_bias),
             None,
         )
 
@@ -161,7 +161,8 @@ class CenteredBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor | None, grad_c: Tensor | None) -> Gradients:
         if grad_y is None:
-            return grad_c, None, None, None
+            return in_memory(grad_c), None, None, None
+        grad_y, grad_c = in_memory(grad_y), in_memory(grad_c)
         c, weight, residual, inv_std = ctx.saved_tensors
         if grad_c is not None or is_grad_enabled() or not is_eager() or is_batched(grad_y):
             grad_x, *gradients = differentiable_backward(ctx, grad_y, c, weight, None, residual, inv_std)
@@ -202,6 +203,7 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, weight, mask, mean, inv_std = ctx.saved_tensors
+        grad_y = in_memory(grad_y)
         if is_grad_enabled() or mask is not None or not is_eager() or is_batched(grad_y):
             return differentiable_backward(ctx, grad_y, x, weight, mask, mean, inv_std)
         gradients = in_place.backward(x, grad_y, weight, mean, inv_std, ctx.settings[-1], ctx.needs_input_grad[0])
@@ -219,6 +221,7 @@ def differentiable_backward(
 ) -> Gradients:
     """Backward by operations that can be differentiated again, batched and traced; then the statistics are, too."""
     *_, eps, _, stack_dims = ctx.settings
+    grad_y = in_memory(grad_y)
     if is_grad_enabled():
         statistics, c = formulas.batch_statistics(x, mask, stack_dims)
         inv_std = formulas.inverse_std(statistics.var, eps)

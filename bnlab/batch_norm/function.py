@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.formulas import Statistics
+from bnlab.batch_norm.plain import in_memory
 
 __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
 
@@ -69,6 +70,7 @@ class BatchNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor | None, *_: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_y is None:
             return (None,) * 6
+        grad_y = in_memory(grad_y)
         x, weight, mask, statistics, inv_std, c = BatchNormFunction.recall(ctx)
         grad_x, grad_weight, grad_bias = formulas.backward(grad_y, c, statistics, inv_std, weight, mask, ctx.stack_dims)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
@@ -166,7 +168,7 @@ class FixedStatisticsFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inv_std, mask = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
-        g = formulas.masked(grad_y.to(mean.dtype), mask, ctx.stack_dims)
+        g = formulas.masked(in_memory(grad_y).to(mean.dtype), mask, ctx.stack_dims)
         grad_x = grad_weight = grad_bias = None
         if needs_x:
             scale = inv_std if weight is None else inv_std * weight

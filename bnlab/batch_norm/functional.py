@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas, kernel
-from bnlab.batch_norm.arguments import check_arguments
+from bnlab.batch_norm.arguments import check_arguments, check_stack_dims, numbers_of_networks
 from bnlab.batch_norm.eager import apply_centered, apply_in_place, apply_kernel, are_plain, is_eager
 from bnlab.batch_norm.function import (
     BatchNormFunction,
@@ -12,6 +12,7 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
 )
+from bnlab.batch_norm.plain import in_memory
 from bnlab.batch_norm.recomputation import recomputing
 
 __all__ = ["batch_norm"]
@@ -88,6 +89,10 @@ def normalize(
     eager = is_eager()
     if recomputed and eager:
         running_mean = running_var = num_batches_tracked = None
+    if type(stack_dims) is not int or stack_dims < 0:
+        check_stack_dims(stack_dims)
+    if type(eps) is not float or type(momentum) is not float:
+        eps, momentum = numbers_of_networks(eps, momentum, input, stack_dims, training, eager)
     settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
     if (
         training
@@ -99,6 +104,7 @@ def normalize(
             return apply_kernel(input, weight, bias, settings)
         return apply_centered(input, weight, bias, settings)[0]
     check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
+    input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not input.numel():  # and nothing is learned about the statistics
         if training and num_batches_tracked is not None and not recomputed:
             num_batches_tracked.add_(1)

@@ -18,9 +18,13 @@
 #include <emmintrin.h>
 #endif
 
-// As kernel.py packs it. In forward `in` is x and `out` is y; in backward `in` is x and `out` is dL/dx. Any of weight,
-// bias, dweight, dbias, out (backward only) and the running statistics may be NULL.
+enum { FORWARD, BACKWARD };
+
+// As kernel.py packs it, which has seen that all this is there to be read or written. `in` is x; `out` is y, or dL/dx in
+// BACKWARD; `grad` is dL/dy in BACKWARD, unused in FORWARD. Any of weight, bias, dweight, dbias, out (BACKWARD only),
+// num_batches_tracked and the running statistics may be NULL: they are then not given, or not wanted.
 typedef struct {
+    int64_t direction;
     const void *in, *grad;
     void *out;
     const void *weight, *bias;
@@ -151,8 +155,9 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t i, int64_t c
     const T *restrict weight = p->weight ? (const T *)p->weight + i : NULL;
     const T *restrict bias = p->bias ? (const T *)p->bias + i : NULL;
     T *restrict kept_mean = (T *)p->mean + i, *restrict kept_inv_std = (T *)p->inv_std + i;
-    T *restrict running_mean = p->running_mean ? (T *)p->running_mean + i : NULL;
-    T *restrict running_var = p->running_var ? (T *)p->running_var + i : NULL;
+    // Not restrict: a caller may keep both in one place, and then has the mean moved first, as torch does.
+    T *running_mean = p->running_mean ? (T *)p->running_mean + i : NULL;
+    T *running_var = p->running_var ? (T *)p->running_var + i : NULL;
     for (int64_t c = 0; c < count; c++) {
         const double offset = sum[c] * a_value, difference = square[c] * a_value - offset * offset;
         const double var = difference < 0 ? 0 : difference;  // NaN stays
@@ -412,14 +417,15 @@ static void OF(rows_differentiate)(void *argument, int64_t block) {
 }
 
 static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
-    const int64_t C = p->C, step = rows_a_block(C), blocks = (p->N + step - 1) / step, kinds = p->grad ? 3 : 2;
+    const int is_backward = p->direction == BACKWARD;
+    const int64_t C = p->C, step = rows_a_block(C), blocks = (p->N + step - 1) / step, kinds = is_backward ? 3 : 2;
     double *sums = malloc((size_t)(blocks * kinds * C) * sizeof(double) + (size_t)(3 * C) * sizeof(T));
     OF(Network) network = {p, k, sums, (T *)(sums + blocks * kinds * C)};
     T *first = network.factors, *second = first + C, *third = second + C;
-    each(p->grad ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads, 0);
+    each(is_backward ? OF(rows_sum_gradient) : OF(rows_sum), &network, blocks, threads, 0);
     for (int64_t block = 1; block < blocks; block++)
         for (int64_t i = 0; i < kinds * C; i++) sums[i] += sums[block * kinds * C + i];
-    if (p->grad) {
+    if (is_backward) {
         OF(finish_backward)(p, k * C, C, sums, sums + C, sums + 2 * C, first, second, third);
         if (p->out) each(OF(rows_differentiate), &network, blocks, threads, 1);
     } else {
@@ -534,7 +540,7 @@ void OF(run)(const Problem *p) {
     if (p->num_batches_tracked) ++*p->num_batches_tracked;
     if (p->out) prefer_huge_pages(p->out, size * (int64_t)sizeof(T));
     if (p->L > 1)
-        each(p->grad ? OF(channel_backward) : OF(channel_forward), (void *)p, p->K * p->C, threads, 0);
+        each(p->direction == BACKWARD ? OF(channel_backward) : OF(channel_forward), (void *)p, p->K * p->C, threads, 0);
     else if (p->K >= threads)
         each(OF(rows_of_network), (void *)p, p->K, threads, 0);
     else

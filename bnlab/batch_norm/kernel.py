@@ -55,8 +55,9 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import c_library
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.kernel_check import pack
+from bnlab.batch_norm.arguments import Settings, one_nth
+from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, pack
+from bnlab.batch_norm.plain import are_in_memory
 
 __all__ = ["backward", "forward", "is_available", "use_kernel"]
 
@@ -126,14 +127,38 @@ def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int, int]:
     return shape[:stack_dims].numel(), shape[stack_dims], shape[stack_dims + 1], length, threads
 
 
-def each_network(value: Tensor | float, x: Tensor) -> tuple[Tensor | None, int, float]:
+def without_memory() -> int:
+    raise RuntimeError(
+        "Batch norm must read its tensors, but the memory of one has been freed (its storage has been resized to 0)."
+    )
+
+
+def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[Tensor | None, int, float]:
     """A number a network as the tensor that owns them and a pointer, a number as itself."""
     if not isinstance(value, Tensor):
         return None, 0, value
     if not value.dim():
         return None, 0, float(value)
-    value = value.detach().to(x.dtype).contiguous()
+    if value.numel() != num_networks:
+        raise ValueError(f"Each of {num_networks} networks must have a number, but there are {tuple(value.shape)}.")
+    if not are_in_memory((value,), x.dtype) or not value.is_contiguous():
+        value = torch.empty(value.shape, dtype=x.dtype, device="cpu").copy_(value.detach())
     return value, value.data_ptr(), 0.0
+
+
+def count_batch(
+    num_batches_tracked: Tensor, momentum: Tensor | float | None, stack: torch.Size
+) -> tuple[int, Tensor | float]:
+    """Where the kernel is to count, or 0 where that is done here; and the momentum, with this batch counted."""
+    if (
+        are_in_memory((num_batches_tracked,), torch.int64)
+        and num_batches_tracked.numel() == 1
+        and not num_batches_tracked.is_inference()  # torch refuses to write to one outside of inference mode
+    ):
+        momentum = 1.0 / (int(num_batches_tracked) + 1) if momentum is None else momentum
+        return num_batches_tracked.data_ptr(), momentum
+    num_batches_tracked.add_(1)
+    return 0, one_nth(num_batches_tracked, stack) if momentum is None else momentum
 
 
 def forward(
@@ -144,8 +169,9 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps); running statistics are updated.
 
-    All tensors are on the CPU, of one dtype, float32 or float64, and all but x contiguous. `settings` are running_mean,
-    running_var, num_batches_tracked, momentum, eps, mask (None) and stack_dims, as `batch_norm`'s.
+    Of all tensors `are_in_memory` is true, they are of one dtype, float32 or float64, fit x, and all but x are
+    contiguous; the counter may be anything that can be counted with. `settings` are running_mean, running_var,
+    num_batches_tracked, momentum, eps, mask (None) and stack_dims, as `batch_norm`'s.
     """
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
     x = x.contiguous()
@@ -153,27 +179,29 @@ def forward(
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
     statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension: that is half a microsecond faster
     mean = statistics.data_ptr()
-    momentum_pointer, eps_pointer, momentum_number, eps_number = 0, 0, momentum, eps
+    counter, momentum_pointer, eps_pointer, eps_number = 0, 0, 0, eps
+    if num_batches_tracked is not None:
+        counter, momentum = count_batch(num_batches_tracked, momentum, x.shape[:stack_dims])
+    momentum_number = 0.0 if momentum is None else momentum
     if type(eps) is not float:
-        _eps, eps_pointer, eps_number = each_network(eps, x)
-    if momentum is None:
-        momentum_number = 0.0 if num_batches_tracked is None else 1.0 / (int(num_batches_tracked) + 1)
-    elif type(momentum) is not float:
-        _momentum, momentum_pointer, momentum_number = each_network(momentum, x)
+        _eps, eps_pointer, eps_number = each_network(eps, x, num_networks)
+    if type(momentum_number) is not float:
+        _momentum, momentum_pointer, momentum_number = each_network(momentum_number, x, num_networks)
     run_of[x.dtype](
         pack(
-            x.data_ptr(),
+            FORWARD,
+            x.data_ptr() or without_memory(),
             0,
             y.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
+            0 if weight is None else weight.data_ptr() or without_memory(),
+            0 if bias is None else bias.data_ptr() or without_memory(),
             0,
             0,
             mean,
             mean + num_networks * num_features * x.itemsize,
-            0 if running_mean is None else running_mean.data_ptr(),
-            0 if running_var is None else running_var.data_ptr(),
-            0 if num_batches_tracked is None else num_batches_tracked.data_ptr(),
+            0 if running_mean is None else running_mean.data_ptr() or without_memory(),
+            0 if running_var is None else running_var.data_ptr() or without_memory(),
+            counter,
             eps_pointer,
             momentum_pointer,
             *sizes_of_x,
@@ -182,6 +210,21 @@ def forward(
         )
     )
     return y, statistics
+
+
+def takes_back(x: Tensor, grad_y: Tensor, weight: Tensor | None, statistics: Tensor, stack_dims: int) -> bool:
+    """Whether `backward` can read what autograd hands over: a hook may have put anything in its place, and a parameter
+    may have been moved or converted since `forward`.
+    """
+    shape = x.shape
+    size = shape[:stack_dims].numel() * shape[stack_dims + 1]
+    return (
+        are_in_memory((x, grad_y, weight, statistics), statistics.dtype)
+        and grad_y.shape == shape
+        and statistics.numel() == 2 * size
+        and (weight is None or (weight.numel() == size and weight.is_contiguous()))
+        and statistics.is_contiguous()
+    )
 
 
 def backward(
@@ -194,10 +237,10 @@ def backward(
     needs_weight: bool,
     needs_bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dL/dx, dL/dweight and dL/dbias, those that are needed, from x, dL/dy and what `forward` returned."""
+    """dL/dx, dL/dweight and dL/dbias, those that are needed, from what `takes_back`."""
     x, grad_y = x.contiguous(), grad_y.contiguous()
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
-    mean = statistics.data_ptr()
+    mean = statistics.data_ptr() or without_memory()
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.empty_like(weight) if needs_weight and weight is not None else None
     grad_bias = None
@@ -207,10 +250,11 @@ def backward(
         grad_bias = x.new_empty(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2])
     run_of[x.dtype](
         pack(
-            x.data_ptr(),
-            grad_y.data_ptr(),
+            BACKWARD,
+            x.data_ptr() or without_memory(),
+            grad_y.data_ptr() or without_memory(),
             0 if grad_x is None else grad_x.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
+            0 if weight is None else weight.data_ptr() or without_memory(),
             0,
             0 if grad_weight is None else grad_weight.data_ptr(),
             0 if grad_bias is None else grad_bias.data_ptr(),

@@ -10,10 +10,11 @@ import sys
 from math import fsum, sin, sqrt
 from typing import Any
 
-__all__ = ["pack"]
+__all__ = ["BACKWARD", "FORWARD", "pack"]
 
-# `Problem` of kernel.c: 14 pointers, 5 integers, 2 doubles.
-pack = struct.Struct("@14P5q2d").pack
+# `Problem` of kernel.c: the direction, 14 pointers, 5 integers, 2 doubles.
+pack = struct.Struct("@q14P5q2d").pack
+FORWARD, BACKWARD = 0, 1
 
 EPS, MOMENTUM = 1e-3, 0.3
 # By the C functions' names: the type, and how large an error may be.
@@ -49,13 +50,14 @@ def compared(run: Any, number: Any, N: int, C: int, L: int) -> list[tuple[str, A
     batches = ctypes.c_int64(6)
     sizes = 1, N, C, L, 1
 
-    def call(*pointers: Any, numbers: tuple[float, float] = (0.0, 0.0)) -> None:
-        run(pack(*(0 if value is None else ctypes.addressof(value) for value in pointers), *sizes, *numbers))
+    def call(direction: int, *pointers: Any, numbers: tuple[float, float] = (0.0, 0.0)) -> None:
+        addresses = (0 if value is None else ctypes.addressof(value) for value in pointers)
+        run(pack(direction, *addresses, *sizes, *numbers))
 
     run.argtypes, run.restype = [ctypes.c_char_p], None
     running = running_mean, running_var, batches
-    call(x, None, y, weight, bias, None, None, mean, inv_std, *running, None, None, numbers=(EPS, MOMENTUM))
-    call(x, grad_y, grad_x, weight, None, grad_weight, grad_bias, mean, inv_std, *[None] * 5)
+    call(FORWARD, x, None, y, weight, bias, None, None, mean, inv_std, *running, None, None, numbers=(EPS, MOMENTUM))
+    call(BACKWARD, x, grad_y, grad_x, weight, None, grad_weight, grad_bias, mean, inv_std, *[None] * 5)
 
     expected: dict[str, list[float]] = {name: [0.0] * values for name in ("y", "dL/dx")}
     expected |= {name: [] for name in ("mean", "1 / std", "dL/dweight", "dL/dbias", "running_mean", "running_var")}

@@ -160,15 +160,16 @@ class BatchNorm:
             saved = statistics[0, k].data_ptr(), statistics[1, k].data_ptr()
             running = running_mean, running_var, count, 0, 0
             forward.append(
-                kernel.pack(values, 0, result, weight, bias, 0, 0, *saved, *running, *sizes, eps[k], momenta[k])
+                kernel.pack(
+                    kernel.FORWARD, values, 0, result, weight, bias, 0, 0, *saved, *running, *sizes, eps[k], momenta[k]
+                )
             )
             gradients = grad_weight, grad_bias
             if k == 0:
                 of_first = gradients
             for problems, place in ((backward, gradients), (sharing, of_first)):
-                problems.append(
-                    kernel.pack(values, given, wanted, weight, 0, *place, *saved, *[0] * 5, *sizes, 0.0, 0.0)
-                )
+                saved_by_forward = values, given, wanted, weight, 0, *place, *saved
+                problems.append(kernel.pack(kernel.BACKWARD, *saved_by_forward, *[0] * 5, *sizes, 0.0, 0.0))
         return forward, backward, sharing
 
 

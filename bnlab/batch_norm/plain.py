@@ -1,0 +1,51 @@
+"""Which tensors are the numbers in their memory: the one gate before a pointer is taken, and a way through it.
+
+A zero tensor (torch makes them where a gradient is known to be 0) has no memory, a negated view the opposite numbers, a
+subclass or a wrapper whatever it likes. Operations of torch know; C does not.
+"""
+
+from collections.abc import Iterable
+from typing import overload
+
+import torch
+from torch import Tensor
+from torch.nn.parameter import Buffer, Parameter
+
+__all__ = ["are_in_memory", "in_memory"]
+
+PLAIN = {Tensor, Parameter, Buffer}
+
+is_zero_tensor = getattr(Tensor, "_is_zerotensor", lambda tensor: False)
+is_compiling = torch.compiler.is_compiling
+
+
+def are_in_memory(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> bool:
+    """Whether each of these that is given has its numbers, of this dtype, in this process's memory as its strides say.
+
+    Each predicate costs some 50 ns of a batch norm's 66 us, which is why there are no more.
+    """
+    for tensor in tensors:
+        if tensor is not None and not (
+            tensor.dtype is dtype
+            and type(tensor) in PLAIN
+            and tensor.is_cpu
+            and not is_zero_tensor(tensor)
+            and not tensor.is_neg()
+        ):
+            return False
+    return True
+
+
+@overload
+def in_memory(tensor: Tensor) -> Tensor: ...
+@overload
+def in_memory(tensor: None) -> None: ...
+def in_memory(tensor: Tensor | None) -> Tensor | None:
+    """The tensor, or if it is a zero tensor the same zeros in memory.
+
+    A product with a zero tensor is a zero tensor again, which cannot be written to, nor its numbers be listed: none may
+    get into what is returned.
+    """
+    if tensor is None or is_compiling() or not is_zero_tensor(tensor):
+        return tensor
+    return tensor.clone()
