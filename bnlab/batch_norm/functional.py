@@ -1,11 +1,21 @@
 """`batch_norm`: torch.nn.functional.batch_norm on the hand-written Functions, for one network or a stack of them."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas, kernel
 from bnlab.batch_norm.arguments import check_arguments, check_stack_dims, numbers_of_networks
-from bnlab.batch_norm.eager import apply_centered, apply_in_place, apply_kernel, are_plain, is_eager
+from bnlab.batch_norm.eager import (
+    apply_centered,
+    apply_in_place,
+    apply_kernel,
+    are_plain,
+    is_eager,
+    set_tracing_state,
+    tracing_state,
+)
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
@@ -103,9 +113,13 @@ def normalize(
         if kernel.is_available():
             return apply_kernel(input, weight, bias, settings)
         return apply_centered(input, weight, bias, settings)[0]
-    check_arguments(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
+    arguments = input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims
+    if is_tracing := tracing_state() is not None:
+        check_unrecorded(arguments)
+    else:
+        check_arguments(*arguments)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
-    if not input.numel():  # and nothing is learned about the statistics
+    if not is_tracing and not input.numel():  # and nothing is learned about the statistics
         if training and num_batches_tracked is not None and not recomputed:
             num_batches_tracked.add_(1)
         return of_nothing(input, weight, bias)
@@ -113,9 +127,11 @@ def normalize(
         return apply_in_place(input, weight, bias, settings)
     # TorchDynamo takes no Function that has a derivative in forward mode.
     forward_mode = not eager and not torch.compiler.is_compiling()
+    as_operations = is_tracing or (forward_mode and in_nested_forward_mode())  # a traced Function cannot be saved
     if not training:
-        return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, forward_mode)
-    if forward_mode and in_nested_forward_mode():
+        how = forward_mode, as_operations
+        return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, *how)
+    if as_operations:
         y, mean, var = BatchNormFunction.forward(input, weight, bias, eps, mask, stack_dims)
     else:
         batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
@@ -156,6 +172,7 @@ def normalized_by(
     mask: Tensor | None,
     stack_dims: int,
     forward_mode: bool,
+    as_operations: bool,
 ) -> Tensor:
     """Evaluation: normalize by the running statistics."""
     assert running_mean is not None
@@ -164,7 +181,7 @@ def normalized_by(
     # Copies: what is written to the buffers between forward and backward is no business of this backward.
     mean = running_mean.detach().to(dtype, copy=True)
     inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
-    if forward_mode and in_nested_forward_mode():
+    if as_operations:
         return FixedStatisticsFunction.forward(x, weight, bias, mean, inv_std, mask, stack_dims)
     function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
     y: Tensor = function.apply(x, weight, bias, mean, inv_std, mask, stack_dims)
@@ -177,6 +194,16 @@ def in_nested_forward_mode() -> bool:
     """
     levels = torch._C._functorch.get_interpreter_stack() or []
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
+
+
+def check_unrecorded(arguments: tuple[Any, ...]) -> None:
+    """`check_arguments` while `torch.jit.trace` looks away: it would warn that its graph has none of these checks."""
+    state = tracing_state()
+    set_tracing_state(None)
+    try:
+        check_arguments(*arguments)
+    finally:
+        set_tracing_state(state)
 
 
 def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

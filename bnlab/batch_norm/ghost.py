@@ -60,9 +60,11 @@ class GhostBatchNorm1d(BatchNorm1d):
         return f"{super().extra_repr()}, virtual_batch_size={self.virtual_batch_size}"
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
+        if not self.training:
+            return super().forward(input, mask)
         num_samples = input.shape[0]
         num_ghosts = num_samples // self.virtual_batch_size
-        if num_ghosts < 2 or not self.training or not input.numel():
+        if num_ghosts < 2 or not input.numel():
             return super().forward(input, mask)
         self._check_input_dim(input)
         larger = num_samples % num_ghosts

@@ -1,21 +1,27 @@
 """`BatchNorm1d`: a drop-in for torch.nn.BatchNorm1d on the hand-written formulas."""
 
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
-from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor, nn
+from torch.fx import Proxy
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.functional import normalize
 from bnlab.batch_norm.recomputation import recomputing
+from bnlab.errors import UserError
 
 __all__ = ["BatchNorm1d"]
 
 
-class BatchNorm1d(_BatchNorm):
+class BatchNorm1d(nn.BatchNorm1d):
     r"""Batch norm over (N, C) or (N, C, L), a drop-in for `torch.nn.BatchNorm1d`; see `batch_norm` for the formulas.
+
+    It goes through `torch.fx`, `torch.export`, `torch.jit.trace` and, as torch's own layer, `torch.jit.script`. What
+    knows layers by their exact type does not know this one: `torch.ao.quantization.fuse_modules` says that it did not
+    find a fuser method, unless it is given `fuse_custom_config_dict={"additional_fuser_method_mapping": {(nn.Linear,
+    BatchNorm1d): fuse_linear_bn}}`; `fold` does the same.
 
     Args:
         num_features: C.
@@ -65,6 +71,17 @@ class BatchNorm1d(_BatchNorm):
             self.in_fp32(*before)
         return self
 
+    def __prepare_scriptable__(self) -> nn.BatchNorm1d:
+        """What `torch.jit.script` compiles in this layer's place: torch's own, on the same parameters and buffers."""
+        if type(self).forward is not BatchNorm1d.forward:
+            raise UserError(
+                f"torch.jit.script can compile a BatchNorm1d, in whose place it puts torch's own, but not a "
+                f"{type(self).__name__}: use `torch.jit.trace` in evaluation mode."
+            )
+        layer = nn.BatchNorm1d.__new__(nn.BatchNorm1d)
+        layer.__dict__.update(self.__dict__)
+        return layer
+
     def in_fp32(self, running_mean: Tensor | None, running_var: Tensor | None) -> None:
         """Where a buffer has become a half type, put its value before that back, on the device it is on now."""
         for name, before in (("running_mean", running_mean), ("running_var", running_var)):
@@ -72,13 +89,16 @@ class BatchNorm1d(_BatchNorm):
             if now is not None and before is not None and now.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, before.to(now.device, torch.float32))
 
-    def _check_input_dim(self, input: Tensor) -> None:
-        if input.dim() not in (2, 3):
-            raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """As any module's. To `torch.fx` the layer is a leaf, as torch's own is: mode and statistics stay its own."""
+        if isinstance(args[0] if args else kwargs.get("input"), Proxy):
+            return call_in_graph(self, *args, **kwargs)
+        return super().__call__(*args, **kwargs)
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize `input`; samples where `mask`, (N,) or (N, L), is false give 0 and count in no statistic."""
-        self._check_input_dim(input)
+        if input.dim() not in (2, 3):
+            self._check_input_dim(input)
         try:  # past nn.Module.__getattr__, which costs more than a small batch norm's arithmetic
             parameters, buffers = self._parameters, self._buffers
             weight, bias = parameters["weight"], parameters["bias"]
@@ -121,3 +141,13 @@ class BatchNorm1d(_BatchNorm):
             self.momentum,
             recomputed=recomputing(),
         )
+
+
+def call_in_graph(layer: BatchNorm1d, *args: Any, **kwargs: Any) -> Any:
+    """A call of the layer as one node of the graph that the input's tracer builds."""
+    tracer = next(value for value in (*args, *kwargs.values()) if isinstance(value, Proxy)).tracer
+
+    def leaf(*args: Any, **kwargs: Any) -> Any:
+        return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, kwargs)
+
+    return tracer.call_module(layer, leaf, args, kwargs)
