@@ -199,6 +199,8 @@ def move(
     """
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else (num_batches_tracked + 1).to(mean.dtype).reciprocal()
+        if isinstance(momentum, Tensor) and momentum.numel() == 1:  # (1,) counts for one network, too
+            momentum = momentum.reshape(())
     factor = per_network(momentum, mean)
     steps: list[tuple[Tensor, Tensor | int]] = []
     if num_batches_tracked is not None:
