@@ -263,7 +263,7 @@ PROFILE: dict[str, Any] = {
 }
 
 
-@settings(max_examples=300, **PROFILE)
+@settings(max_examples=150, **PROFILE)
 @given(cases())
 def test_batch_norm_with_any_arguments_is_the_formulas_in_float64(case: Case) -> None:
     check(case)
