@@ -1,5 +1,6 @@
 """Ctrl-C, SIGTERM and SIGHUP: one request, to end and to keep what there is."""
 
+import functools
 import os
 import signal
 import sys
@@ -8,7 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["EXIT_INTERRUPTED", "REQUESTS", "UserInterrupt", "interruptible", "is_for_us", "leave_to_parent"]
+__all__ = [
+    "EXIT_INTERRUPTED",
+    "REQUESTS",
+    "UserInterrupt",
+    "interruptible",
+    "is_for_us",
+    "leave_to_parent",
+    "raise_interrupt",
+]
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
@@ -31,7 +40,7 @@ def interruptible() -> Iterator[None]:
     try:
         for number in REQUESTS:
             if is_for_us(number):
-                signal.signal(number, _interrupt)
+                signal.signal(number, raise_interrupt)
         yield
     except UserInterrupt:
         print("Interrupted.", file=sys.stderr)
@@ -53,6 +62,11 @@ def leave_to_parent() -> None:
     """
     for number in REQUESTS:
         signal.signal(number, _leave)
+    _answer_in_forks()
+
+
+@functools.cache
+def _answer_in_forks() -> None:
     os.register_at_fork(after_in_child=_answer_again)
 
 
@@ -62,7 +76,7 @@ def _answer_again() -> None:
             signal.signal(number, signal.SIG_DFL)
 
 
-def _interrupt(signum: int, frame: FrameType | None) -> None:
+def raise_interrupt(signum: int, frame: FrameType | None) -> None:
     raise UserInterrupt(signal.Signals(signum).name)
 
 

@@ -85,6 +85,7 @@ def headline(summary: Summary) -> str:
 
 def closing_table(summary: Summary, folder: Path) -> "Table":
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(show_header=False)
     table.add_column(style="dim")
@@ -93,7 +94,7 @@ def closing_table(summary: Summary, folder: Path) -> "Table":
     table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
     table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
     table.add_row("seconds", _shown(summary["seconds"], ".1f"))
-    table.add_row("folder", _relative(folder))
+    table.add_row("folder", Text(_relative(folder)))
     return table
 
 

@@ -7,6 +7,7 @@ to start before it.
 import os
 import secrets
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from io import StringIO
@@ -77,7 +78,7 @@ def _main() -> None:
 
     from bnlab.config import config_folder
     from bnlab.search.plugin import register
-    from bnlab.search.showing import is_shown, showing_a_sweep
+    from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep
 
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -85,7 +86,7 @@ def _main() -> None:
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     parser = get_args_parser()
     arguments = parser.parse_args()
-    with _errors_of_hydra():
+    with _errors_of_hydra("sweep" if arguments.multirun or MULTIRUN in arguments.overrides else "run"):
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
                 _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
@@ -94,8 +95,10 @@ def _main() -> None:
 
 
 @contextmanager
-def _errors_of_hydra() -> Iterator[None]:
+def _errors_of_hydra(kind: str) -> Iterator[None]:
     """What Hydra and OmegaConf raise is a mistake in the overrides or the configs: a `UserError`.
+
+    So is a folder for the `kind`, run or sweep, that cannot be written.
 
     Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
     """
@@ -112,7 +115,11 @@ def _errors_of_hydra() -> Iterator[None]:
             told += ": run one sweep for each value, or quote a value that has a comma in it."
         raise UserError(told) from error
     except OSError as error:
-        raise UserError(f"A run's folder cannot be written ({error}): choose another with hydra.run.dir=.") from error
+        if any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
+            raise  # what the training met is no matter of its folder
+        raise UserError(
+            f"A {kind}'s folder cannot be written ({error}): choose another with hydra.{kind}.dir=."
+        ) from error
     finally:
         if asked_for is None:
             del os.environ["HYDRA_FULL_ERROR"]

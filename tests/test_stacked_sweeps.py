@@ -339,3 +339,39 @@ print(int(status["VmHWM"].split()[0]) * 1024, bytes_per_network(configs[0]))
         peaks.append(peak)
     measured = (peaks[1] - peaks[0]) / 4
     assert measured <= estimate < 4 * measured
+
+
+def test_data_that_end_their_process_fail_where_they_are_asked_for_and_nowhere_else(train, tmp_path: Path) -> None:
+    outcome = train(
+        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={tmp_path}/sweep"),
+        *("trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[5]", "data._target_=misbehaving.data"),
+        "+data.misdeed=os_exit,exit,orphan,fork,chdir,none",
+    )
+    assert outcome.exit_code == 1, outcome.stdout + outcome.stderr
+    killed = "its worker process was killed or crashed"
+    for number, expected in enumerate([killed, "SystemExit: called sys.exit(3)", killed, None, None, None]):
+        summary = json.loads((tmp_path / "sweep" / str(number) / "summary.json").read_text())
+        assert summary["status"] == ("failed" if expected else "completed")
+        assert summary.get("error") == expected
+
+
+def test_callbacks_of_hydra_are_called_as_by_the_basic_launcher(train, tmp_path: Path) -> None:
+    calls = {}
+    for launcher in ("basic", "joblib", "stacked"):
+        file = tmp_path / f"{launcher}.txt"
+        outcome = train(
+            *("-m", f"hydra/launcher={launcher}", f"hydra.sweep.dir={tmp_path}/{launcher}", "trainer.max_epochs=1"),
+            *("trainer.accelerator=cpu", "model.hidden=[5]", "norm=none", "data.batch_size=64,5000"),
+            *("+hydra.callbacks.it._target_=misbehaving.Recorder", f"+hydra.callbacks.it.file={file}"),
+            *([] if launcher == "basic" else ["hydra.launcher.n_jobs=1"]),
+        )
+        assert outcome.exit_code == 1, outcome.stderr
+        calls[launcher] = sorted(file.read_text().splitlines())
+    assert [line.split()[0] for line in calls["basic"]] == [
+        *("end",) * 2, "multirun_end", "multirun_start", *("overrides",) * 2, *("start",) * 2
+    ]  # fmt: skip
+    assert calls["joblib"] == calls["basic"]
+    for line, expected in zip(calls["stacked"], calls["basic"], strict=True):
+        *same, value = expected.split()
+        assert line.split()[:-1] == same
+        assert line.split()[-1] == value or float(line.split()[-1]) == pytest.approx(float(value), rel=1e-5)

@@ -1,7 +1,9 @@
 """`hydra/launcher=stacked`: the jobs of a sweep as a few stacks of networks, each trained as one."""
 
 import atexit
+import copy
 import gc
+import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +37,7 @@ class StackedLauncher(Launcher):
     """
 
     num_threads_in_a_job = 1
+    jobs_end_together = True
 
     def __init__(self, n_jobs: int = -1) -> None:
         self._asked_for = n_jobs
@@ -98,7 +101,8 @@ class _Batch:
         self._overrides = [list(overrides) for overrides in job_overrides]
         self._initial = initial_job_idx
         self._reads_hydra = "${hydra:" in OmegaConf.to_yaml(OmegaConf.masked_copy(self._config, self._of_task()))
-        self._jobs: dict[int, tuple[str, Path]] = {}
+        self._jobs: dict[int, str] = {}
+        self._configs: dict[int, DictConfig] = {}  # for callbacks, where there are any
         self.returns: dict[int, JobReturn] = {}
 
     def jobs(self) -> Iterator[Any]:
@@ -113,10 +117,15 @@ class _Batch:
                 config = self._context.config_loader.load_sweep_config(self._config, overrides)
                 with open_dict(config):
                     config.hydra.job.id = config.hydra.job.num = self._initial + index
-                if self._reads_hydra or "${hydra:" in "".join(overrides):
+                has_callbacks = bool(self._context.callbacks.callbacks)
+                if has_callbacks or self._reads_hydra or "${hydra:" in "".join(overrides):
                     HydraConfig.instance().set_config(config)  # 15 ms: more than all the rest
                 folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
-                self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
+                with open_dict(config.hydra.runtime):
+                    config.hydra.runtime.output_dir = str(folder.absolute())
+                if has_callbacks:
+                    self._configs[index] = config
+                    self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 container: dict[str, Any] = {}
                 for key in [str(key) for key in config if key not in ("hydra", "search")]:
                     value = config[key]
@@ -126,7 +135,7 @@ class _Batch:
             except Exception as error:
                 self._return(index, JobStatus.FAILED, error)
                 continue
-            self._jobs[index] = config.hydra.job.name, folder
+            self._jobs[index] = config.hydra.job.name
             yield job
 
     def _of_task(self) -> list[str]:
@@ -143,7 +152,17 @@ class _Batch:
     def _return(self, index: int, status: JobStatus, value: Any) -> None:
         result = JobReturn(overrides=self._overrides[index], status=status)
         result._return_value = value
-        if index in self._jobs:
-            result.task_name, folder = self._jobs[index]
-            result.working_dir = str(folder)
+        result.working_dir = os.getcwd()
+        result.task_name = self._jobs.get(index)
+        config = self._configs.pop(index, None)
+        if config is not None:
+            self._call_back(config, result)
         self.returns[index] = result
+
+    def _call_back(self, config: DictConfig, result: JobReturn) -> None:
+        """`on_job_end`, with what Hydra's `run_job` gives it."""
+        HydraConfig.instance().set_config(config)
+        result.hydra_cfg = copy.deepcopy(config)
+        result.cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        result.overrides = list(config.hydra.overrides.task)
+        self._context.callbacks.on_job_end(config=config, job_return=result)

@@ -24,7 +24,12 @@ class SearchSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from bnlab.search.sweep import sweep
 
-        return sweep(self._hydra_context, self._task_function, self._config, arguments)
+        try:
+            return sweep(self._hydra_context, self._task_function, self._config, arguments)
+        except SystemExit:  # after a failed trial or an interruption, where Hydra would not call them
+            name = self._config.hydra.job.config_name
+            self._hydra_context.callbacks.on_multirun_end(config=self._config, config_name=name)
+            raise
 
 
 def register() -> None:

@@ -10,7 +10,7 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-__all__ = ["is_shown", "showing_a_sweep"]
+__all__ = ["MULTIRUN", "is_shown", "showing_a_sweep"]
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 

@@ -1,6 +1,7 @@
 """A sweep from its first to its last trial: plan, launch in batches, tell, show, and leave the results."""
 
 import logging
+import re
 import shlex
 import threading
 import time
@@ -106,8 +107,9 @@ def _resumed(
 
 def _fix_folder(config: DictConfig, folder: SweepFolder) -> None:
     """Every job goes below `folder`, whatever its process has as the current directory, and however late it starts."""
-    config.hydra.sweep.dir = str(folder.path)
-    escaped = str(folder.path).replace("\\", "\\\\").replace("'", "\\'")
+    path = str(folder.path).replace("${", "\\${")  # no interpolation
+    config.hydra.sweep.dir = path
+    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), path)
     kept = without(list(config.hydra.overrides.hydra), "hydra.sweep.dir")
     with open_dict(config.hydra):
         config.hydra.overrides.hydra = [*kept, f"hydra.sweep.dir='{escaped}'"]
@@ -195,7 +197,13 @@ class _Sweep:
         self._num_threads = getattr(launcher, "num_threads_in_a_job", None)
         num_parallel = _num_parallel(launcher)
         interrupted = False
-        self._console.print(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}", highlight=False)
+        self._say(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}")
+        if self._definition.pruner == "median" and getattr(launcher, "jobs_end_together", False):
+            self._say(
+                "search.pruner=median compares a trial with those that have completed: of the first "
+                f"{min(num_parallel, self._plan.num_trials)} or fewer, which this launcher trains side by side, it "
+                "ends none; search.pruner=successive_halving does."
+            )
         with self._progress:
             try:
                 while batch := self._take(num_parallel):
@@ -205,6 +213,10 @@ class _Sweep:
             except KeyboardInterrupt:
                 interrupted = True
         return self._finish(interrupted)
+
+    def _say(self, line: str) -> None:
+        """As it is: a folder may be called [red]."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _take(self, num_parallel: int) -> list[TakenTrial]:
         """The next batch: what does not depend on each other's results."""
@@ -339,10 +351,8 @@ class _Sweep:
                 say(table)
         counts = leaderboard.counts()
         if counts["failed"]:
-            say(
-                f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}",
-                highlight=False,
-                soft_wrap=True,
+            self._say(
+                f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
         if interrupted:
             command = shlex.join(["python", "-m", "bnlab.train", "-m", f"search.resume={shown(self._folder.path)}"])

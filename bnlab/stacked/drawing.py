@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
+from typing import Any
 
 from bnlab.curves import Curves
 
@@ -43,12 +44,13 @@ class Drawer:
             return draw_here(trainings)  # it was killed, or could not draw these, which will be said here
 
 
-def open_studio() -> socket.socket:
-    """Fork the process that drawers are forked from, and return the socket to it."""
+def open_studio(not_its: Sequence[Any] = ()) -> socket.socket:
+    """Fork the process that drawers are forked from, and return the socket to it; `not_its` files are closed there."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         try:
-            os.close(0)  # the nursery's
+            for file in not_its:
+                file.close()
             ours.close()
             _fork_drawers(theirs)
         finally:

@@ -1,9 +1,10 @@
 """The process that workers are forked from, so that torch is imported once: `Nursery` starts it, `main` is its work.
 
 Over a socket, which is its standard input, it is told of each worker to fork by a line of JSON: {"data": their key,
-"config": of a job that trains on them}. Data are read before the fork, so that all workers share their memory. A worker
-sends back an end of a connection of its own. The nursery ends when the socket is closed, and a worker when its
-connection is.
+"config": of a job that trains on them}. A keeper, forked for it, reads the data and forks the workers, which so share
+the memory; where reading ends the keeper, as a data set of a user's own may do, workers are forked without data, and
+meet it themselves. A worker sends back an end of a connection of its own. The nursery ends when the socket is closed, a
+keeper with the nursery, and a worker when its connection is.
 """
 
 import gc
@@ -13,10 +14,17 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from bnlab.shared_process import restored
+from bnlab.signals import REQUESTS, leave_to_parent
+
+if TYPE_CHECKING:
+    from bnlab.stacked.drawing import Drawer
 
 __all__ = ["Nursery", "begun_early", "main", "start"]
 
@@ -98,18 +106,21 @@ def start() -> Nursery:
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     gc.disable()  # all that imports make is kept: looking for garbage takes a tenth of their time
-    sys.path[:] = json.loads(sys.stdin.readline())
+    parent = socket.socket(fileno=os.dup(0))
+    orders = parent.makefile()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
+    sys.path[:] = json.loads(orders.readline())
     from bnlab.stacked.drawing import Drawer, open_studio
 
-    studio = open_studio()
+    studio = open_studio(not_its=[orders, parent])
     import torch
-    from omegaconf import OmegaConf
 
     from bnlab.batch_norm import kernel
-    from bnlab.stacked import data, worker
+    from bnlab.stacked import worker
     from bnlab.stacked.c_functions import functions_of
 
     torch.set_num_threads(1)
@@ -117,27 +128,97 @@ def main() -> None:
     if kernel.is_available():
         functions_of(torch.float32)
     _spare_the_compiler()
-    parent = socket.socket(fileno=0)
-    for line in sys.stdin:
-        wanted = json.loads(line)
-        with suppress(Exception):  # the worker will meet it again, and can say so
-            data.load_data(OmegaConf.create(wanted["config"]))
-        gc.freeze()  # shared pages stay shared
+
+    def fork_worker(key: str, *not_its: socket.socket) -> None:
         if os.fork() == 0:
             try:
-                gc.enable()
-                theirs, ours = socket.socketpair()
-                connection = Connection(ours.detach())
-                connection.send((os.getpid(), wanted["data"]))
-                socket.send_fds(parent, [b"+"], [theirs.fileno()])
-                theirs.close()
-                parent.close()
-                drawer = Drawer(studio)
-                studio.close()
-                worker.serve(connection, drawer)
+                for each in not_its:
+                    each.close()
+                orders.close()
+                _work(key, parent, studio, Drawer(studio), worker.serve)
             finally:
                 os._exit(0)  # whatever happens, a worker does not go on as a nursery
+
+    keeper: _Keeper | None = None
+    for line in orders:
+        wanted = json.loads(line)
+        if keeper is None or keeper.data != wanted["data"]:
+            if keeper is not None:
+                keeper.close()
+            keeper = _Keeper(wanted["data"], wanted["config"], fork_worker)
+        if not keeper.forks_worker():
+            fork_worker(wanted["data"], keeper.socket)
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
+
+
+def _work(
+    key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawer", serve: Callable[..., None]
+) -> None:
+    gc.enable()
+    theirs, ours = socket.socketpair()
+    connection = Connection(ours.detach())
+    connection.send((os.getpid(), key))
+    socket.send_fds(parent, [b"+"], [theirs.fileno()])
+    theirs.close()
+    parent.close()
+    studio.close()
+    serve(connection, drawer)
+
+
+class _Keeper:
+    """A fork of the nursery that has the data of `config` in memory, and forks workers; it reads when it is made."""
+
+    def __init__(self, data: str, config: Mapping[str, Any], fork_worker: Callable[..., None]) -> None:
+        self.data = data
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            nursery = os.getpid()
+            if os.fork() == 0:
+                try:
+                    self.socket.close()
+                    os.register_at_fork(after_in_child=theirs.close)  # else the nursery would wait for it in vain
+                    _read(config, nursery)
+                    gc.freeze()  # shared pages stay shared
+                    while theirs.recv(1):
+                        fork_worker(data, theirs)
+                        theirs.send(b"+")
+                finally:
+                    os._exit(0)
+
+    def forks_worker(self) -> bool:
+        """Whether it did; it may be gone."""
+        try:
+            self.socket.sendall(b"+")
+            return self.socket.recv(1) == b"+"
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _read(config: Mapping[str, Any], nursery: int) -> None:
+    """Load the data for the workers to come, until the nursery is gone. What fails is for the worker to say."""
+    from omegaconf import OmegaConf
+
+    from bnlab.stacked.data import load_data
+
+    leave_to_parent()
+    is_read = threading.Event()
+
+    def end_with_nursery() -> None:
+        while not is_read.wait(0.2):
+            if os.getppid() != nursery:
+                os._exit(0)
+
+    guard = threading.Thread(target=end_with_nursery)
+    guard.start()
+    try:
+        with suppress(Exception), restored():
+            load_data(OmegaConf.create(dict(config)))
+    finally:
+        is_read.set()
+        guard.join()  # no thread is there when workers are forked
 
 
 def _spare_the_compiler() -> None:

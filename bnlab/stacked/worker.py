@@ -1,6 +1,7 @@
 """What a worker process does: trains the chunks it is sent, one after the other, and says how they go."""
 
 import logging
+import os
 import pickle
 import signal
 import time
@@ -14,9 +15,11 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.curves import Curves
-from bnlab.errors import UserError
+from bnlab.errors import UserError, reason
 from bnlab.runs import RunFolder
 from bnlab.search.folder import SweepFolder
+from bnlab.shared_process import restored
+from bnlab.signals import UserInterrupt, leave_to_parent, raise_interrupt
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
 from bnlab.stacked.drawing import draw_here
@@ -45,7 +48,8 @@ def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
     Events: ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
     one by Lightning, ("broke", error): something unforeseen, ("done",).
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to deal with
+    leave_to_parent()
+    os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone
     while True:
         try:
             chunk = connection.recv()
@@ -65,19 +69,20 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
             raise Interrupted
 
     try:
-        if chunk.reason is not None:
-            (job,) = _jobs(chunk.jobs)
-            connection.send(("ended", job.number, train_alone(job, chunk.reason)))
-            return
-        for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of):
-            connection.send(("ended", number, summary))
+        with restored():
+            if chunk.reason is not None:
+                (job,) = _jobs(chunk.jobs)
+                connection.send(("ended", job.number, train_alone(job, chunk.reason)))
+                return
+            for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of):
+                connection.send(("ended", number, summary))
     except NotStackableError as error:
         connection.send(("alone", str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
-    except Exception as error:
+    except BaseException as error:  # a sys.exit() of one network's code ends no other
         log.debug("a chunk broke", exc_info=True)
-        connection.send(("broke", f"{type(error).__name__}: {error}"))
+        connection.send(("broke", reason(error)))
 
 
 def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
@@ -110,8 +115,9 @@ def train_chunk(
     for trial in trials:
         try:
             trial.create()
-            data = load_data(trial.config)
-            networks.append(trial.build(data))
+            with restored():
+                data = load_data(trial.config)
+                networks.append(trial.build(data))
             ready.append(trial)
         except UserError as error:
             yield trial.job.number, trial.fail(error)
@@ -163,13 +169,14 @@ def train_alone(job: Job, reason: str) -> Summary:
     from bnlab.search.pruning_callback import PruningCallback
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.folder / "train.log")
+    handler = logging.FileHandler(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     start = time.monotonic()
+    signal.signal(signal.SIGINT, raise_interrupt)  # which the parent sends
     try:
         log.info("trained alone, not in a stack: %s", reason)
         pruning = _pruning_of(job)
@@ -180,12 +187,13 @@ def train_alone(job: Job, reason: str) -> Summary:
             console=Console(file=StringIO()),
             callbacks=[PruningCallback(pruning)] if pruning else [],
         )
-    except Exception as error:
+    except UserInterrupt as error:
+        return Trial(job, begun=start).fail(error, "interrupted")
+    except BaseException as error:
         log.error("the trial failed", exc_info=True)
-        trial = Trial(job, begun=start)
-        return trial.fail(error)
+        return Trial(job, begun=start).fail(error)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)
         handler.close()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        leave_to_parent()
