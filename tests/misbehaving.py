@@ -53,10 +53,9 @@ class Recorder(Callback):
     def on_job_end(self, config, job_return, **kwargs):
         value = job_return._return_value
         self.write("end", *self.of(config), job_return.status.name, value if isinstance(value, float) else "failed")
-        assert job_return.cfg.optimizer.lr == job_return.hydra_cfg.optimizer.lr == config.optimizer.lr
-        assert "hydra" not in job_return.cfg
         self.write("overrides", *job_return.overrides, job_return.working_dir, job_return.task_name)
+        self.write("configs", list(job_return.cfg), list(job_return.hydra_cfg), job_return.hydra_cfg.hydra.job.num)
 
     def of(self, config):
         hydra = HydraConfig.get()
-        return config.optimizer.lr, hydra.job.num, os.path.basename(hydra.runtime.output_dir), config.hydra.job.num
+        return config.data.batch_size, hydra.job.num, os.path.basename(hydra.runtime.output_dir), config.hydra.job.num

@@ -8,6 +8,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from simulated_sweep import LR, smooth
 
+from bnlab.launchers.n_jobs import num_processes
+
 
 class Spy(Launcher):
     """Takes jobs as any launcher does, and keeps what it was given."""
@@ -130,3 +132,38 @@ def test_a_launcher_that_fails_in_the_middle_loses_the_job_it_was_at(sweep, spy,
     assert calls == [5, 2]
     assert [row["state"] for row in left.rows] == ["completed", "completed", "failed", "completed", "completed"]
     assert left.rows[2]["reason"] == "the launcher failed: OSError: lost the node"
+
+
+@pytest.mark.parametrize("name", ["[red]a [x]", "a\\b\\", "it's % \\' é -{},", "-a\nb"], ids=ascii)
+def test_a_folder_is_named_and_shown_as_it_was_asked_for(sweep, tmp_path, name):
+    escaped = name.replace("\\'", "\\\\'").replace("'", "\\'") + ("\\" if name.endswith("\\") else "")
+    outcome, _ = sweep("seed=0,1", folder=f"'{escaped}'")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert sorted(path.parent.name for path in tmp_path.rglob("summary.json")) == ["0", "1"]
+    assert outcome.stdout.startswith(f"2 trials in {name}\n")
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "stacked"])
+@pytest.mark.parametrize("n_jobs", [0, 1.5, "two", "null", True])
+def test_a_number_of_jobs_that_makes_no_sense_is_one_line_and_begins_no_sweep(train, tmp_path, launcher, n_jobs):
+    outcome = train(
+        *("-m", "seed=0,1", f"hydra/launcher={launcher}", f"hydra.launcher.n_jobs={n_jobs}"),
+        f"hydra.sweep.dir={tmp_path}/s",
+    )
+    assert outcome.exit_code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.startswith(
+        "`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one process a core"
+    )
+    assert outcome.stderr.count("\n") == 1
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_negative_number_of_jobs_counts_as_in_joblib():
+    import joblib
+
+    cores = joblib.cpu_count()
+    for n_jobs in (-1, -2, -3, -100, 1, 7):
+        expected = joblib.parallel.LokyBackend(parallel=None).effective_n_jobs(n_jobs) if n_jobs > -100 else 1
+        assert num_processes(n_jobs, cores) == expected

@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
@@ -121,7 +121,7 @@ class _Batch:
                 if has_callbacks or self._reads_hydra or "${hydra:" in "".join(overrides):
                     HydraConfig.instance().set_config(config)  # 15 ms: more than all the rest
                 folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
-                with open_dict(config.hydra.runtime):
+                with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                     config.hydra.runtime.output_dir = str(folder.absolute())
                 if has_callbacks:
                     self._configs[index] = config
@@ -162,7 +162,7 @@ class _Batch:
     def _call_back(self, config: DictConfig, result: JobReturn) -> None:
         """`on_job_end`, with what Hydra's `run_job` gives it."""
         HydraConfig.instance().set_config(config)
-        result.hydra_cfg = copy.deepcopy(config)
-        result.cfg = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+        result.hydra_cfg = copy.deepcopy(HydraConfig.instance().cfg)
+        result.cfg = OmegaConf.masked_copy(config, self._of_task())
         result.overrides = list(config.hydra.overrides.task)
         self._context.callbacks.on_job_end(config=config, job_return=result)
