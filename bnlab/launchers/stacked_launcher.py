@@ -118,13 +118,14 @@ class _Batch:
                 with open_dict(config):
                     config.hydra.job.id = config.hydra.job.num = self._initial + index
                 has_callbacks = bool(self._context.callbacks.callbacks)
-                if has_callbacks or self._reads_hydra or "${hydra:" in "".join(overrides):
+                if self._reads_hydra or has_callbacks or "${hydra:" in "".join(overrides):
                     HydraConfig.instance().set_config(config)  # 15 ms: more than all the rest
                 folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
                 with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                     config.hydra.runtime.output_dir = str(folder.absolute())
                 if has_callbacks:
                     self._configs[index] = config
+                    HydraConfig.instance().set_config(config)  # which keeps a copy, and so lacked the folder
                     self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 container: dict[str, Any] = {}
                 for key in [str(key) for key in config if key not in ("hydra", "search")]:
@@ -162,7 +163,8 @@ class _Batch:
     def _call_back(self, config: DictConfig, result: JobReturn) -> None:
         """`on_job_end`, with what Hydra's `run_job` gives it."""
         HydraConfig.instance().set_config(config)
-        result.hydra_cfg = copy.deepcopy(HydraConfig.instance().cfg)
+        hydra_config: Any = HydraConfig.instance().cfg
+        result.hydra_cfg = copy.deepcopy(hydra_config)
         result.cfg = OmegaConf.masked_copy(config, self._of_task())
         result.overrides = list(config.hydra.overrides.task)
         self._context.callbacks.on_job_end(config=config, job_return=result)

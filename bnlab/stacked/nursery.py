@@ -151,9 +151,7 @@ def main() -> None:
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
 
 
-def _work(
-    key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawer", serve: Callable[..., None]
-) -> None:
+def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawer", serve: Callable[..., None]) -> None:
     gc.enable()
     theirs, ours = socket.socketpair()
     connection = Connection(ours.detach())
