@@ -159,8 +159,11 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
         summary = json.loads(folder.summary.read_text())
         checkpoint = torch.load(folder.best_checkpoint, weights_only=True, map_location="cpu")
         network = build_network(config, tuple(summary["sample_shape"]), summary["num_classes"])
-        weights = checkpoint["state_dict"]
-        network.load_state_dict({key.removeprefix("network."): value for key, value in weights.items()})
+        weights = {key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()}
+        # Half types are computed with in fp32, which holds them; fp64 would be rounded.
+        is_double = any(value.dtype == torch.float64 for value in weights.values())
+        dtype = torch.float64 if is_double else torch.float32
+        network.to(dtype).load_state_dict(weights)
         statistics = checkpoint.get("DataModule")
         return Run(
             folder=folder,
@@ -169,7 +172,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
             metrics=_read_metrics(folder.metrics),
             summary=summary,
             network=network.eval(),
-            normalization=Normalization(**statistics, dtype=torch.float32) if statistics else None,
+            normalization=Normalization(**statistics, dtype=dtype) if statistics else None,
         )
 
 

@@ -142,6 +142,16 @@ def test_evaluate_gives_the_test_metrics_to_the_last_digit(
     assert evaluate(tmp_path / "run") == {name: summary[name] for name in ("test_loss", "test_accuracy")}
 
 
+def test_a_run_in_double_precision_is_read_back_in_it(quick_config: Callable[..., DictConfig], tmp_path: Path) -> None:
+    summary = fit(quick_config("trainer.precision=64-true"), tmp_path / "run", console=QUIET)
+    assert evaluate(tmp_path / "run") == {name: summary[name] for name in ("test_loss", "test_accuracy")}
+    run = bnlab.load(tmp_path / "run")
+    assert run.normalization is not None
+    with torch.no_grad():
+        loss = F.cross_entropy(run.network(run.normalization(digits().test.x)), digits().test.y)
+    assert float(loss) == pytest.approx(summary["test_loss"], rel=1e-14)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "momentum", "nesterov", "rmsprop", "adam", "adamw"])
 @pytest.mark.parametrize("scheduler", ["constant", "step", "exponential", "inverse_time", "cosine"])
 def test_checkpoints_load_with_weights_only(
