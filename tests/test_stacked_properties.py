@@ -27,14 +27,15 @@ pytestmark = pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is usin
 EPOCHS = 3
 BASE = tiny("scheduler=constant", "trainer.precision=64-true", f"trainer.max_epochs={EPOCHS}")
 RATES, BETAS = st.sampled_from([0.003, 0.02, 0.1]), st.sampled_from([0.0, 0.3, 0.9])
+SQUARES = st.sampled_from([0.9, 0.999])  # of less, updates are signs: torch's own implementations drift apart by then
 FLAGS = st.booleans()
 
 # What each network has for itself, and what all networks of a stack share; mostly what has a stacked form.
 OF_EACH: dict[str, dict[str, st.SearchStrategy]] = {
     "SGD": {"momentum": BETAS, "dampening": st.sampled_from([0, 0, 0.3])},
-    "RMSprop": {"alpha": BETAS, "eps": st.sampled_from([1e-8, 1e-3]), "momentum": BETAS},
-    "Adam": {"beta1": BETAS, "beta2": BETAS, "eps": st.sampled_from([1e-8, 1e-3])},
-    "AdamW": {"beta1": BETAS, "beta2": BETAS, "eps": st.sampled_from([1e-8, 1e-3])},
+    "RMSprop": {"alpha": SQUARES, "eps": st.sampled_from([1e-8, 1e-3]), "momentum": BETAS},
+    "Adam": {"beta1": BETAS, "beta2": SQUARES, "eps": st.sampled_from([1e-8, 1e-3])},
+    "AdamW": {"beta1": BETAS, "beta2": SQUARES, "eps": st.sampled_from([1e-8, 1e-3])},
 }
 SHARED: dict[str, dict[str, st.SearchStrategy]] = {
     "SGD": {"nesterov": FLAGS, "maximize": FLAGS, "fused": FLAGS, "foreach": st.just(None)},

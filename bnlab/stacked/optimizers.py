@@ -110,7 +110,7 @@ class StackedOptimizer:
         self.num_steps = 0
         self._fused = rows.is_cpu if fused is None else fused
         self._nesterov = bool(optimizers[0].param_groups[0].get("nesterov", False))
-        self.states = {name: torch.zeros_like(rows) for name in self._state_names()}
+        self.states = {name: torch.zeros_like(rows) for name in self._state_names(self.optimizers)}
         self._attach(rows, gradients)
 
     def _attach(self, rows: Tensor, gradients: Tensor) -> None:
@@ -138,7 +138,8 @@ class StackedOptimizer:
 
     def copy(self, index: int, shapes: Mapping[str, torch.Size]) -> Callable[[], dict[str, Any]]:
         """`state_dict` as it is now, the numbers copied in one piece and told apart in a call of the result."""
-        rows = {name: self.states[name][index].clone() for name in self.states} if self.num_steps else {}
+        names = self._state_names([self.optimizers[index]]) if self.num_steps else ()
+        rows = {name: self.states[name][index].clone() for name in names}
         groups = self.optimizers[index].state_dict()["param_groups"]
         count = {"step": float(self.num_steps)} if self.kind is not SGD and self.num_steps else {}
 
@@ -155,10 +156,10 @@ class StackedOptimizer:
 
         return state_dict
 
-    def _state_names(self) -> tuple[str, ...]:
+    def _state_names(self, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
         if self.kind in (Adam, AdamW):
             return ("exp_avg", "exp_avg_sq")
-        has_momentum = any(optimizer.param_groups[0]["momentum"] != 0 for optimizer in self.optimizers)
+        has_momentum = any(optimizer.param_groups[0]["momentum"] != 0 for optimizer in optimizers)
         momentum = ("momentum_buffer",) if has_momentum else ()
         return momentum if self.kind is SGD else ("square_avg", *momentum)
 
