@@ -3,16 +3,20 @@
 Hydra is imported for composing only: a worker process checks and describes configs that another composed.
 """
 
+import functools
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from bnlab.command_line import differences
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
+from bnlab.yaml_text import to_yaml
 
-__all__ = ["WIDTHS", "check", "compose", "config_folder", "describe"]
+__all__ = ["WIDTHS", "check", "compose", "config_folder", "describe", "overrides_of", "plain"]
 
 WIDTHS = ("num_layers", "num_units")  # of `model`: numbers from which the config makes the list `hidden`
 
@@ -41,12 +45,53 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     from bnlab.search.plugin import register
 
-    GlobalHydra.instance().clear()
+    global_hydra = GlobalHydra.instance()
+    outer, global_hydra.hydra = global_hydra.hydra, None  # that of a program around this call
     register()
-    with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
-        config = hydra_compose("train", list(overrides))
+    try:
+        with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+            config = hydra_compose("train", list(overrides))
+    finally:
+        global_hydra.hydra = outer
     check(config)
+    if len(_composed) > 10_000:
+        _composed.clear()
+    _composed[_digest(plain(config))] = list(overrides)
     return config
+
+
+_composed: dict[bytes, list[str]] = {}
+"""The overrides that gave a config, by its content: they are not those of one that was changed afterwards."""
+
+
+def overrides_of(settings: dict[str, Any]) -> list[str] | None:
+    """Overrides that make `python -m bnlab.train` train with these settings (of `plain`); None where none do.
+
+    They are those that `compose` was given or, of a config that was changed or made by hand, its differences from the
+    defaults.
+    """
+    composed = _composed.get(_digest(settings))
+    if composed is not None:
+        return list(composed)
+    try:
+        return differences(_defaults(), settings)
+    except ValueError:
+        return None
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, resolved; without how Hydra runs it and how a search found it."""
+    container: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in container.items() if key not in ("hydra", "search")}
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return plain(compose())
+
+
+def _digest(settings: dict[str, Any]) -> bytes:
+    return hashlib.blake2b(to_yaml(settings).encode(), digest_size=16).digest()
 
 
 def check(config: DictConfig) -> None:

@@ -77,5 +77,5 @@ def report_user_errors() -> Iterator[None]:
     except UserError as error:
         if WANTS_TRACEBACK:
             raise
-        print(" ".join(str(error).split()), file=sys.stderr)
+        print(" ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)  # blanks in names stay
         raise SystemExit(2) from None

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from rich.console import Console
 from bnlab.build import arguments_of, build_logger, build_network, build_splits, check_batch_sizes
 from bnlab.callbacks import build_callbacks
 from bnlab.classifier import Classifier
-from bnlab.config import check, describe
+from bnlab.config import check, describe, overrides_of, plain
 from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
@@ -42,7 +42,9 @@ def fit(
     config: DictConfig,
     folder: str | Path,
     *,
-    overrides: Sequence[str] = (),
+    overrides: Sequence[str] | None = None,
+    command: str | None = None,
+    sweep: Mapping[str, str] | None = None,
     console: Console | None = None,
     callbacks: Sequence[L.Callback] = (),
 ) -> Summary:
@@ -51,7 +53,10 @@ def fit(
     Args:
         config: as `bnlab.compose` gives it.
         folder: where the run goes; made if it is not there.
-        overrides: what made the config, kept so that the run can be repeated.
+        overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
+            "command" is null where no overrides make the config: config.yaml says what was trained).
+        command: the line that repeats the run, where it takes more than the overrides.
+        sweep: whose trial it is, {"id", "folder"}.
         console: where the progress bar and the closing table go; None for stdout.
         callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
     Returns:
@@ -63,8 +68,10 @@ def fit(
     console = console or Console()
     run = RunFolder(Path(folder))
     check(config)
+    if overrides is None:
+        overrides = overrides_of(plain(config))
     run.create(config, overrides)
-    summary = beginning(config, overrides)
+    summary = beginning(config, overrides, command, sweep)
     try:
         with forks_end_here():
             _fit_and_test(config, run, console, callbacks, summary)

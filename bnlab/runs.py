@@ -81,7 +81,7 @@ class RunFolder:
         if self.holds_results:
             raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
 
-    def create(self, config: DictConfig, overrides: Sequence[str]) -> None:
+    def create(self, config: DictConfig, overrides: Sequence[str] | None) -> None:
         """Make the folder and write what the run is to do.
 
         Raises:
@@ -91,7 +91,7 @@ class RunFolder:
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
             write_text(self.config, to_yaml(config))
-            write_text(self.overrides, to_yaml(list(overrides)))
+            write_text(self.overrides, to_yaml(list(overrides or ())))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One row an epoch; numbers at full precision, so that reading gives back the same floats."""

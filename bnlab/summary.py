@@ -3,13 +3,13 @@
 import functools
 import importlib.metadata
 import platform
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from bnlab.command_line import command as command_line
 from bnlab.history import History
 
 if TYPE_CHECKING:
@@ -22,15 +22,29 @@ __all__ = ["Summary", "beginning", "closing_table", "ending", "headline", "versi
 Summary = dict[str, Any]
 
 
-def beginning(config: DictConfig, overrides: Sequence[str]) -> Summary:
-    """What is known before the training; a status of failed stands until something better is known."""
+def beginning(
+    config: DictConfig,
+    overrides: Sequence[str] | None,
+    command: str | None = None,
+    sweep: Mapping[str, str] | None = None,
+) -> Summary:
+    """What is known before the training; a status of failed stands until something better is known.
+
+    Args:
+        overrides: what made the config; None where no overrides make it.
+        command: the line that repeats the run, where it takes more than the overrides.
+        sweep: whose trial it is, {"id", "folder"}; the folder is relative to the sweep's.
+    """
+    if command is None and overrides is not None:
+        command = command_line(overrides)
     return {
         "status": "failed",
         "objective": None,
         "objective_name": config.objective,
-        "command": shlex.join(["python", "-m", "bnlab.train", *overrides]),
+        "command": command,
         "seed": config.seed,
         "versions": versions(),
+        **({} if sweep is None else {"sweep": dict(sweep)}),
     }
 
 

@@ -34,31 +34,38 @@ def task(config: "DictConfig") -> float | None:
     from hydra.types import RunMode
     from omegaconf import open_dict
 
-    from bnlab.config import check
+    from bnlab.command_line import Origin, command, given_overrides
+    from bnlab.config import check, config_folder
 
     hydra_config = HydraConfig.get()
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
     with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
         check(config)  # before two seconds of imports
         with open_dict(config):
-            del config["search"]  # how the run was found is not what it is
+            config.pop("search", None)  # how the run was found is not what it is
         from bnlab.fit import fit
 
         folder = Path(hydra_config.runtime.output_dir)
-        arguments: dict[str, Any] = {}
+        overrides = given_overrides(hydra_config.overrides.task)
+        origin = Origin.of(hydra_config, config_folder()).of_a_run()
+        arguments: dict[str, Any] = {"overrides": overrides, "command": command(overrides, origin)}
         if hydra_config.mode == RunMode.MULTIRUN:
             from rich.console import Console
 
-            from bnlab.search.pruning import pruning_of
-            from bnlab.search.pruning_callback import PruningCallback
+            from bnlab.search.folder import TrialFolder
 
-            pruning = pruning_of(folder, config.objective)
             # The sweep shows the progress and the result of its trials itself.
-            arguments = {
-                "console": Console(file=StringIO()),
-                "callbacks": [PruningCallback(pruning)] if pruning else [],
-            }
-        summary = fit(config, folder, overrides=list(hydra_config.overrides.task), **arguments)
+            arguments["console"] = Console(file=StringIO())
+            trial = TrialFolder.of(hydra_config)
+            if trial.sweep.definition.is_file():  # it is not where another sweeper made the job
+                from bnlab.search.pruning import pruning_of
+                from bnlab.search.pruning_callback import PruningCallback
+
+                definition = trial.sweep.read_definition()
+                arguments["sweep"] = trial.identity(definition.id)
+                pruning = pruning_of(trial, definition, config.objective)
+                arguments["callbacks"] = [PruningCallback(pruning)] if pruning else []
+        summary = fit(config, folder, **arguments)
     if summary["status"] == "interrupted":
         if hydra_config.mode == RunMode.MULTIRUN:
             raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end

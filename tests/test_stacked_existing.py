@@ -8,10 +8,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from stacked_oracle import configs_of
 
+from bnlab.config import plain
 from bnlab.errors import UserError
 from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.chunks import Chunks, PlainJob, plain
+from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.existing import Replacement
 from bnlab.stacked.trial import Job, Trial
 from bnlab.stacked.worker import train_alone, train_chunk

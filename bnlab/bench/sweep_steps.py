@@ -8,9 +8,9 @@ from omegaconf import DictConfig
 from torch import nn
 
 from bnlab.batch_norm import BatchNorm1d
+from bnlab.config import plain
 from bnlab.network import MLP
 from bnlab.stacked.batches import StackedBatches
-from bnlab.stacked.chunks import plain
 from bnlab.stacked.data import load_data
 from bnlab.stacked.memory import chunk_size
 from bnlab.stacked.metrics import StackedMetrics

@@ -17,8 +17,11 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from bnlab.command_line import Origin, command, given_overrides
+from bnlab.config import config_folder
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
+from bnlab.search.folder import TrialFolder
 
 __all__ = ["StackedLauncher", "TrialFailedError"]
 
@@ -100,6 +103,7 @@ class _Batch:
         self._config = launcher._config
         self._overrides = [list(overrides) for overrides in job_overrides]
         self._initial = initial_job_idx
+        self._origin = Origin.of(self._config.hydra, config_folder()).of_a_run()
         self._reads_hydra = "${hydra:" in OmegaConf.to_yaml(OmegaConf.masked_copy(self._config, self._of_task()))
         self._jobs: dict[int, str] = {}
         self._configs: dict[int, DictConfig] = {}  # for callbacks, where there are any
@@ -132,12 +136,18 @@ class _Batch:
                     value = config[key]
                     is_node = OmegaConf.is_config(value)
                     container[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
-                job = PlainJob(index, container, str(folder.absolute()), list(config.hydra.overrides.task))
+                job = PlainJob(index, container, str(folder.absolute()), *self._about(config.hydra))
             except Exception as error:
                 self._return(index, JobStatus.FAILED, error)
                 continue
             self._jobs[index] = config.hydra.job.name
             yield job
+
+    def _about(self, hydra: DictConfig) -> tuple[list[str], str, dict[str, str] | None]:
+        """The overrides of a job, the command that runs it alone, and the sweep whose trial it is."""
+        overrides = given_overrides(hydra.overrides.task)
+        sweep_id = getattr(self._task_function, "sweep_id", None)
+        return overrides, command(overrides, self._origin), sweep_id and TrialFolder.of(hydra).identity(sweep_id)
 
     def _of_task(self) -> list[str]:
         """The keys that are the task's; how a search found a run is not what it is."""

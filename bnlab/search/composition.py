@@ -1,11 +1,13 @@
 """Composing the configs of many jobs that differ in values only: once by Hydra, then copied and changed."""
 
+import copy
 import pickle
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
@@ -13,7 +15,10 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["SweepConfigLoader"]
+from bnlab.command_line import Origin, given_overrides
+from bnlab.errors import UserError
+
+__all__ = ["SUBDIR", "SweepConfigLoader", "loader_for"]
 
 SUBDIR = "hydra.sweep.subdir"  # the one setting of Hydra that the search gives each job
 
@@ -33,7 +38,7 @@ class SweepConfigLoader(ConfigLoader):
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         parsed = [self._parse(override) for override in sweep_overrides]
-        hydra_overrides: list[str] = list(master_config.hydra.overrides.hydra)
+        hydra_overrides = given_overrides(master_config.hydra.overrides.hydra)
         groups: list[Override] = []
         values: list[Override] = []
         for override in parsed:
@@ -83,7 +88,7 @@ class SweepConfigLoader(ConfigLoader):
                     key,
                     results_filter=None,
                     config_name=master_config.hydra.job.config_name,
-                    overrides=list(master_config.hydra.overrides.hydra),
+                    overrides=given_overrides(master_config.hydra.overrides.hydra),
                 )
             )
         return self._is_group[key]
@@ -148,3 +153,25 @@ def _only_sets_a_value(override: Override) -> bool:
 
 def _only_picks(override: Override) -> bool:
     return override.type == OverrideType.CHANGE and not override.is_hydra_override()
+
+
+def loader_for(origin: Origin, loader: ConfigLoader) -> ConfigLoader:
+    """Hydra's loader as the flags of `origin` would have made it; where `loader` has a flag of its own, that one holds.
+
+    Raises:
+        UserError: a folder of configs is not there any more.
+    """
+    path = copy.deepcopy(loader.get_search_path())
+    providers = [element.provider for element in path.get_path()]
+    if origin.config_dir is not None and "command-line" not in providers:
+        if not Path(origin.config_dir).is_dir():
+            raise UserError(
+                f"The sweep was started with --config-dir {origin.config_dir}, which is not there any more: say by "
+                "--config-dir where it is."
+            )
+        path.prepend("command-line", f"file://{origin.config_dir}", SearchPathQuery(provider="schema"))
+    if origin.config_path is not None:
+        for element in path.get_path():
+            if element.provider == "main":
+                element.path = origin.config_path
+    return ConfigLoaderImpl(config_search_path=path)

@@ -97,7 +97,7 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     settings = SearchSettings.read(node)
     given = _last_of_each([override for override in overrides if not _is_of_search(override.key_or_group)])
     named = {override.key_or_group for override in given}
-    entries = [_entry(parser, key, value) for key, value in node["space"].items() if key not in named]
+    entries = [_entry(parser, key, value) for key, value in (node["space"] or {}).items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
     fixed = [str(override.input_line) for override in (*entries, *given) if not override.is_sweep_override()]
     parameters = tuple(parameter_of(override, settings.seed) for override in swept)

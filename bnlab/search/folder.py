@@ -2,19 +2,22 @@
 
 import fcntl
 import json
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import OmegaConf
 
 from bnlab.atomic_file import write_text
+from bnlab.command_line import Origin, command, override, shown
 from bnlab.errors import UserError, user_errors
+from bnlab.search.address import anchored
+from bnlab.yaml_text import to_yaml
 
-__all__ = ["Definition", "SweepFolder"]
+__all__ = ["Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
 
 
 @dataclass(frozen=True)
@@ -22,8 +25,9 @@ class Definition:
     """What a sweep was asked to do, so that it can go on.
 
     Attributes:
+        id: drawn when the sweep was defined; what is this sweep's says so.
         overrides: of the settings, among them the space and those of `search`.
-        hydra_overrides: of Hydra, such as the launcher.
+        origin: Hydra's flags and its own overrides, such as the launcher.
         study: its name in the storage.
         storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder.
         pruner: `search.pruner`.
@@ -31,18 +35,27 @@ class Definition:
         trials_per_round: of coarse_to_fine.
     """
 
+    id: str
     overrides: list[str]
-    hydra_overrides: list[str]
+    origin: Origin
     study: str
     storage: str | None
     pruner: str
     minimize: bool
     trials_per_round: int
 
+    def storage_url(self, folder: Path) -> str | None:
+        """`storage` with what the environment has to say; a relative file is one in `folder`, the sweep's."""
+        if self.storage is None:
+            return None
+        with user_errors("`search.storage`: "):
+            url: str = OmegaConf.create({"url": self.storage}).url
+        return anchored(url, Path.cwd() if "${" in self.storage else folder)
+
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """What lies in it: a folder a trial under its number, and beside them the names below.
+    """What lies in it: a folder per trial, named after its number where nothing else is asked for, and the names below.
 
     The journal is Optuna's, and is there where no other storage is named.
     """
@@ -56,6 +69,11 @@ class SweepFolder:
     @property
     def journal(self) -> Path:
         return self.path / "study.journal"
+
+    @property
+    def settings(self) -> Path:
+        """What was composed when the sweep was defined (see `bnlab.search.changes`)."""
+        return self.path / "settings.json"
 
     @property
     def trials(self) -> Path:
@@ -73,11 +91,13 @@ class SweepFolder:
     def figure(self) -> Path:
         return self.path / "search.png"
 
-    def trial(self, number: int) -> Path:
-        return self.path / str(number)
+    def trial(self, name: str) -> Path:
+        return self.path / name
 
     def write_definition(self, definition: Definition) -> None:
-        write_text(self.definition, OmegaConf.to_yaml(OmegaConf.create(vars(definition))))
+        plain = asdict(definition)
+        plain["origin"]["overrides"] = list(plain["origin"]["overrides"])
+        write_text(self.definition, to_yaml(plain))
 
     def read_definition(self) -> Definition:
         """
@@ -87,8 +107,65 @@ class SweepFolder:
         if not self.definition.is_file():
             raise UserError(f"{str(self.path)!r} is not the folder of a sweep: it has no {self.definition.name}.")
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
-            stored: Any = OmegaConf.to_container(OmegaConf.load(self.definition))
-            return Definition(**stored)
+            stored: Any = yaml.load(self.definition.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            origin = stored.pop("origin")
+            return Definition(**stored, origin=Origin(**origin | {"overrides": tuple(origin["overrides"])}))
+
+    def check_is_free(self) -> None:
+        """Refuse a folder in which a new sweep would mix its results with others, or overwrite them.
+
+        Raises:
+            UserError: another sweep's definition, trials or results are in it.
+        """
+        if self.definition.exists():
+            raise UserError(
+                f"{shown(self.path)!r} already holds a sweep: choose another folder, or go on with it by "
+                f"{resume_command(self)}"
+            )
+        files = (self.trials, self.leaderboard, self.best, self.figure)
+        taken = [file.name for file in files if file.exists()] + self.numbered()
+        if self.journal.is_file() and self.journal.stat().st_size:  # an empty one is of a sweep that was killed early
+            taken.append(self.journal.name)
+        if taken:
+            raise UserError(
+                f"{shown(self.path)!r} holds results that are not this sweep's ({_some(taken)}): choose another folder "
+                "by hydra.sweep.dir."
+            )
+
+    def check_is_own(self, names: Iterable[str]) -> None:
+        """Refuse a folder to which trials were added from elsewhere; `names` are the folders of the sweep's own.
+
+        Raises:
+            UserError: there are numbered folders of others.
+        """
+        foreign = sorted(set(self.numbered()) - set(names), key=int)
+        if foreign:
+            raise UserError(
+                f"{shown(self.path)!r} holds run folders that are not its sweep's ({_some(foreign)}): move them "
+                "elsewhere."
+            )
+
+    def numbered(self) -> list[str]:
+        """The names of what a trial's folder could collide with."""
+        if not self.path.is_dir():
+            return []
+        return sorted((entry.name for entry in self.path.iterdir() if entry.name.isdecimal()), key=int)
+
+    def forget(self) -> None:
+        """Take back the definition of a sweep that was refused."""
+        for file in (self.definition, self.settings):
+            file.unlink(missing_ok=True)
+
+    def write_settings(self, settings: Mapping[str, Any]) -> None:
+        write_text(self.settings, json.dumps(settings, indent=1) + "\n")
+
+    def read_settings(self) -> Any:
+        """
+        Raises:
+            UserError: they are not there.
+        """
+        with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
+            return json.loads(self.settings.read_text())
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -107,16 +184,51 @@ class SweepFolder:
             yield
 
     def _remove_what_a_killed_process_left(self) -> None:
-        for file in (self.definition, self.trials, self.leaderboard, self.best, self.figure):
+        for file in (self.definition, self.settings, self.trials, self.leaderboard, self.best, self.figure):
             for unfinished in self.path.glob(f".{file.name}.*"):
                 unfinished.unlink()
 
-    def has_started(self, number: int) -> bool:
-        return self.trial(number).is_dir()
+    def has_started(self, name: str) -> bool:
+        return self.trial(name).is_dir()
 
-    def result(self, number: int) -> dict[str, Any] | None:
+    def result(self, name: str) -> dict[str, Any] | None:
         """The summary.json of a trial, None while it has none."""
-        return read_result(self.trial(number))
+        return read_result(self.trial(name))
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    """A trial's folder as the run in it sees it: `name` is relative to the sweep's folder."""
+
+    sweep: SweepFolder
+    name: str
+
+    @classmethod
+    def of(cls, hydra: Any) -> "TrialFolder":
+        """From the `hydra` node of a job's config."""
+        return cls(SweepFolder(Path(hydra.sweep.dir)), str(hydra.sweep.subdir))
+
+    @classmethod
+    def at(cls, path: Path, name: str) -> "TrialFolder":
+        """From its path, which ends with its name."""
+        return cls(SweepFolder(path.parents[len(Path(name).parts) - 1]), name)
+
+    def identity(self, sweep_id: str) -> dict[str, str]:
+        """What the summary of a trial says, so that nothing else is taken for it."""
+        return {"id": sweep_id, "folder": self.name}
+
+
+def resume_command(folder: SweepFolder) -> str:
+    """The line that goes on with a sweep: its flags and overrides are in its folder."""
+    return command([override("search.resume", shown(folder.path))], multirun=True)
+
+
+def is_owned(summary: Mapping[str, Any], sweep_id: str, name: str) -> bool:
+    return summary.get("sweep") == {"id": sweep_id, "folder": name}
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -124,18 +236,3 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return json.loads((folder / "summary.json").read_text())
     except FileNotFoundError:
         return None
-
-
-def shown(path: Path | str) -> str:
-    """Relative to the current directory where it lies below it."""
-    relative = os.path.relpath(path)
-    return str(path) if relative.startswith("..") else relative
-
-
-def without(overrides: Sequence[str], *keys: str) -> list[str]:
-    """The overrides that do not set one of `keys`."""
-    return [override for override in overrides if key_of(override) not in keys]
-
-
-def key_of(override: str) -> str:
-    return override.partition("=")[0].lstrip("+~")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from bnlab.atomic_file import write_text
 from bnlab.errors import reason
-from bnlab.search.folder import read_result
+from bnlab.search.folder import TrialFolder, read_result
 from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt
 
@@ -33,12 +33,18 @@ class Job:
 
     A summary is how a sweep learns of a trial while the launcher is still at work, and after the sweep was killed. What
     a trial logs goes to its own train.log, the traceback of a failure too; the console is the sweep's.
+
+    Attributes:
+        sweep_id: of the sweep, which takes no other's summary for its trial's.
     """
 
     task: Callable[[DictConfig], Any]
+    sweep_id: str
 
     def __call__(self, config: DictConfig) -> Any:
-        folder = Path(HydraConfig.get().runtime.output_dir)
+        hydra = HydraConfig.get()
+        folder = Path(hydra.runtime.output_dir)
+        identity = TrialFolder.of(hydra).identity(self.sweep_id)
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.CRITICAL)
@@ -47,21 +53,24 @@ class Job:
             with restored():
                 value = self.task(config)
         except UserInterrupt:
-            _complete(folder, {"status": "interrupted", "seconds": time.monotonic() - start}, changes=True)
+            _complete(folder, identity, {"status": "interrupted", "seconds": time.monotonic() - start}, changes=True)
             raise
         except BaseException as error:
             log.error("the trial failed", exc_info=True)
-            _complete(folder, {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start})
+            _complete(
+                folder, identity, {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start}
+            )
             if isinstance(error, Exception):
                 raise
             raise JobEndedError(reason(error)) from error  # a sys.exit() ends the job, not the sweep
-        _complete(folder, {"status": "completed", "objective": value, "seconds": time.monotonic() - start})
+        _complete(folder, identity, {"status": "completed", "objective": value, "seconds": time.monotonic() - start})
         return value
 
 
-def _complete(folder: Path, result: dict[str, Any], changes: bool = False) -> None:
-    """Write what the task's own summary does not say; with `changes`, what it says otherwise too."""
+def _complete(folder: Path, identity: dict[str, str], result: dict[str, Any], changes: bool = False) -> None:
+    """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
     summary = read_result(folder)
     merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
+    merged["sweep"] = identity
     if merged != summary:
         write_text(folder / "summary.json", json.dumps(merged, indent=2) + "\n")

@@ -3,7 +3,6 @@
 import csv
 import io
 import math
-import shlex
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from bnlab.atomic_file import write_bytes, write_text
-from bnlab.search.folder import SweepFolder, shown
+from bnlab.command_line import Origin, shown
+from bnlab.command_line import command as command_line
+from bnlab.search.folder import SweepFolder
 from bnlab.search.scales import Scale
 from bnlab.search.space import Choice, Parameter, Point, Space
 from bnlab.search.trials import Configuration, Trial, rank
@@ -40,6 +41,7 @@ class Leaderboard:
         seeds: runs a configuration.
         base_seed: the seed of the first of them, where there is more than one.
         num_threads: that torch has in a trial, where it is not the default; rounding depends on it.
+        origin: what the configs were composed from beside the overrides of their settings.
     """
 
     trials: Sequence[Trial]
@@ -50,6 +52,7 @@ class Leaderboard:
     seeds: int
     base_seed: int
     num_threads: int | None
+    origin: Origin
 
     @property
     def ranking(self) -> list[Configuration]:
@@ -66,11 +69,15 @@ class Leaderboard:
 
     def command(self, configuration: Configuration) -> str:
         """The command line that runs `configuration` again, all its seeds, and gives the same objective."""
-        words = ["python", "-m", "bnlab.train"]
+        overrides = self.overrides(configuration.values)
         if self.seeds > 1:
-            words += ["-m", f"search.seeds={self.seeds}"]
+            # Configs of the user's own may bring a search and a space.
+            alone = (
+                [] if self.origin.is_default else ["search.kind=grid", "search.num_trials=null", "search.space=null"]
+            )
+            overrides = [*alone, f"search.seeds={self.seeds}", *overrides]
         threads = f"OMP_NUM_THREADS={self.num_threads} " if self.num_threads is not None else ""
-        return threads + shlex.join([*words, *self.overrides(configuration.values)])
+        return threads + command_line(overrides, self.origin.of_a_run(), multirun=self.seeds > 1)
 
     def write(self, folder: SweepFolder) -> None:
         write_text(folder.trials, self._csv(folder))

@@ -20,7 +20,7 @@ from bnlab.search.distributions import distribution_of, from_optuna, name_in_opt
 from bnlab.search.samplers import POINT, FixedSampler
 from bnlab.search.space import Parameter, Point, Space
 from bnlab.search.storage import study_id, trial_id
-from bnlab.search.trials import FOLDER, REPEAT, RESULT
+from bnlab.search.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
 
 __all__ = ["Plan", "TakenTrial"]
 
@@ -45,7 +45,8 @@ class Plan:
 
     Args:
         points: of a grid, else None: the sampler draws them.
-        folder: this sweep's.
+        sweep_id: this sweep's, by which it knows its trials.
+        folder: where it is now.
         worst: the objective that stands for a training without a finite epoch.
     """
 
@@ -58,6 +59,7 @@ class Plan:
         num_points: int,
         seeds: int,
         points: Sequence[Point] | None,
+        sweep_id: str,
         folder: Path,
         worst: float,
     ) -> None:
@@ -68,6 +70,7 @@ class Plan:
         self._num_points = num_points
         self._seeds = seeds
         self._points = points
+        self._sweep_id = sweep_id
         self._folder = folder
         self._worst = worst
         self._params_of_point: dict[int, dict[str, Any]] = {}
@@ -101,28 +104,37 @@ class Plan:
             for key, value in self._points[point].items()
         }
 
+    def own_folders(self) -> list[str]:
+        """The names of the folders of the trials that this sweep has run, or runs."""
+        return [
+            folder_name(trial)
+            for trial in self._study.get_trials(deepcopy=False)
+            if trial.user_attrs.get(SWEEP) == self._sweep_id
+        ]
+
     def recover(
-        self, read_result: Callable[[int], Mapping[str, Any] | None], has_started: Callable[[int], bool]
+        self, read_result: Callable[[str], Mapping[str, Any] | None], has_started: Callable[[str], bool]
     ) -> None:
-        """Take over the trials that this sweep's killed predecessor had taken.
+        """Take over the trials that this sweep's killed predecessor had taken; both are asked by a folder's name.
 
         One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
         alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time.
         """
         half_done: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = trial.user_attrs.get(FOLDER)
+            owner = trial.user_attrs.get(SWEEP)
             if owner is None:
                 owner = self._owner_after_a_while(trial)
                 if owner is None:  # its sweep was killed between taking it and saying so
                     self._tell_interrupted(trial.number)
-            elif owner == str(self._folder):
-                result = read_result(trial.number)
+            elif owner == self._sweep_id:
+                name = folder_name(trial)
+                result = read_result(name)
                 if result is not None and result["status"] != "interrupted":
                     self.tell(trial.number, result)
                 elif result is not None:
                     self._tell_interrupted(trial.number)
-                elif has_started(trial.number):
+                elif has_started(name):
                     half_done.append(trial)
                 else:
                     self._unstarted.append(trial)
@@ -144,10 +156,10 @@ class Plan:
         )
 
     def _owner_after_a_while(self, trial: FrozenTrial) -> str | None:
-        """The folder of the sweep that runs `trial`, which another machine may have taken a moment ago."""
+        """The id of the sweep that runs `trial`, which another machine may have taken a moment ago."""
         deadline = time.monotonic() + (0 if self._is_private else _NOBODYS_AFTER_S)
         while True:
-            owner = self._storage.get_trial(trial._trial_id).user_attrs.get(FOLDER)
+            owner: str | None = self._storage.get_trial(trial._trial_id).user_attrs.get(SWEEP)
             if owner is not None or time.monotonic() >= deadline:
                 return owner
             time.sleep(0.2)
@@ -178,7 +190,9 @@ class Plan:
 
     def _start(self, frozen: FrozenTrial) -> TakenTrial:
         """Say whose it is, and draw its values, those that it does not have yet."""
-        self._storage.set_trial_user_attr(frozen._trial_id, FOLDER, str(self._folder))
+        self._storage.set_trial_user_attr(frozen._trial_id, SWEEP, self._sweep_id)
+        if not self._is_private:
+            self._storage.set_trial_user_attr(frozen._trial_id, FOLDER, str(self._folder))
         place = frozen.user_attrs.get(POINT, frozen.number)
         repeat = frozen.user_attrs.get(REPEAT, 0)
         params = self._params_of(place) if repeat else None
@@ -193,6 +207,10 @@ class Plan:
         if self._seeds > 1:
             self._params_of_point[place] = trial.params
         return TakenTrial(frozen.number, place, repeat, point)
+
+    def place(self, number: int, name: str) -> None:
+        """Keep that the folder of trial `number` is `name`, relative to the sweep's."""
+        self._storage.set_trial_user_attr(trial_id(self._storage, self._study_id, number), SUBDIR, name)
 
     def _params_of(self, point: int) -> dict[str, Any] | None:
         """What another seed of the same configuration has; it may be drawing at this moment, on another machine."""

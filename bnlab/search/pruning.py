@@ -2,14 +2,14 @@
 
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.storages import BaseStorage
 
-from bnlab.search.folder import SweepFolder
+from bnlab.search.folder import Definition, TrialFolder
 from bnlab.search.storage import open_storage, study_id, trial_id
+from bnlab.search.trials import SWEEP, folder_name
 
 __all__ = ["Pruning", "pruning_of"]
 
@@ -20,18 +20,19 @@ NUM_STARTUP_TRIALS = 5
 NUM_WARMUP_EPOCHS = 3
 
 
-def pruning_of(folder: Path, objective: str) -> "Pruning | None":
-    """The rule for the trial whose folder is `folder`, None where its sweep prunes nothing."""
-    sweep = SweepFolder(folder.parent)
-    if not (sweep.definition.is_file() and folder.name.isdecimal()):
-        return None
-    definition = sweep.read_definition()
+def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
+    """The rule for the trial in a folder of the sweep of `definition`, None where it prunes nothing."""
     if definition.pruner == "none":
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = open_storage(definition.storage, sweep.journal)
+    storage = open_storage(definition.storage_url(trial.sweep.path), trial.sweep.journal)
     study = optuna.load_study(study_name=definition.study, storage=storage)
-    return Pruning(study, storage, int(folder.name), objective, build_pruner(definition.pruner))
+    (number,) = (
+        frozen.number
+        for frozen in study.get_trials(deepcopy=False)
+        if frozen.user_attrs.get(SWEEP) == definition.id and folder_name(frozen) == trial.name
+    )
+    return Pruning(study, storage, number, objective, build_pruner(definition.pruner))
 
 
 def build_pruner(kind: str) -> BasePruner:

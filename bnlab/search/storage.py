@@ -12,9 +12,18 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from bnlab.errors import UserError, user_errors
+from bnlab.search.changes import Settings, changes
 from bnlab.search.journal import Journal
 
-__all__ = ["close", "declare_planned", "join_or_create", "open_storage", "release", "study_id", "trial_id"]
+__all__ = [
+    "close",
+    "declare_planned",
+    "join_or_create",
+    "open_storage",
+    "release",
+    "study_id",
+    "trial_id",
+]
 
 _PLANNED = "planned"
 _WAIT_S = 60.0
@@ -81,15 +90,30 @@ def close(storage: BaseStorage) -> None:
 
 
 def join_or_create(
-    storage: BaseStorage, name: str, minimize: bool, definition: Mapping[str, Any], resumes: bool = False
+    storage: BaseStorage,
+    name: str,
+    minimize: bool,
+    definition: Mapping[str, Any],
+    settings: Settings,
+    resumes: bool = False,
+    must_exist: bool = False,
 ) -> tuple[optuna.Study, bool]:
     """The study `name`, and whether this call made it. Whoever makes it plans its trials; others wait for the plan.
 
     One that `resumes` plans what is missing, and may ask for more trials than it did.
 
+    Args:
+        definition: what is searched, for those that join to ask the same.
+        settings: of the jobs, for the same.
+        must_exist: refuse to make it.
     Raises:
-        UserError: the study is there, and searches something else.
+        UserError: the study is there, and searches something else; or it must be there, and is not.
     """
+    if must_exist and name not in [study.study_name for study in storage.get_all_studies()]:
+        raise UserError(
+            f"The study {name!r} of this sweep is not where it was: bring it back, or say by search.storage=ADDRESS "
+            "where it is."
+        )
     try:
         study = optuna.create_study(
             storage=storage, study_name=name, direction="minimize" if minimize else "maximize", load_if_exists=False
@@ -97,6 +121,7 @@ def join_or_create(
     except optuna.exceptions.DuplicatedStudyError:
         study = optuna.load_study(storage=storage, study_name=name)
     else:
+        study.set_user_attr("settings", settings)
         study.set_user_attr("definition", dict(definition))
         return study, True
     if resumes:
@@ -111,12 +136,19 @@ def join_or_create(
             )
         time.sleep(0.2)
     stored = study.user_attrs["definition"]
-    for key, value in definition.items():
+    for key in dict.fromkeys([*stored, *definition]):
+        value = definition.get(key)
         if stored.get(key) != value:
             raise UserError(
                 f"The study {name!r} has {key} {stored.get(key)}, this sweep {value}: sweeps that share a study ask "
                 "for the same, or take another search.study."
             )
+    differing = changes(study.user_attrs.get("settings", {}), settings)
+    if differing:
+        raise UserError(
+            f"The study {name!r} has other settings: {'; '.join(differing[:3])}. Sweeps that share a study ask for the "
+            "same, or take another search.study."
+        )
     return study, False
 
 

@@ -1,12 +1,13 @@
 """A sweep from its first to its last trial: plan, launch in batches, tell, show, and leave the results."""
 
+import copy
 import logging
-import re
-import shlex
+import secrets
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from optuna.storages import BaseStorage
 from rich.console import Console
 
-from bnlab.errors import UserError, one_line, reason
-from bnlab.search.composition import SUBDIR, SweepConfigLoader
+from bnlab.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
+from bnlab.config import config_folder
+from bnlab.errors import UserError, one_line, reason, user_errors
+from bnlab.search.address import anchored, portable
+from bnlab.search.changes import Settings, changes, composed, of_the_task
+from bnlab.search.composition import SweepConfigLoader, loader_for
 from bnlab.search.definition import Search, read_search
 from bnlab.search.distributions import name_in_optuna
-from bnlab.search.folder import Definition, SweepFolder, key_of, shown, without
+from bnlab.search.folder import Definition, SweepFolder, is_owned, resume_command
 from bnlab.search.job import Job
 from bnlab.search.journal import mend
 from bnlab.search.leaderboard import Leaderboard
@@ -31,6 +36,7 @@ from bnlab.search.plan import Plan, TakenTrial
 from bnlab.search.progress import SweepProgress
 from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import close, declare_planned, join_or_create, open_storage, release
+from bnlab.search.subdir import Subdirs, check_sweep_dir, job_override
 from bnlab.search.trials import Trial, read_trials
 from bnlab.signals import EXIT_INTERRUPTED
 
@@ -55,31 +61,57 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         SystemExit: 1 if a trial failed, 130 if the sweep was interrupted; its results are written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    loader = SweepConfigLoader(hydra_context.config_loader)
     resume = OmegaConf.select(config, "search.resume")
+    stored: Definition | None = None
+    keeps_storage = False
     if resume is not None:
         folder = SweepFolder(Path(str(resume)).resolve())
         stored = folder.read_definition()
+        loader = SweepConfigLoader(loader_for(stored.origin, hydra_context.config_loader))
+        keeps_storage = "search.storage" not in map(key_of, arguments)
         config, arguments = _resumed(config, arguments, stored, loader)
     else:
-        folder, stored = SweepFolder(Path(config.hydra.sweep.dir).resolve()), None
-        if folder.definition.exists():
-            raise UserError(
-                f"{shown(folder.path)!r} already holds a sweep: go on with it by "
-                f"search.resume={shown(folder.path)}, or choose another folder."
-            )
-    _fix_folder(config, folder)
+        loader = SweepConfigLoader(hydra_context.config_loader)
+        with user_errors("`hydra.sweep.dir`, the folder of the whole sweep: "):
+            folder = SweepFolder(Path(str(config.hydra.sweep.dir)).resolve())
+        folder.check_is_free()
+    if "${" in str(folder.path):
+        raise UserError(
+            f"A sweep's folder must not have ${{ in its path, which Hydra would resolve: {str(folder.path)!r}."
+        )
+    as_given = copy.deepcopy(config)
+    origin = _fix_folder(config, folder)
     search = read_search(config, arguments, loader)
+    if stored is None:
+        check_sweep_dir(search, as_given, loader)
+    settings = composed(search, config, loader)
+    subdirs = Subdirs(search, config, loader)
+    subdirs.check(folder)
+    if stored is not None:
+        _check_unchanged(folder, settings)
+    sweep_id = secrets.token_hex(8) if stored is None else stored.id
     context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
     HydraConfig.instance().set_config(config)
-    launcher = Plugins.instance().instantiate_launcher(config=config, hydra_context=context, task_function=Job(task))
+    launcher = Plugins.instance().instantiate_launcher(
+        config=config, hydra_context=context, task_function=Job(task, sweep_id)
+    )
     with folder.lock():
         mend(folder.journal)
-        definition = _definition(search, config, arguments, folder, stored)
-        storage = open_storage(search.settings.storage, folder.journal)
+        address = stored.storage if stored and keeps_storage else _storage(search, config, folder)
+        definition = _definition(search, arguments, folder, sweep_id, origin, address, stored)
+        storage = open_storage(definition.storage_url(folder.path), folder.journal)
         try:
+            if stored is None:
+                folder.write_settings(settings)
             folder.write_definition(definition)
-            running = _Sweep(search, definition, folder, storage, config, loader, resumes=stored is not None)
+            try:
+                running = _Sweep(
+                    search, definition, settings, folder, storage, config, loader, subdirs, resumes=stored is not None
+                )
+            except UserError:
+                if stored is None:
+                    folder.forget()
+                raise
             return running.run(launcher)
         finally:
             close(storage)
@@ -89,42 +121,86 @@ def _resumed(
     config: DictConfig, arguments: Sequence[str], stored: Definition, loader: SweepConfigLoader
 ) -> tuple[DictConfig, list[str]]:
     """The config and overrides of the stored sweep, with the new launcher and the few settings that may change."""
+    given = Origin.of(config.hydra, config_folder())
     new = without(arguments, "search.resume")
-    for override in new:
-        if key_of(override) not in _MAY_CHANGE:
-            raise UserError(
-                f"A resumed sweep keeps its settings, so that {override!r} cannot be given: only the launcher, "
-                f"{', '.join(_MAY_CHANGE)} may change."
-            )
+    refused = [line for line in new if key_of(line) not in _MAY_CHANGE]
+    refused += [line for line in given.overrides if key_of(line).startswith("hydra.sweep.")]
+    if given.config_name not in (CONFIG_NAME, stored.origin.config_name):
+        refused.append(f"--config-name {given.config_name}")
+    if refused:
+        raise UserError(
+            f"A resumed sweep keeps its settings, so that {refused[0]!r} cannot be given: only the launcher, "
+            f"{', '.join(_MAY_CHANGE)} may change."
+        )
     task = [*without(stored.overrides, *map(key_of, new)), *new]
-    of_hydra = list(config.hydra.overrides.hydra)
-    of_hydra = [*without(stored.hydra_overrides, *map(key_of, of_hydra)), *of_hydra]
+    kept = without(stored.origin.overrides, *map(key_of, given.overrides))
+    if any(key_of(line) == "hydra/launcher" for line in given.overrides):  # which has settings of its own
+        kept = [line for line in kept if not key_of(line).startswith("hydra.launcher.")]
     return (
-        loader.load_configuration(config.hydra.job.config_name, [*of_hydra, *task], run_mode=RunMode.MULTIRUN),
+        loader.load_configuration(
+            stored.origin.config_name, [*kept, *given.overrides, *task], run_mode=RunMode.MULTIRUN
+        ),
         task,
     )
 
 
-def _fix_folder(config: DictConfig, folder: SweepFolder) -> None:
-    """Every job goes below `folder`, whatever its process has as the current directory, and however late it starts."""
-    path = str(folder.path).replace("${", "\\${")  # no interpolation
-    config.hydra.sweep.dir = path
-    escaped = re.sub(r"(\\*)('|\Z)", lambda found: 2 * found[1] + ("\\'" if found[2] else ""), path)
-    kept = without(list(config.hydra.overrides.hydra), "hydra.sweep.dir")
+def _fix_folder(config: DictConfig, folder: SweepFolder) -> Origin:
+    """Every job goes below `folder`, whatever its process has as the current directory, and however late it starts.
+
+    Returns:
+        where the config came from, without that folder.
+    """
+    origin = Origin.of(config.hydra, config_folder())
+    origin = replace(origin, overrides=tuple(without(origin.overrides, "hydra.sweep.dir")))
+    config.hydra.sweep.dir = str(folder.path)
     with open_dict(config.hydra):
-        config.hydra.overrides.hydra = [*kept, f"hydra.sweep.dir='{escaped}'"]
+        config.hydra.overrides.hydra = [*origin.overrides, override("hydra.sweep.dir", str(folder.path))]
+    return origin
+
+
+def _check_unchanged(folder: SweepFolder, settings: Settings) -> None:
+    """
+    Raises:
+        UserError: the config files say something else than when the sweep began.
+    """
+    changed = changes(folder.read_settings(), settings)
+    if changed:
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        raise UserError(
+            f"The configs have changed since the sweep in {shown(folder.path)!r} began: {', '.join(changed[:3])}{more}."
+            " Its trials would not be comparable: undo that, or start a new sweep."
+        )
+
+
+def _storage(search: Search, config: DictConfig, folder: SweepFolder) -> str | None:
+    """The address as it is kept: what the environment says stays there, for it may be a password."""
+    url = search.settings.storage
+    if url is None:
+        return None
+    node: Any = config.search._get_node("storage")
+    unresolved = str(node._value())
+    return unresolved if "${" in unresolved else portable(anchored(url, Path.cwd()), folder.path)
 
 
 def _definition(
-    search: Search, config: DictConfig, arguments: Sequence[str], folder: SweepFolder, stored: Definition | None
+    search: Search,
+    arguments: Sequence[str],
+    folder: SweepFolder,
+    sweep_id: str,
+    origin: Origin,
+    storage: str | None,
+    stored: Definition | None,
 ) -> Definition:
     settings = search.settings
-    storage: Any = config.search._get_node("storage")
+    name = "-".join(folder.path.parts[-2:])
+    if settings.storage is not None:
+        name += f"-{sweep_id}"  # nobody joins a study without naming it
     return Definition(
+        id=sweep_id,
         overrides=list(arguments),
-        hydra_overrides=without(list(config.hydra.overrides.hydra), "hydra.sweep.dir"),
-        study=stored.study if stored else settings.study or "-".join(folder.path.parts[-2:]),
-        storage=None if settings.storage is None else str(storage._value()),  # unresolved: it may hold a password
+        origin=origin,
+        study=stored.study if stored else settings.study or name,
+        storage=storage,
         pruner=settings.pruner,
         minimize=search.minimize,
         trials_per_round=stored.trials_per_round if stored else -(-search.num_points // settings.rounds),
@@ -138,10 +214,12 @@ class _Sweep:
         self,
         search: Search,
         definition: Definition,
+        settings: Settings,
         folder: SweepFolder,
         storage: BaseStorage,
         config: DictConfig,
         loader: SweepConfigLoader,
+        subdirs: Subdirs,
         *,
         resumes: bool,
     ) -> None:
@@ -151,7 +229,17 @@ class _Sweep:
         self._definition = definition
         self._folder = folder
         self._storage = storage
-        self._study, is_new = join_or_create(storage, definition.study, search.minimize, search.signature(), resumes)
+        self._subdirs = subdirs
+        self._names: dict[int, str] = {}  # of the folders of the trials that this process took
+        self._study, is_new = join_or_create(
+            storage,
+            definition.study,
+            search.minimize,
+            search.signature(),
+            of_the_task(settings),
+            resumes=resumes,
+            must_exist=resumes and (folder.trials.is_file() or bool(folder.numbered())),
+        )
         self._plan = Plan(
             self._study,
             storage,
@@ -159,15 +247,17 @@ class _Sweep:
             num_points=search.num_points,
             seeds=search.settings.seeds,
             points=search.points,
+            sweep_id=definition.id,
             folder=folder.path,
             worst=float("inf") if search.minimize else 0.0,
         )
         if resumes:
-            self._plan.recover(folder.result, folder.has_started)
+            folder.check_is_own(self._plan.own_folders())
+            self._plan.recover(self._own_result, folder.has_started)
         if is_new or resumes:
             self._plan.add_missing()
             declare_planned(self._study)
-        before = read_trials(self._study, search.space)
+        before = self._trials()
         self._points_taken = {trial.point for trial in before}
         self._seed_of: dict[int, tuple[int, int]] = {}  # place and repeat of a trial of this process
         self._study.sampler = build_sampler(
@@ -216,7 +306,10 @@ class _Sweep:
 
     def _say(self, line: str) -> None:
         """As it is: a folder may be called [red]."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.out(line, highlight=False)
+
+    def _trials(self) -> list[Trial]:
+        return read_trials(self._study, self._search.space, self._definition.id, self._folder.path)
 
     def _take(self, num_parallel: int) -> list[TakenTrial]:
         """The next batch: what does not depend on each other's results."""
@@ -233,7 +326,21 @@ class _Sweep:
         )
         self._points_taken.update(trial.place for trial in batch)
         self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
+        for trial in batch:
+            self._names[trial.number] = self._place(trial)
         return batch
+
+    def _place(self, trial: TakenTrial) -> str:
+        """The name of its folder, which is a new one even where others left theirs, or it is tried again."""
+        try:
+            name = self._subdirs.name(trial.number, trial.point, trial.repeat)
+        except Exception:  # a job that cannot be composed; that is told where it is launched
+            return str(trial.number)
+        if name in self._names.values() or self._folder.trial(name).exists():
+            name += f"-{trial.number}"
+        if name != str(trial.number):
+            self._plan.place(trial.number, name)
+        return name
 
     def _launch(self, launcher: Any, batch: Sequence[TakenTrial]) -> None:
         """Run a batch to its end. What a failing launcher leaves is launched again, without the job it fell over."""
@@ -264,7 +371,7 @@ class _Sweep:
         self._progress.update(running=())
 
     def _job(self, trial: TakenTrial) -> list[str]:
-        return [*self._search.overrides(trial.point, trial.repeat), f"{SUBDIR}={trial.number}"]
+        return [*self._search.overrides(trial.point, trial.repeat), job_override(self._names[trial.number])]
 
     def _after_failure(self, error: BaseException, unfinished: Sequence[TakenTrial]) -> list[TakenTrial]:
         """The trials to launch again; those that the launcher failed at are told so."""
@@ -307,14 +414,22 @@ class _Sweep:
         self._write_now_and_then()
 
     def result(self, number: int) -> dict[str, Any] | None:
-        return self._folder.result(number)
+        """While a batch runs, in a folder that is new: it may lack the identity, which another sweep's would have."""
+        name = self._names[number]
+        summary = self._folder.result(name)
+        return summary if summary is None or "sweep" not in summary else self._own_result(name)
+
+    def _own_result(self, name: str) -> dict[str, Any] | None:
+        """What the folder `name` says, if a trial of this sweep wrote it there."""
+        summary = self._folder.result(name)
+        return summary if summary is not None and is_owned(summary, self._definition.id, name) else None
 
     def returned(self) -> Mapping[int, JobReturn]:
         """What the launcher says of jobs that have ended, by their place in the batch, if it does before the last."""
         return dict(getattr(self._launcher, "returns", {}))
 
     def has_started(self, number: int) -> bool:
-        return self._folder.has_started(number)
+        return self._folder.has_started(self._names[number])
 
     def release(self) -> None:
         """Called by a thread at its end."""
@@ -330,7 +445,7 @@ class _Sweep:
 
     def _write(self) -> Leaderboard:
         leaderboard = Leaderboard(
-            read_trials(self._study, self._search.space),
+            self._trials(),
             self._search.space,
             self._search.fixed,
             self._search.objective,
@@ -338,6 +453,7 @@ class _Sweep:
             self._search.settings.seeds,
             self._search.base_seed,
             self._num_threads,
+            self._definition.origin,
         )
         leaderboard.write(self._folder)
         return leaderboard
@@ -355,11 +471,9 @@ class _Sweep:
                 f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
         if interrupted:
-            command = shlex.join(["python", "-m", "bnlab.train", "-m", f"search.resume={shown(self._folder.path)}"])
-            say(f"Interrupted. Continue with:\n{command}", highlight=False, markup=False, soft_wrap=True)
+            self._say(f"Interrupted. Continue with:\n{resume_command(self._folder)}")
         elif leaderboard.best is not None:
-            command = leaderboard.command(leaderboard.best)
-            say(f"Run the best again:\n{command}", highlight=False, markup=False, soft_wrap=True)
+            self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
         with _going_on(self._folder.figure.name):
             leaderboard.write_figure(self._folder)
         if interrupted:

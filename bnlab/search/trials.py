@@ -13,10 +13,23 @@ from bnlab.search.distributions import from_optuna, name_in_optuna
 from bnlab.search.samplers import POINT, REPEAT
 from bnlab.search.space import Point, Space
 
-__all__ = ["FOLDER", "REPEAT", "RESULT", "Configuration", "Trial", "rank", "read_trials"]
+__all__ = [
+    "FOLDER",
+    "REPEAT",
+    "RESULT",
+    "SUBDIR",
+    "SWEEP",
+    "Configuration",
+    "Trial",
+    "folder_name",
+    "rank",
+    "read_trials",
+]
 
 # A trial's user attributes, beside those of the samplers
-FOLDER = "folder"  # the sweep's folder, absolute, that has it
+SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
+SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
+FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
 RESULT = "result"  # {"state", "objective", "seconds", "reason", "test_accuracy"}
 
 _STATES = {
@@ -33,7 +46,7 @@ class Trial:
     """A run of a search.
 
     Attributes:
-        number: its number in the study and the name of its folder.
+        number: its number in the study.
         point: which configuration it runs, from 0.
         repeat: which of the seeds of that configuration, from 0.
         state: waiting, running, completed, diverged, pruned, failed, or interrupted (it was tried again).
@@ -98,10 +111,10 @@ def _objective(trial: Trial) -> float:
     return trial.objective
 
 
-def read_trials(study: optuna.Study, space: Space) -> list[Trial]:
-    """All that have started, in the order of their numbers."""
+def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) -> list[Trial]:
+    """All that have started, in the order of their numbers; those of the sweep `sweep_id` are in `folder`."""
     frozen = study.get_trials(deepcopy=False)
-    trials = [_read(trial, space) for trial in frozen if trial.state != TrialState.WAITING]
+    trials = [_read(trial, space, sweep_id, folder) for trial in frozen if trial.state != TrialState.WAITING]
     return [trial for trial in trials if trial.state != "running" or _has_started(trial)]
 
 
@@ -110,9 +123,21 @@ def _has_started(trial: Trial) -> bool:
     return trial.folder is None or trial.folder.is_dir() or not trial.folder.parent.is_dir()
 
 
-def _read(trial: FrozenTrial, space: Space) -> Trial:
+def folder_name(trial: FrozenTrial) -> str:
+    """Its folder, relative to that of its sweep."""
+    return str(trial.user_attrs.get(SUBDIR, trial.number))
+
+
+def _folder_of(trial: FrozenTrial, sweep_id: str, folder: Path) -> Path | None:
+    owner = trial.user_attrs.get(SWEEP)
+    if owner == sweep_id:
+        return folder / folder_name(trial)
+    elsewhere = trial.user_attrs.get(FOLDER)
+    return None if elsewhere is None else Path(elsewhere) / folder_name(trial)
+
+
+def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Trial:
     result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
-    folder = trial.user_attrs.get(FOLDER)
     return Trial(
         number=trial.number,
         point=trial.user_attrs.get(POINT),
@@ -121,7 +146,7 @@ def _read(trial: FrozenTrial, space: Space) -> Trial:
         objective=result.get("objective"),
         values=values_of(trial, space),
         seconds=result.get("seconds"),
-        folder=Path(folder) / str(trial.number) if folder else None,
+        folder=_folder_of(trial, sweep_id, folder),
         reason=result.get("reason", ""),
         test_accuracy=result.get("test_accuracy"),
     )

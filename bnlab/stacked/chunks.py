@@ -3,18 +3,16 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
 
 from bnlab.errors import UserError
 from bnlab.runs import RunFolder
 from bnlab.stacked.grouping import group_key, why_alone
 
-__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal", "data_key", "plain"]
+__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal", "data_key"]
 
 COMPOSE_FOR_S = 0.01
 
@@ -23,12 +21,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class PlainJob:
-    """A training to be done, as it travels between processes: a DictConfig takes 30 times as long."""
+    """A training to be done, as it travels between processes: a DictConfig takes 30 times as long.
+
+    Attributes:
+        overrides, command, sweep: for the summary, as `bnlab.summary.beginning` takes them.
+    """
 
     number: int
     config: dict[str, Any]
     folder: str
-    overrides: Sequence[str]
+    overrides: Sequence[str] | None
+    command: str | None = None
+    sweep: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -56,13 +60,6 @@ class Chunk:
     @property
     def data(self) -> str:
         return data_key(self.jobs[0].config)
-
-
-def plain(config: DictConfig) -> dict[str, Any]:
-    """The config as it travels between processes, resolved; without how a search found it."""
-    container: Any = OmegaConf.to_container(config, resolve=True)
-    container.pop("search", None)
-    return container
 
 
 def data_key(config: dict[str, Any]) -> str:

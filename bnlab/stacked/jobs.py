@@ -7,10 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from bnlab.config import overrides_of, plain
 from bnlab.errors import UserError
 from bnlab.rules import one_of
 from bnlab.runs import RunFolder
-from bnlab.stacked.chunks import Chunks, PlainJob, plain
+from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.existing import Replacement, stored_summary
 from bnlab.stacked.memory import chunk_size
 from bnlab.stacked.pool import Pool, Report
@@ -77,7 +78,7 @@ def train(
 
     places = {number: root / str(number) for number in to_train}
     places |= {number: replacement.folder for number, replacement in replacements.items()}
-    jobs = [PlainJob(number, config, str(places[number]), ()) for number, config in to_train.items()]
+    jobs = [PlainJob(number, config, str(places[number]), overrides_of(config)) for number, config in to_train.items()]
     pool = Pool(min(num_workers or num_cores(), max(len(jobs), 1)))
     try:
         if jobs:

@@ -176,7 +176,7 @@ class Pool:
     def _fail(self, refusal: Refusal) -> None:
         job = refusal.job
         config: Any = OmegaConf.create(job.config)
-        summary = beginning(config, job.overrides) | {"error": refusal.reason, "seconds": None}
+        summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
         if refusal.has_folder:
             folder = RunFolder(Path(job.folder))
             if not folder.config.is_file():

@@ -33,12 +33,14 @@ _LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")  # 
 
 @dataclass(frozen=True)
 class Job:
-    """A training to be done: the config, where its run folder goes, and the overrides that made the config."""
+    """A training to be done: the config, where its run folder goes, and what its summary says of where it came from."""
 
     number: int
     config: DictConfig
     folder: Path
-    overrides: Sequence[str] = ()
+    overrides: Sequence[str] | None = ()
+    command: str | None = None
+    sweep: Mapping[str, str] | None = None
 
 
 @dataclass
@@ -67,7 +69,7 @@ class Trial:
     def __post_init__(self) -> None:
         self.config = self.job.config
         self.run = RunFolder(self.job.folder)
-        self.summary: Summary = beginning(self.config, self.job.overrides)
+        self.summary: Summary = beginning(self.config, self.job.overrides, self.job.command, self.job.sweep)
         self.history = History(self.config.objective)
 
     def create(self) -> None:

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
 from bnlab.runs import RunFolder
-from bnlab.search.folder import SweepFolder
+from bnlab.search.folder import Definition, SweepFolder, TrialFolder
 from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt, leave_to_parent, raise_interrupt
 from bnlab.stacked.chunks import Chunk, PlainJob
@@ -97,7 +97,7 @@ def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
         for key, value in plain.config.items():
             if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
                 config[key] = value
-        jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides))
+        jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides, plain.command, plain.sweep))
     return jobs
 
 
@@ -144,17 +144,20 @@ def train_chunk(
 
 def _pruning_of(job: Job) -> "Pruning | None":
     """The rule of the sweep that the job is of; Optuna is imported only where a sweep prunes."""
-    if _pruner_of(job.folder.parent) == "none":
+    if job.sweep is None:
+        return None
+    folder = TrialFolder.at(job.folder, job.sweep["folder"])
+    definition = _definition_of(job.sweep["id"], folder.sweep)
+    if definition.pruner == "none":
         return None
     from bnlab.search.pruning import pruning_of
 
-    return pruning_of(job.folder, job.config.objective)
+    return pruning_of(folder, definition, job.config.objective)
 
 
 @cache
-def _pruner_of(folder: Path) -> str:
-    sweep = SweepFolder(folder)
-    return sweep.read_definition().pruner if sweep.definition.is_file() else "none"
+def _definition_of(sweep_id: str, folder: SweepFolder) -> Definition:
+    return folder.read_definition()
 
 
 def train_alone(job: Job, reason: str) -> Summary:
@@ -184,6 +187,8 @@ def train_alone(job: Job, reason: str) -> Summary:
             job.config,
             job.folder,
             overrides=job.overrides,
+            command=job.command,
+            sweep=job.sweep,
             console=Console(file=StringIO()),
             callbacks=[PruningCallback(pruning)] if pruning else [],
         )

@@ -1,0 +1,27 @@
+"""The address of a study's database, where it is the file of an SQLite one: relative to what?"""
+
+import re
+from pathlib import Path
+
+__all__ = ["anchored", "portable"]
+
+
+def anchored(url: str, folder: Path) -> str:
+    """`url`; the file of an SQLite database, where it is relative, is one in `folder`."""
+    scheme, file, options = _sqlite_file(url)
+    return f"{scheme}{folder / file}{options}" if file else url
+
+
+def portable(url: str, folder: Path) -> str:
+    """`url`; the file of an SQLite database in `folder` is relative to it, so that both can be moved together."""
+    scheme, file, options = _sqlite_file(url)
+    inside = bool(file) and Path(file).is_relative_to(folder)
+    return f"{scheme}{Path(file).relative_to(folder)}{options}" if inside else url
+
+
+def _sqlite_file(url: str) -> tuple[str, str, str]:
+    """What stands before the file, the file, and what follows; no file where `url` is of something else."""
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", url)
+    if found is None or found[2] == ":memory:" or found[2].startswith("file:"):
+        return url, "", ""
+    return found[1], found[2], found[3]
