@@ -16,6 +16,7 @@ __all__ = ["Origin", "command", "differences", "key_of", "override", "shown", "w
 PROGRAM = ("python", "-m", "bnlab.train")
 CONFIG_NAME = "train"
 
+_OF_SEARCHPATH = "hydra.searchpath in command-line"  # as Hydra names who adds a folder of configs
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _CONSTANTS = ("null", "true", "false")
@@ -48,7 +49,10 @@ class Origin:
         sources = {source.provider: source for source in hydra.runtime.config_sources}
         main, extra = sources["main"], sources.get("command-line")
         main_path = f"pkg://{main.path}" if main.schema == "pkg" else main.path
-        overrides = [_absolute_search_path(line) for line in given_overrides(hydra.overrides.hydra)]
+        overrides = without(given_overrides(hydra.overrides.hydra), "hydra.searchpath")
+        added = [source for source in hydra.runtime.config_sources if source.provider == _OF_SEARCHPATH]
+        if added:
+            overrides.insert(0, override("hydra.searchpath", list(map(_absolute, added))))
         return cls(
             config_name=hydra.job.config_name,
             config_dir=None if extra is None else extra.path,
@@ -197,20 +201,6 @@ def key_of(line: str) -> str:
     return line.partition("=")[0].lstrip("+~")
 
 
-def _absolute_search_path(line: str) -> str:
-    """An override of `hydra.searchpath` for every current directory; other overrides as they are."""
-    if key_of(line) != "hydra.searchpath":
-        return line
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    folders = OverridesParser.create().parse_override(line).value()
-    if not isinstance(folders, list):
-        return line  # which Hydra refuses
-    return override("hydra.searchpath", [_absolute(str(folder)) for folder in folders])
-
-
-def _absolute(folder: str) -> str:
-    scheme, separator, path = folder.partition("://")
-    if not separator:
-        return os.path.abspath(folder)
-    return f"file://{os.path.abspath(path)}" if scheme == "file" else folder
+def _absolute(source: Any) -> str:
+    """An element of `hydra.searchpath`, for every current directory."""
+    return f"file://{os.path.abspath(source.path)}" if source.schema == "file" else f"{source.schema}://{source.path}"
