@@ -8,14 +8,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import OmegaConf
 
 from bnlab.atomic_file import write_text
 from bnlab.command_line import Origin, command, override, shown
 from bnlab.errors import UserError, user_errors
 from bnlab.search.address import anchored
-from bnlab.yaml_text import to_yaml
+from bnlab.yaml_text import read_yaml, to_yaml
 
 __all__ = ["Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
 
@@ -107,7 +106,7 @@ class SweepFolder:
         if not self.definition.is_file():
             raise UserError(f"{str(self.path)!r} is not the folder of a sweep: it has no {self.definition.name}.")
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
-            stored: Any = yaml.load(self.definition.read_text(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            stored: Any = read_yaml(self.definition)
             origin = stored.pop("origin")
             return Definition(**stored, origin=Origin(**origin | {"overrides": tuple(origin["overrides"])}))
 
