@@ -181,7 +181,7 @@ def test_names_of_their_own_outlast_a_killed_sweep(sweep, train, tmp_path):
         (["hydra.sweep.subdir=../${optimizer.lr}"], "must be a folder in the sweep's, but got '../0.1'"),
         (["hydra.sweep.subdir=/${optimizer.lr}"], "must be a folder in the sweep's, but got '/0.1'"),
         (["hydra.sweep.subdir=${nowhere}-${optimizer.lr}"], "Interpolation key 'nowhere' not found"),
-        (["hydra.sweep.subdir=${hydra.job.override_dirname}", f"+trainer.limit_val_batches=0.{'5' * 240}"], "longer than the 255 bytes"),
+        (["hydra.sweep.subdir=${hydra.job.override_dirname}", f"norm.eps=0.{'5' * 240}"], "longer than the 255 bytes"),
         (["hydra.sweep.dir=s-${optimizer.lr}"], "is the folder of the whole sweep, but 's-${optimizer.lr}' is"),
         (["hydra.sweep.dir=s-${hydra.job.num}"], "`hydra.sweep.dir`, the folder of the whole sweep: "),
         (["hydra.sweep.dir='s-\\${x}'"], "must not have ${ in its path"),
