@@ -127,6 +127,11 @@ def _errors_of_hydra(kind: str) -> Iterator[None]:
         raise UserError(
             f"A {kind}'s folder cannot be written ({error}): choose another with hydra.{kind}.dir=."
         ) from error
+    except ValueError as error:
+        *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+        if frame.f_globals["__name__"].partition(".")[0] != "hydra":
+            raise
+        raise UserError(one_line(error)) from error  # such as of `norm=1`, whose value names no config
     finally:
         if asked_for is None:
             del os.environ["HYDRA_FULL_ERROR"]

@@ -1,6 +1,8 @@
 """What a person who types `python -m bnlab.train` sees: results, one line on a mistake, Ctrl-C."""
 
+import copy
 import json
+import logging
 import os
 import shlex
 import signal
@@ -87,7 +89,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
         (["+optimizer.speed=11"], "unexpected keyword argument 'speed'"),
         (["logger=tensorboard", "logger._target_=nowhere.Logger"], "`logger`: Error locating target 'nowhere.Logger'"),
         (["optimizer.lr=["], "no viable alternative at input '['"),
-        (["hydra.run.dir=/dev/null/run"], "choose another with hydra.run.dir="),
+        (["hydra.run.dir=/dev/null/run"], "A run's folder cannot be written ([Errno 20]"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(overrides: list[str], message: str, train: Callable) -> None:
@@ -187,3 +189,58 @@ def test_a_signal_saves_the_last_checkpoint_and_shows_the_table(sent: signal.Sig
     checkpoint = torch.load("here/checkpoints/last.ckpt", weights_only=True)
     # after the last recorded epoch, and before the next one, of 17 steps and an evaluation, was recorded
     assert 0 <= checkpoint["global_step"] - run.metrics["step"][-1] <= 17
+
+
+@pytest.mark.parametrize("asked", [("--cfg", "job"), ("--cfg", "all", "-p", "norm"), ("--help",)], ids=" ".join)
+def test_what_is_shown_of_a_run_is_shown_of_a_sweep(asked: tuple[str, ...], train: Callable) -> None:
+    alone = train(*asked, "seed=3")
+    sweep = train("-m", *asked, "seed=3", "norm.eps=1e-3,1e-4")
+    assert alone.exit_code == sweep.exit_code == 0
+    assert sweep.stdout == alone.stdout != ""
+
+
+def test_what_is_shown_of_a_sweep_is_the_sweeps(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("handlers", "level"):  # Hydra's --info adds to them what no other test wants
+        monkeypatch.setattr(logging.getLogger(), name, copy.copy(getattr(logging.getLogger(), name)))
+    assert train("-m", "--cfg", "hydra", "-p", "hydra.mode").stdout.endswith("MULTIRUN\n")
+    outcome = train("-m", "--info", "searchpath", "norm=batch,none")
+    assert outcome.exit_code == 0
+    assert "| main " in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["hydra.sweep.dir=/dev/null/sweep", "seed=0,1"], "A sweep's folder cannot be written ([Errno 20]"),
+        (["hydra.sweep.dir=/dev/null/sweep", "seed=0,1"], "choose another with hydra.sweep.dir=."),
+        (["norm=batch,nan"], "Config group override must be a string or a list. Got float"),
+        (["norm=nan"], "Config group override must be a string or a list. Got float"),
+        (["--run", "seed=0,1"], "Only one of --run, --multirun"),
+        (["optimizer.lr=0.1,nan"], "optimizer.lr"),
+    ],
+)
+def test_a_sweeps_mistake_is_one_line_too(overrides: list[str], message: str, train: Callable) -> None:
+    outcome = train("-m", *overrides)
+    assert outcome.exit_code == 2
+    assert outcome.stdout == ""
+    assert outcome.stderr.count("\n") == 1
+    assert message in outcome.stderr
+
+
+@pytest.mark.parametrize("way", ["disabled", "none", "stdout"])
+def test_hydras_own_ways_of_logging_train_too(way: str, train: Callable) -> None:
+    alone = train(*QUICK, "trainer.max_steps=1", f"hydra/job_logging={way}", "hydra.run.dir=run")
+    several = [f"hydra/job_logging={way}", "hydra/hydra_logging=disabled", "hydra.sweep.dir=sweep"]
+    sweep = train("-m", *QUICK, "trainer.max_steps=1", *several, "data.batch_size=64,5000")
+    assert (alone.exit_code, sweep.exit_code) == (0, 1), alone.stderr + sweep.stderr
+    assert "Traceback" not in sweep.stdout + sweep.stderr
+    assert json.loads(Path("run/summary.json").read_text())["status"] == "completed"
+
+
+def test_what_a_run_cannot_read_is_no_matter_of_its_folder(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    def task(config: object) -> None:
+        Path("nowhere.txt").read_text()
+
+    monkeypatch.setattr("bnlab.train.task", task)
+    with pytest.raises(FileNotFoundError):
+        train()
