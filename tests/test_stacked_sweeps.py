@@ -147,6 +147,7 @@ def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
         assert (summary["epochs"] < num_epochs) == (summary["status"] == "pruned")
         assert files_of(tmp_path / "sweep" / str(number)) == FILES
     assert statuses[:16] == ["completed"] * 16
+    assert "search.pruner=median compares a trial with those that have completed: of the first 16" in outcome.stdout
     assert statuses[18:] == ["pruned"] * 2
 
 
