@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bnlab.errors import UserError, report_user_errors
+from bnlab.errors import UserError, one_line, report_user_errors
 
 __all__ = ["evaluate", "main"]
 
@@ -20,16 +20,25 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     Raises:
         UserError: the folder holds no run, or its data are not there any more, or others, or it needs trust.
     """
+    from omegaconf import OmegaConf
+
     from bnlab.classifier import Classifier
     from bnlab.fit import build_data, build_trainer, num_threads, test
     from bnlab.runs import load
     from bnlab.threads import use_threads
+    from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))
     run.config.logger, run.config.callbacks = {"_target_": None}, {}  # which watch a training
     run.config.trainer = {key: value for key, value in run.config.trainer.items() if key in _FOR_TESTING}
-    trainer = build_trainer(run.config, run.folder)
-    data = build_data(run.config)
+    if not trust:
+        trainer_alone = {"trainer": OmegaConf.to_container(run.config.trainer)}
+        check_settings(trainer_alone, f"The run in {str(run.folder.path)!r}", ["trainer"])
+    try:
+        trainer = build_trainer(run.config, run.folder)
+        data = build_data(run.config)
+    except Exception as error:
+        raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
     found = list(data.splits.sample_shape), data.splits.num_classes
     trained = run.summary["sample_shape"], run.summary["num_classes"]
     if found != trained:

@@ -4,7 +4,7 @@ import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar as LightningsBar
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -29,7 +30,7 @@ from bnlab.interrupt import InterruptBetweenSteps, Interrupted
 from bnlab.network import num_parameters
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length, try_out
 from bnlab.progress import ProgressBar
-from bnlab.recorder import Recorder
+from bnlab.recorder import AtomicCheckpoints, Recorder
 from bnlab.runs import RunFolder
 from bnlab.shared_process import forks_end_here
 from bnlab.summary import Summary, beginning, closing_table, ending, headline
@@ -62,7 +63,8 @@ def fit(
     Returns:
         what summary.json holds; its "status" is completed, diverged, pruned (by a callback) or interrupted.
     Raises:
-        UserError: something that cannot work, found before any training; the folder's summary says status failed.
+        UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
+            folder's summary says status failed and why. Where another run is under way, nothing is written.
     """
     start = time.monotonic()
     console = console or Console()
@@ -70,20 +72,40 @@ def fit(
     check(config)
     if overrides is None:
         overrides = overrides_of(plain(config))
-    run.create(config, overrides)
-    summary = beginning(config, overrides, command, sweep)
-    try:
-        with forks_end_here():
-            _fit_and_test(config, run, console, callbacks, summary)
-    except BaseException as error:
-        summary["error"] = one_line(error)
-        raise
-    finally:
+    with run.locked(), _user_errors_of_the_disk(run):
+        run.create(config, overrides)
+        summary = beginning(config, overrides, command, sweep)
+        try:
+            with forks_end_here():
+                _fit_and_test(config, run, console, callbacks, summary)
+        except BaseException as error:
+            summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
+            if isinstance(error, Exception):
+                summary["status"] = "failed"
+            with suppress(OSError):  # the disk may be what failed
+                run.finish(summary)
+            raise
         summary["seconds"] = time.monotonic() - start
-        run.write_summary(summary)
+        run.finish(summary)
     console.print(headline(summary), style="bold")
     console.print(closing_table(summary, run.path))
     return summary
+
+
+@contextmanager
+def _user_errors_of_the_disk(run: RunFolder) -> Iterator[None]:
+    """A full disk is nobody's bug, nor is a folder that was removed."""
+    try:
+        yield
+    except OSError as error:
+        file = Path(str(error.filename))
+        if not file.is_relative_to(run.path):
+            raise
+        what = "its folder" if file == run.path else repr(str(file.relative_to(run.path)))
+        raise UserError(
+            f"The run in {str(run.path)!r} ended early, because {what} cannot be written ({error.strerror}): what was "
+            "written before is whole; run it again in a folder with room."
+        ) from error
 
 
 def _fit_and_test(
@@ -223,6 +245,8 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
             f"`trainer` must train in one process on one device, but got {trainer.num_devices} devices and "
             f"{type(trainer.strategy).__name__}: set trainer.devices=1."
         )
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's own
+        trainer.strategy.checkpoint_io = AtomicCheckpoints()
     return trainer
 
 

@@ -1,19 +1,37 @@
 """Keeps a run's folder up to date while it trains: a row of metrics and the checkpoints, epoch by epoch."""
 
+import io
 import logging
 import math
+from pathlib import Path
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from bnlab.atomic_file import write_bytes
 from bnlab.classifier import Classifier
 from bnlab.history import History
 from bnlab.runs import RunFolder
 
-__all__ = ["Recorder"]
+__all__ = ["AtomicCheckpoints", "Recorder"]
 
 log = logging.getLogger(__name__)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's, which writes into the temporary folder and copies from there if that is another file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(path), buffer.getbuffer())
 
 
 class Recorder(History, Checkpoint):
@@ -49,12 +67,21 @@ class Recorder(History, Checkpoint):
             log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
             _stop(trainer)
         elif improved:
-            trainer.save_checkpoint(self._folder.best_checkpoint)
-        trainer.save_checkpoint(self._folder.last_checkpoint)
+            self._save(trainer, self._folder.best_checkpoint)
+        self._save(trainer, self._folder.last_checkpoint)
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if trainer.training:
-            trainer.save_checkpoint(self._folder.last_checkpoint)
+            try:
+                self._save(trainer, self._folder.last_checkpoint)
+            except OSError as error:
+                if not isinstance(exception, OSError):  # else the disk was full before
+                    raise
+                log.warning("the state in which the training ended is not saved: %s", error)
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        self._folder.require_in_place()
+        trainer.save_checkpoint(path)
 
 
 def _stop(trainer: L.Trainer) -> None:

@@ -1,18 +1,21 @@
 """A run's folder: what is in it, writing it, and reading it back."""
 
 import csv
+import errno
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.atomic_file import write_bytes, write_text
-from bnlab.errors import UserError, user_errors
+from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
+from bnlab.errors import UserError, one_line, user_errors
+from bnlab.folder_lock import FolderLock, is_locked
 from bnlab.trust import check_settings
 from bnlab.yaml_text import read_yaml, to_yaml
 
@@ -25,15 +28,23 @@ if TYPE_CHECKING:
 __all__ = ["Run", "RunFolder", "load"]
 
 
-@dataclass(frozen=True)
+# A process that was killed is gone a moment after others learn of it.
+_PATIENCE_S = 0.5
+
+
+@dataclass
 class RunFolder:
-    """The names and formats of a run's files.
+    """The names and formats of a run's files, and the right to write them.
 
     config.yaml (resolved), overrides.yaml, metrics.csv (a row an epoch), summary.json, checkpoints/best.ckpt and
     last.ckpt, curves.png, train.log.
+
+    Readers never see half of a file, and one run at a time writes (`locked`). Where summary.json is, it is the last
+    file of a run that has ended; it and all others are then on the disk (`bnlab.atomic_file.to_disk`).
     """
 
     path: Path
+    _lock: FolderLock | None = field(default=None, init=False, repr=False, compare=False)
 
     @property
     def best_checkpoint(self) -> Path:
@@ -76,10 +87,50 @@ class RunFolder:
     def require_free(self) -> None:
         """
         Raises:
-            UserError: the folder already holds a run.
+            UserError: the folder already holds a run, or another run is under way in it.
         """
         if self.holds_results:
             raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
+        self.require_idle()
+
+    def require_idle(self) -> None:
+        """
+        Raises:
+            UserError: another run is under way in the folder.
+        """
+        if self._lock is None and is_locked(self.path):
+            raise self._in_use()
+
+    def _in_use(self) -> UserError:
+        return UserError(f"A run is still under way in {str(self.path)!r}: choose another folder, or wait for its end.")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Make the folder and keep every other run out of it, until this one leaves or its process dies.
+
+        Raises:
+            UserError: another run is under way there, or the folder cannot be made.
+        """
+        with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                self._lock = FolderLock(self.path, wait_s=_PATIENCE_S)
+            except BlockingIOError:
+                raise self._in_use() from None
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._lock = None
+
+    def require_in_place(self) -> None:
+        """Another run may be where this one was, if somebody has removed its folder.
+
+        Raises:
+            FileNotFoundError: the folder was renamed or removed.
+        """
+        if self._lock is not None and not self._lock.is_in_place():
+            raise FileNotFoundError(errno.ENOENT, "it was renamed or removed meanwhile", str(self.path))
 
     def create(self, config: DictConfig, overrides: Sequence[str] | None) -> None:
         """Make the folder and write what the run is to do.
@@ -90,11 +141,13 @@ class RunFolder:
         self.require_free()
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished((self.config, self.overrides, *self.results))
             write_text(self.config, to_yaml(config))
             write_text(self.overrides, to_yaml(list(overrides or ())))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One row an epoch; numbers at full precision, so that reading gives back the same floats."""
+        self.require_in_place()
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
@@ -103,15 +156,34 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """JSON; a number that is not finite becomes null, which every reader of JSON takes."""
+        self.require_in_place()
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
             for key, value in summary.items()
         }
         write_text(self.summary, json.dumps(finite, indent=2) + "\n")
 
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary when all that it sums up is on the disk, and wait until it is, too."""
+        to_disk([self.path])
+        self.write_summary(summary)
+        to_disk([self.path])
+
+    def read_summary(self) -> dict[str, Any]:
+        """
+        Raises:
+            UserError: it cannot be read, or is no summary.
+        """
+        with _reading(self, self.summary):
+            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            if not isinstance(summary, dict) or "status" not in summary:
+                raise ValueError("it has no `status`")
+        return summary
+
     def write_figure(self, figure: "Figure") -> None:
         from bnlab.figures import picture  # matplotlib takes half a second
 
+        self.require_in_place()
         write_bytes(self.curves, picture(figure))
 
 
@@ -139,44 +211,113 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
             folder can then run code on this machine.
         used: the groups of its config that are going to be built, all of which need that trust.
     Raises:
-        UserError: the folder holds no run, one without a checkpoint, or one that needs trust.
+        UserError: the folder holds no run, one without a checkpoint, one that needs trust, or a file that is damaged.
     """
     folder = RunFolder(Path(path))
-    for needed in (folder.config, folder.summary, folder.metrics, folder.best_checkpoint):
-        if not needed.is_file():
+    for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
+        with _reading(folder, needed):
+            is_there = needed.is_file()
+        if not is_there:
             raise UserError(f"{str(folder.path)!r} is not the folder of a run with results: it has no {needed.name}.")
-    import torch
+    with _reading(folder, folder.config):
+        settings = _checked_settings(read_yaml(folder.config))
+    if not trust:
+        check_settings(settings, f"The run in {str(folder.path)!r}", used)
+    summary = folder.read_summary()
+    with _reading(folder, folder.summary):
+        sample_shape, num_classes = _checked_sizes(summary)
+    with _reading(folder, folder.metrics):
+        metrics = _read_metrics(folder.metrics, summary.get("epochs"))
+    with _reading(folder, folder.overrides):
+        overrides = _checked_overrides(read_yaml(folder.overrides))
 
     from bnlab.build import build_network
+
+    with _reading(folder, folder.config):
+        config = OmegaConf.create(settings)
+        network = build_network(config, sample_shape, num_classes)
+    with _reading(folder, folder.best_checkpoint):
+        normalization = _load_checkpoint(folder.best_checkpoint, network, sample_shape)
+        if normalization is None and settings["data"].get("normalize"):
+            raise ValueError("it lacks the mean and the deviation of the data")
+    return Run(folder, config, overrides, metrics, summary, network.eval(), normalization)
+
+
+@contextmanager
+def _reading(folder: RunFolder, file: Path) -> Iterator[None]:
+    """Whatever is wrong with what a file holds ends in a line that names it."""
+    try:
+        yield
+    except Exception as error:
+        told, name = one_line(error), file.name
+        told = told if told.startswith(name) else f"{name}: {told}"
+        raise UserError(f"The run in {str(folder.path)!r} cannot be read: {told}") from error
+
+
+def _checked_settings(settings: Any) -> dict[str, Any]:
+    for group in ("data", "model", "norm", "trainer"):
+        if not (isinstance(settings, dict) and isinstance(settings.get(group), dict)):
+            raise ValueError(f"it has no settings of `{group}`")
+    return settings
+
+
+def _checked_overrides(overrides: Any) -> list[str]:
+    if not (isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)):
+        raise ValueError("it is not a list of overrides")
+    return overrides
+
+
+def _checked_sizes(summary: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
+    """Of a sample, and the number of classes."""
+    shape, num_classes = summary.get("sample_shape"), summary.get("num_classes")
+    if not (isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)):
+        raise ValueError(f"`sample_shape` must be a list of sizes, but is {shape!r}")
+    if not (type(num_classes) is int and num_classes > 0):
+        raise ValueError(f"`num_classes` must be a number of classes, but is {num_classes!r}")
+    return tuple(shape), num_classes
+
+
+def _read_metrics(path: Path, num_epochs: Any) -> dict[str, list[float]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        lines = list(file)
+    header, *rows = csv.reader(lines, strict=True) if lines else [[]]
+    if not {"epoch", "step"} <= set(header):
+        raise ValueError("it has no columns `epoch` and `step`")
+    if len(rows) != num_epochs or not lines[-1].endswith("\n"):
+        raise ValueError(f"its end is missing: it has {len(rows)} epochs, where summary.json says {num_epochs!r}")
+    for number, row in enumerate(rows, start=1):
+        if len(row) != len(header):
+            raise ValueError(f"its row {number} has {len(row)} values for {len(header)} columns")
+    columns = zip(*rows, strict=True) if rows else ([] for _ in header)
+    return {
+        name: [float(value) if value else math.nan for value in column]
+        for name, column in zip(header, columns, strict=True)
+    }
+
+
+def _load_checkpoint(path: Path, network: "nn.Module", sample_shape: tuple[int, ...]) -> "Normalization | None":
+    """Fill the network with its weights; gives what a sample goes through before it."""
+    import torch
+
     from bnlab.data import Normalization
 
-    with user_errors(f"The run in {str(folder.path)!r} cannot be read: "):
-        settings = read_yaml(folder.config)
-        if not trust:
-            check_settings(settings, f"The run in {str(folder.path)!r}", used)
-        config = OmegaConf.create(settings)
-        assert isinstance(config, DictConfig)
-        summary = json.loads(folder.summary.read_text())
-        checkpoint = torch.load(folder.best_checkpoint, weights_only=True, map_location="cpu")
-        network = build_network(config, tuple(summary["sample_shape"]), summary["num_classes"])
-        weights = {key.removeprefix("network."): value for key, value in checkpoint["state_dict"].items()}
-        # Half types are computed with in fp32, which holds them; fp64 would be rounded.
+    try:
+        checkpoint = torch.load(path, weights_only=True, map_location="cpu")
+        state, statistics = checkpoint["state_dict"], checkpoint.get("DataModule")
+        weights: dict[str, torch.Tensor] = {key.removeprefix("network."): value for key, value in state.items()}
+    except Exception as error:  # whose text would have the user load it with fewer precautions
+        raise ValueError(f"it is damaged, or no checkpoint ({type(error).__name__})") from None
+    # Half types are computed with in fp32, which holds them; fp64 would be rounded.
+    try:
         is_double = any(value.dtype == torch.float64 for value in weights.values())
         dtype = torch.float64 if is_double else torch.float32
         network.to(dtype).load_state_dict(weights)
-        statistics = checkpoint.get("DataModule")
-        return Run(
-            folder=folder,
-            config=config,
-            overrides=list(read_yaml(folder.overrides)),
-            metrics=_read_metrics(folder.metrics),
-            summary=summary,
-            network=network.eval(),
-            normalization=Normalization(**statistics, dtype=dtype) if statistics else None,
-        )
-
-
-def _read_metrics(path: Path) -> dict[str, list[float]]:
-    with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {key: [float(row[key]) if row[key] else math.nan for row in rows] for key in (rows[0] if rows else ())}
+    except Exception:
+        raise ValueError("its weights are not those of the network that the config describes") from None
+    if not statistics:
+        return None
+    for name in ("mean", "std"):
+        values = statistics.get(name) if isinstance(statistics, dict) else None
+        if not (isinstance(values, torch.Tensor) and values.shape == sample_shape and values.is_floating_point()):
+            raise ValueError(f"its `{name}` of the data is not that of a sample")
+    return Normalization(statistics["mean"], statistics["std"], dtype=dtype)

@@ -1,8 +1,9 @@
 """What several test files need: real MNIST, and the program run in this process."""
 
 import os
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,3 +73,45 @@ def sweep(train, monkeypatch, tmp_path):
         return outcome, Left(tmp_path / folder)
 
     return run
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Mount a file system for this test: `mounted("-t", "tmpfs", "-o", "size=1m", "tmpfs")` gives its folder."""
+    folders: list[Path] = []
+
+    def mount(*arguments: str | Path) -> Path:
+        folder = tmp_path / f"mounted-{len(folders)}"
+        folder.mkdir()
+        done = subprocess.run(["mount", *arguments, folder], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"only root can mount: {done.stderr.strip()}")
+        folders.append(folder)
+        return folder
+
+    yield mount
+    for folder in folders:
+        subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def powered(mounted: Callable[..., Path], tmp_path: Path) -> tuple[Path, Callable[[], Path]]:
+    """A disk of its own, and what would be on it if the power failed now."""
+    image = tmp_path / "disk.img"
+    with image.open("wb") as file:
+        file.truncate(64 * 2**20)
+    try:
+        subprocess.run(["mkfs.ext4", "-q", image], check=True, capture_output=True)
+    except (FileNotFoundError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk can be made: {error}")
+    disk = mounted("-o", "loop,commit=300", image)  # nothing gets there unasked
+    copies = 0
+
+    def after_power_cut() -> Path:
+        nonlocal copies
+        copies += 1
+        copy = tmp_path / f"copy-{copies}.img"
+        subprocess.run(["cp", "--sparse=always", image, copy], check=True)
+        return mounted("-o", "loop", copy)
+
+    return disk, after_power_cut

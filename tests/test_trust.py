@@ -108,6 +108,16 @@ def test_what_is_not_needed_for_testing_is_not_built(strangers, tmp_path, monkey
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.parametrize("key", ["_target_", "accelerator"])
+def test_what_testing_takes_of_the_trainer_is_not_a_strangers_code(key, strangers, tmp_path, monkeypatch) -> None:
+    (tmp_path / "strangers_code.py").write_text(MARK)
+    monkeypatch.syspath_prepend(tmp_path)
+    attack = "strangers_code.mark" if key == "_target_" else {"_target_": "strangers_code.mark"}
+    with pytest.raises(UserError, match=r"asks for 'strangers_code\.mark' in `trainer"):
+        evaluate(strangers(**{f"trainer__{key}": attack}))
+    assert not (tmp_path / "ran").exists()
+
+
 def test_trust_lets_a_run_name_code_of_the_users_own(strangers, tmp_path, monkeypatch) -> None:
     (tmp_path / "own_code.py").write_text("import bnlab\nclass Network(bnlab.MLP):\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)

@@ -1,6 +1,5 @@
 """A sweep's folder: what is in it, and who may write to it."""
 
-import fcntl
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnlab.atomic_file import write_text
+from bnlab.atomic_file import remove_unfinished, write_text
 from bnlab.command_line import Origin, command, override, shown
 from bnlab.errors import UserError, user_errors
+from bnlab.folder_lock import FolderLock
 from bnlab.search.address import anchored
 from bnlab.yaml_text import read_yaml, to_yaml
 
@@ -174,18 +174,13 @@ class SweepFolder:
             UserError: another one is there.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise UserError(f"The sweep in {str(self.path)!r} is still running: wait for its end.") from None
-            self._remove_what_a_killed_process_left()
+        try:
+            lock = FolderLock(self.path)
+        except BlockingIOError:
+            raise UserError(f"The sweep in {str(self.path)!r} is still running: wait for its end.") from None
+        with lock:
+            remove_unfinished((self.definition, self.settings, self.trials, self.leaderboard, self.best, self.figure))
             yield
-
-    def _remove_what_a_killed_process_left(self) -> None:
-        for file in (self.definition, self.settings, self.trials, self.leaderboard, self.best, self.figure):
-            for unfinished in self.path.glob(f".{file.name}.*"):
-                unfinished.unlink()
 
     def has_started(self, name: str) -> bool:
         return self.trial(name).is_dir()

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from omegaconf import DictConfig
 
 from bnlab.atomic_file import write_text
 from bnlab.errors import reason
+from bnlab.folder_lock import FolderLock
 from bnlab.search.folder import TrialFolder, read_result
 from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt
@@ -69,8 +71,9 @@ class Job:
 
 def _complete(folder: Path, identity: dict[str, str], result: dict[str, Any], changes: bool = False) -> None:
     """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
-    summary = read_result(folder)
-    merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
-    merged["sweep"] = identity
-    if merged != summary:
-        write_text(folder / "summary.json", json.dumps(merged, indent=2) + "\n")
+    with suppress(BlockingIOError), FolderLock(folder):  # else the folder is another run's
+        summary = read_result(folder)
+        merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
+        merged["sweep"] = identity
+        if merged != summary:
+            write_text(folder / "summary.json", json.dumps(merged, indent=2) + "\n")

@@ -53,7 +53,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Te
         },
         buffer,
     )
-    write_bytes(path, buffer.getvalue())
+    write_bytes(path, buffer.getbuffer())
 
 
 @cache

@@ -1,6 +1,5 @@
 """Runs that are already in the folders of a stacked training: kept, or replaced when a better one has ended."""
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +24,7 @@ def stored_summary(run: RunFolder, config: Mapping[str, Any]) -> Summary | None:
     with user_errors(f"The run in {str(run.path)!r} cannot be read: "):
         stored = read_yaml(run.config) if run.config.is_file() else {}
         of_run = {key: value for key, value in _leaves(stored) if key.partition(".")[0] != "search"}
-        summary = json.loads(run.summary.read_text()) if run.summary.is_file() else {}
+        summary = run.read_summary() if run.summary.is_file() else {}
     wanted = dict(_leaves(config))
     for key in [*wanted, *of_run]:
         if of_run.get(key) != wanted.get(key):
@@ -64,8 +63,9 @@ class Replacement:
             return
         old = self._replaced.with_name(f".{self._replaced.name}.old")
         shutil.rmtree(old, ignore_errors=True)
-        self._replaced.rename(old)
-        self.folder.rename(self._replaced)
+        with RunFolder(self._replaced).locked():
+            self._replaced.rename(old)
+            self.folder.rename(self._replaced)
         shutil.rmtree(old)
 
     def discard(self) -> None:
@@ -74,6 +74,6 @@ class Replacement:
 
 def _status(folder: Path) -> str | None:
     try:
-        return json.loads(RunFolder(folder).summary.read_text())["status"]
-    except (OSError, ValueError, KeyError):
+        return RunFolder(folder).read_summary()["status"]
+    except UserError:
         return None

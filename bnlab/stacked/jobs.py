@@ -58,6 +58,7 @@ def train(
     for number, config in enumerate(map(plain, configs)):
         run = RunFolder(root / str(number))
         if run.holds_results:
+            run.require_idle()
             if exist == "error":
                 raise UserError(
                     f"{str(run.path)!r} already holds a run: exist='skip' keeps the complete ones and trains the rest, "

@@ -12,6 +12,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bnlab.errors import UserError
 from bnlab.runs import RunFolder
 from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
@@ -179,9 +180,10 @@ class Pool:
         summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
         if refusal.has_folder:
             folder = RunFolder(Path(job.folder))
-            if not folder.config.is_file():
-                folder.create(config, job.overrides)
-            folder.write_summary(summary)
+            with suppress(UserError), folder.locked():  # unless it has become another run's
+                if not folder.config.is_file():
+                    folder.create(config, job.overrides)
+                folder.write_summary(summary)
         self._end_job(job.number, summary)
 
     def _end(self, worker: _Worker) -> None:

@@ -2,7 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,12 +13,12 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from bnlab.atomic_file import write_bytes, write_text
+from bnlab.atomic_file import to_disk, write_bytes, write_text
 from bnlab.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config import check, describe
 from bnlab.curves import Curves
 from bnlab.data import Batches
-from bnlab.errors import one_line, user_errors
+from bnlab.errors import UserError, one_line, user_errors
 from bnlab.history import History
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.runs import RunFolder
@@ -26,7 +27,7 @@ from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.summary import Summary, beginning, ending
 
-__all__ = ["Job", "Trial", "draw"]
+__all__ = ["Job", "Trial", "draw", "finish"]
 
 _LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
 
@@ -65,6 +66,7 @@ class Trial:
     _is_created: bool = False
     _lines: list[str] = field(default_factory=list)
     _training_ended: float | None = None
+    _alone: ExitStack = field(default_factory=ExitStack)
 
     def __post_init__(self) -> None:
         self.config = self.job.config
@@ -73,14 +75,19 @@ class Trial:
         self.history = History(self.config.objective)
 
     def create(self) -> None:
-        """Check the config and make the folder.
+        """Check the config and make the folder, which is this trial's alone until `close`.
 
         Raises:
             UserError: a config that cannot work, or a folder that cannot be written.
         """
         check(self.config)
+        self._alone.enter_context(self.run.locked())
         self.run.create(self.config, self.job.overrides)
         self._is_created = True
+
+    def close(self) -> None:
+        """Leave the folder to others."""
+        self._alone.close()
 
     def build(self, data: Data) -> nn.Module:
         """The network with its initial weights; its optimizer and schedule are kept here, and move its numbers.
@@ -154,8 +161,8 @@ class Trial:
             if snapshot is not None:
                 write_checkpoint(path, snapshot, statistics)
 
-    def finish(self) -> Summary:
-        """Write all that the folder is to hold; summary.json comes last, for it says that all is there."""
+    def write_results(self) -> None:
+        """Write all that the folder is to hold but summary.json, which says that all is there."""
         assert self.status is not None
         assert self._training_ended is not None
         self.write_progress()
@@ -171,19 +178,48 @@ class Trial:
             samples_per_second=self.samples / max(self._training_ended - self.begun, 1e-9),
             splits=self.data.splits,
         )
-        self._write_summary()
-        return self.summary
 
     def fail(self, error: BaseException, status: str = "failed") -> Summary:
-        """Write why there are no results, unless the folder holds those of another run."""
+        """Write why there are no results, unless the folder is another run's."""
         self.summary |= {"status": status, "error": one_line(error)}
-        if self.run.path.is_dir() and (self._is_created or not self.run.holds_results):
-            self._write_summary()
+        if self._is_created:
+            self.write_summary()
+        elif self.run.path.is_dir():
+            with suppress(UserError), self.run.locked():
+                self.run.require_free()
+                self.write_summary()
         return self.summary
 
-    def _write_summary(self) -> None:
+    def write_summary(self) -> None:
         self.summary["seconds"] = time.monotonic() - self.begun
         self.run.write_summary(self.summary)
+
+
+def finish(trials: Sequence[Trial]) -> Iterator[Trial]:
+    """Write what the folders of trials that have ended are to hold; yield each when its folder is on the disk.
+
+    Raises:
+        OSError: one cannot be written; those before it are complete.
+    """
+    written, failure = _write_while_possible(trials, Trial.write_results)
+    to_disk([trial.run.path for trial in written])
+    complete, failure_of_summary = _write_while_possible(written, Trial.write_summary)
+    to_disk([trial.run.path for trial in complete])
+    yield from complete
+    if (cause := failure_of_summary or failure) is not None:
+        raise cause
+
+
+def _write_while_possible(
+    trials: Sequence[Trial], write: Callable[[Trial], None]
+) -> tuple[Sequence[Trial], OSError | None]:
+    """The trials that were written, and what ended it before the last."""
+    for index, trial in enumerate(trials):
+        try:
+            write(trial)
+        except OSError as error:
+            return trials[:index], error
+    return trials, None
 
 
 def draw(trials: Sequence[Trial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:

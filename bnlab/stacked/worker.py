@@ -24,7 +24,7 @@ from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
 from bnlab.stacked.drawing import draw_here
 from bnlab.stacked.training import Interrupted, Training
-from bnlab.stacked.trial import Job, Trial, draw
+from bnlab.stacked.trial import Job, Trial, draw, finish
 from bnlab.summary import Summary
 
 if TYPE_CHECKING:
@@ -110,6 +110,15 @@ def train_chunk(
         NotStackableError: before anything is written.
     """
     trials = [Trial(job) for job in jobs]
+    try:
+        for trial in _train(trials, look, pictures_of):
+            yield trial.job.number, trial.summary
+    finally:
+        for trial in trials:
+            trial.close()
+
+
+def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_of: PicturesOf) -> Iterator[Trial]:
     networks = []
     ready: list[Trial] = []
     for trial in trials:
@@ -120,7 +129,8 @@ def train_chunk(
                 networks.append(trial.build(data))
             ready.append(trial)
         except UserError as error:
-            yield trial.job.number, trial.fail(error)
+            trial.fail(error)
+            yield trial
     if not ready:
         return
     rules = {trial.job.number: rule for trial in ready if (rule := _pruning_of(trial.job)) is not None}
@@ -138,8 +148,7 @@ def train_chunk(
         raise NotStackableError(str(error)) from error
     training.run()
     draw(ready, pictures_of)
-    for trial in ready:
-        yield trial.job.number, trial.finish()
+    yield from finish(ready)
 
 
 def _pruning_of(job: Job) -> "Pruning | None":

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from bnlab.folder_lock import FolderLock
+
 __all__ = ["locked", "private", "read_trusted", "room_in", "scratch_in", "trusted"]
 
 log = logging.getLogger(__name__)
@@ -26,7 +28,6 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 UNFINISHED = ".bnlab-unfinished-"
 LARGEST = 2**26  # bytes of a library; ours have some 100 thousand
 ROOM = 2**22  # bytes that a compiler writes at most
-WAIT = 0.05  # seconds between two attempts to lock
 STALE = 3600  # seconds after which another machine has given up
 
 try:
@@ -136,36 +137,15 @@ def read_trusted(path: Path) -> bytes:
 def locked(folder: Path, seconds: float) -> Iterator[bool]:
     """Be alone among the processes of this machine that do this, if the file system knows how: that is what is given.
 
-    The folder itself is locked, which leaves no file behind, and over NFS is a matter of this machine alone.
-
     Raises:
         TimeoutError: another process is not ready after so many seconds.
     """
-    import fcntl  # which only POSIX has
-
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        yield lock(handle, time.monotonic() + seconds)
-    finally:
-        with suppress(OSError):  # closing it is not enough where a child was forked meanwhile
-            fcntl.flock(handle, fcntl.LOCK_UN)
-        os.close(handle)
-
-
-def lock(handle: int, end: float) -> bool:
-    import fcntl
-
-    while True:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= end:
-                raise TimeoutError("another process has not finished compiling it") from None
-            time.sleep(WAIT)
-        except OSError:
-            return False
-        else:
-            return True
+        lock = FolderLock(folder, wait_s=seconds)
+    except BlockingIOError:
+        raise TimeoutError("another process has not finished compiling it") from None
+    with lock:
+        yield lock.is_held
 
 
 @contextmanager

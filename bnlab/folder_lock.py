@@ -1,0 +1,120 @@
+"""One process at a time in a folder, by a lock that ends with its owner, however that ends."""
+
+import logging
+import os
+import time
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+__all__ = ["FolderLock", "is_locked"]
+
+log = logging.getLogger(__name__)
+
+_LOOK_EVERY_S = 0.05
+
+_held: set[int] = set()  # descriptors of this process
+
+
+def _close_copies() -> None:
+    """In a forked child, which would otherwise keep the lock when its parent is killed."""
+    for handle in _held:
+        with suppress(OSError):
+            os.close(handle)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_copies)
+
+
+class FolderLock:
+    """Keeps out every other process, and every other lock of this one, until `release`.
+
+    The folder itself is locked, by flock(2) on a descriptor of it: no file stays behind, and the kernel frees what a
+    killed process had locked. Over NFS this is a matter of one machine. Where the file system knows no locks, nobody
+    is kept out, and a line in the log says so.
+
+    Args:
+        folder: is there.
+        wait_s: how long to wait for an owner to leave.
+    Attributes:
+        is_held: false where the file system knows no locks.
+    Raises:
+        BlockingIOError: it has another owner.
+        OSError: the folder is not there, or cannot be read.
+    """
+
+    def __init__(self, folder: Path, wait_s: float = 0.0) -> None:
+        self._folder = folder
+        self._process = os.getpid()
+        end = time.monotonic() + wait_s
+        while True:
+            self._handle = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+            _held.add(self._handle)
+            try:
+                self.is_held = _lock(self._handle, folder, end)
+                if self.is_in_place():  # else it was replaced between opening and locking
+                    return
+            except BaseException:
+                self.release()
+                raise
+            self.release()
+
+    def is_in_place(self) -> bool:
+        """Whether the path still leads to the folder that is locked, which may be renamed or removed meanwhile."""
+        try:
+            return os.path.samestat(os.stat(self._folder), os.fstat(self._handle))
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        """Does nothing the second time, and in a forked child, whose lock it is not."""
+        if self._process != os.getpid() or self._handle not in _held:
+            return
+        import fcntl  # which only POSIX has
+
+        with suppress(OSError):  # closing is not enough where a child that knows nothing of it has a copy
+            fcntl.flock(self._handle, fcntl.LOCK_UN)
+        _held.discard(self._handle)
+        os.close(self._handle)
+        self._handle = -1
+
+    def __enter__(self) -> "FolderLock":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
+
+
+def is_locked(folder: Path) -> bool:
+    """Whether another process, or a lock of this one, has it now; of a folder that is not there, nobody has."""
+    try:
+        FolderLock(folder).release()
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+def _lock(handle: int, folder: Path, end: float) -> bool:
+    import fcntl
+
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(_LOOK_EVERY_S)
+        except OSError as error:
+            _tell_once(os.fstat(handle).st_dev, folder, error.strerror)
+            return False
+        else:
+            return True
+
+
+@cache
+def _tell_once(device: int, folder: Path, reason: str) -> None:
+    log.warning("%s cannot be locked (%s): see that no other process writes there.", folder, reason)
