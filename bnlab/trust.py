@@ -8,7 +8,7 @@ environment or files are not resolved.
 import functools
 import importlib
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from bnlab.errors import UserError
@@ -19,6 +19,7 @@ __all__ = [
     "known_target",
     "reasons_of_interpolations",
     "reasons_of_targets",
+    "refuse",
 ]
 
 # Each by every name that a config of ours may have for it. None of them takes code or a file of code.
@@ -88,10 +89,22 @@ def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str])
         UserError: the first that needs the user's trust.
     """
     built = {group: settings[group] for group in used if group in settings}
-    for reason in (*reasons_of_targets(built), *reasons_of_interpolations(settings)):
+    refuse(
+        owner,
+        [*reasons_of_targets(built), *reasons_of_interpolations(settings)],
+        "trust=True` (`--trust` for commands)",
+    )
+
+
+def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
+    """
+    Raises:
+        UserError: there is a reason; `trusting` says how the user trusts the owner's maker all the same.
+    """
+    for reason in reasons:
         raise UserError(
             f"{owner} {reason}, which could run code or read files on this machine: if you trust who made it, say so "
-            "with `trust=True` (`--trust` for commands)."
+            f"with `{trusting}."
         )
 
 

@@ -127,7 +127,7 @@ def test_a_sweep_in_postgresql_is_resumed(tmp_path, postgresql):
         time.sleep(0.02)
     process.kill()
     process.communicate()
-    code, stdout, stderr = run(tmp_path, "search.resume=s")
+    code, stdout, stderr = run(tmp_path, "search.resume=s", "search.trust=true")
     assert code == 0, stdout + stderr
     states = [row["state"] for row in rows(tmp_path / "s")]
     assert states.count("completed") == 10
@@ -208,7 +208,7 @@ def test_an_address_from_the_environment_is_not_written_down(tmp_path):
     code, stdout, stderr = run(tmp_path, *arguments, STUDY=url)
     assert code == 0, stdout + stderr
     assert all("timeout=77" not in file.read_text() for file in (tmp_path / "s").glob("*.[ymc]*"))
-    assert run(tmp_path, "search.resume=s", STUDY=url)[0] == 0
+    assert run(tmp_path, "search.resume=s", "search.storage=${oc.env:STUDY}", STUDY=url)[0] == 0
 
 
 def test_optunas_own_class_reads_and_continues_the_journal(tmp_path):

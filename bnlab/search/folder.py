@@ -212,9 +212,15 @@ class TrialFolder:
         return {"id": sweep_id, "folder": self.name}
 
 
-def resume_command(folder: SweepFolder) -> str:
-    """The line that goes on with a sweep: its flags and overrides are in its folder."""
-    return command([override("search.resume", shown(folder.path))], multirun=True)
+def resume_command(folder: SweepFolder, *, trust: bool = False) -> str:
+    """The line that goes on with a sweep: its flags and overrides are in its folder.
+
+    Args:
+        trust: say that the folder is trusted: only where this user made it.
+    """
+    return command(
+        [override("search.resume", shown(folder.path)), *(["search.trust=true"] if trust else [])], multirun=True
+    )
 
 
 def is_owned(summary: Mapping[str, Any], sweep_id: str, name: str) -> bool:

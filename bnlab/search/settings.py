@@ -5,7 +5,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from bnlab.errors import UserError
-from bnlab.rules import Rule, integer, number, one_of, optional, string
+from bnlab.rules import Rule, boolean, integer, number, one_of, optional, string
 
 __all__ = ["KINDS", "SearchSettings"]
 
@@ -24,6 +24,7 @@ _RULES: dict[str, Rule] = {
     "storage": optional(string(), "a file in the sweep's folder"),
     "study": optional(string(), "named after the sweep's folder"),
     "resume": optional(string(), "a new sweep"),
+    "trust": boolean(),
 }
 
 
@@ -40,6 +41,7 @@ class SearchSettings:
     storage: str | None
     study: str | None
     resume: str | None
+    trust: bool = False
     rounds: int = 1
     shrink: float = 0.5
     keep: int = 1

@@ -38,7 +38,9 @@ from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import close, declare_planned, join_or_create, open_storage, release
 from bnlab.search.subdir import Subdirs, check_sweep_dir, job_override
 from bnlab.search.trials import Trial, read_trials
+from bnlab.search.trust import TRUST, reasons_of_configs, reasons_of_definition
 from bnlab.signals import EXIT_INTERRUPTED
+from bnlab.trust import refuse
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "sweep"]
 
@@ -66,10 +68,15 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     keeps_storage = False
     if resume is not None:
         folder = SweepFolder(Path(str(resume)).resolve())
-        stored = folder.read_definition()
-        loader = SweepConfigLoader(loader_for(stored.origin, hydra_context.config_loader))
         keeps_storage = "search.storage" not in map(key_of, arguments)
+        stored = folder.read_definition()
+        trusts = bool(OmegaConf.select(config, TRUST))
+        if not trusts:
+            _refuse_unless_trusted(folder, reasons_of_definition(_as_read(stored, keeps_storage)))
+        loader = SweepConfigLoader(loader_for(stored.origin, hydra_context.config_loader))
         config, arguments = _resumed(config, arguments, stored, loader)
+        if not trusts:
+            _refuse_unless_trusted(folder, reasons_of_configs(config))
     else:
         loader = SweepConfigLoader(hydra_context.config_loader)
         with user_errors("`hydra.sweep.dir`, the folder of the whole sweep: "):
@@ -117,12 +124,21 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
             close(storage)
 
 
+def _as_read(stored: Definition, keeps_storage: bool) -> Definition:
+    """What is taken from the folder: an address that is given anew is the user's."""
+    return stored if keeps_storage else replace(stored, storage=None)
+
+
+def _refuse_unless_trusted(folder: SweepFolder, reasons: Iterable[str]) -> None:
+    refuse(f"The sweep in {shown(folder.path)!r}", reasons, f"{TRUST}=true`")
+
+
 def _resumed(
     config: DictConfig, arguments: Sequence[str], stored: Definition, loader: SweepConfigLoader
 ) -> tuple[DictConfig, list[str]]:
     """The config and overrides of the stored sweep, with the new launcher and the few settings that may change."""
     given = Origin.of(config.hydra, config_folder())
-    new = without(arguments, "search.resume")
+    new = without(arguments, "search.resume", TRUST)
     refused = [line for line in new if key_of(line) not in _MAY_CHANGE]
     refused += [line for line in given.overrides if key_of(line).startswith("hydra.sweep.")]
     if given.config_name not in (CONFIG_NAME, stored.origin.config_name):
@@ -132,7 +148,7 @@ def _resumed(
             f"A resumed sweep keeps its settings, so that {refused[0]!r} cannot be given: only the launcher, "
             f"{', '.join(_MAY_CHANGE)} may change."
         )
-    task = [*without(stored.overrides, *map(key_of, new)), *new]
+    task = [*without(stored.overrides, TRUST, *map(key_of, new)), *new]
     kept = without(stored.origin.overrides, *map(key_of, given.overrides))
     if any(key_of(line) == "hydra/launcher" for line in given.overrides):  # which has settings of its own
         kept = [line for line in kept if not key_of(line).startswith("hydra.launcher.")]
@@ -471,7 +487,8 @@ class _Sweep:
                 f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
         if interrupted:
-            self._say(f"Interrupted. Continue with:\n{resume_command(self._folder)}")
+            trust = any((*reasons_of_definition(self._definition), *reasons_of_configs(self._config)))
+            self._say(f"Interrupted. Continue with:\n{resume_command(self._folder, trust=trust)}")
         elif leaderboard.best is not None:
             self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
         with _going_on(self._folder.figure.name):
