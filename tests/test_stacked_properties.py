@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is usin
 EPOCHS = 3
 BASE = tiny("scheduler=constant", "trainer.precision=64-true", f"trainer.max_epochs={EPOCHS}")
 RATES, BETAS = st.sampled_from([0.003, 0.02, 0.1]), st.sampled_from([0.0, 0.3, 0.9])
-SQUARES = st.sampled_from([0.9, 0.999])  # of less, updates are signs: torch's own implementations drift apart by then
+SQUARES = st.sampled_from([0.9, 0.999])  # of 0, an update is nearly a sign: rounding grows too fast to compare
 FLAGS = st.booleans()
 
 # What each network has for itself, and what all networks of a stack share; mostly what has a stacked form.
