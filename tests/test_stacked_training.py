@@ -107,10 +107,12 @@ def threefold(run):
     true_run = ctypes.cast(run, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 
     def tripled(address):
-        pointers, sizes = (ctypes.c_void_p * 14).from_address(address), (ctypes.c_int64 * 5).from_address(address + 112)
+        (direction,) = (ctypes.c_int64 * 1).from_address(address)
+        pointers = (ctypes.c_void_p * 14).from_address(address + 8)
+        sizes = (ctypes.c_int64 * 5).from_address(address + 120)
         true_run(address)
         _, num_samples, num_features, *_ = sizes
-        if pointers[1] is not None:  # dL/dy: a backward
+        if direction == kernel.BACKWARD:
             for pointer, number in ((2, num_samples * num_features), (5, num_features), (6, num_features)):
                 values = (ctypes.c_float * number).from_address(pointers[pointer])
                 values[:] = [3 * value for value in values]

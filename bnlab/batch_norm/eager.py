@@ -119,6 +119,7 @@ class KernelBatchNormFunction(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
         y, statistics = kernel.forward(x, weight, bias, settings)
         ctx.settings = settings
+        ctx.saved_as_they_are = hooks_on_saved(True) is None
         ctx.save_for_backward(x, weight, statistics)
         return y
 
@@ -130,7 +131,7 @@ class KernelBatchNormFunction(torch.autograd.Function):
             is_grad_enabled()
             or not is_eager()
             or is_batched(grad_y)
-            or not kernel.takes_back(x, grad_y, weight, statistics, stack_dims)
+            or not kernel.takes_back(x, grad_y, weight, statistics, stack_dims, saved_as_they_are=ctx.saved_as_they_are)
         ):
             mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1])
             return differentiable_backward(ctx, grad_y, x, weight, None, mean, inv_std)

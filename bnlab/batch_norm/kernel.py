@@ -65,6 +65,8 @@ log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernel.c")
 
+ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor in every operation
+
 Run = Callable[[bytes], None]
 run_of: dict[torch.dtype, Run] = {}
 state = {"wanted": os.environ.get("BNLAB_KERNEL", "1") not in ("0", "off", "false"), "loaded": False, "forked": False}
@@ -146,21 +148,6 @@ def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[T
     return value, value.data_ptr(), 0.0
 
 
-def count_batch(
-    num_batches_tracked: Tensor, momentum: Tensor | float | None, stack: torch.Size
-) -> tuple[int, Tensor | float]:
-    """Where the kernel is to count, or 0 where that is done here; and the momentum, with this batch counted."""
-    if (
-        are_in_memory((num_batches_tracked,), torch.int64)
-        and num_batches_tracked.numel() == 1
-        and not num_batches_tracked.is_inference()  # torch refuses to write to one outside of inference mode
-    ):
-        momentum = 1.0 / (int(num_batches_tracked) + 1) if momentum is None else momentum
-        return num_batches_tracked.data_ptr(), momentum
-    num_batches_tracked.add_(1)
-    return 0, one_nth(num_batches_tracked, stack) if momentum is None else momentum
-
-
 def forward(
     x: Tensor,
     weight: Tensor | None,
@@ -170,23 +157,25 @@ def forward(
     """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps); running statistics are updated.
 
     Of all tensors `are_in_memory` is true, they are of one dtype, float32 or float64, fit x, and all but x are
-    contiguous; the counter may be anything that can be counted with. `settings` are running_mean, running_var,
+    contiguous; the counter is anything that can be counted with. `settings` are running_mean, running_var,
     num_batches_tracked, momentum, eps, mask (None) and stack_dims, as `batch_norm`'s.
     """
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
-    x = x.contiguous()
+    if not x.is_contiguous():
+        x = x.contiguous()
     y = torch.empty_like(x)
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
     statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension: that is half a microsecond faster
     mean = statistics.data_ptr()
-    counter, momentum_pointer, eps_pointer, eps_number = 0, 0, 0, eps
     if num_batches_tracked is not None:
-        counter, momentum = count_batch(num_batches_tracked, momentum, x.shape[:stack_dims])
-    momentum_number = 0.0 if momentum is None else momentum
+        num_batches_tracked.add_(ONE)  # here, where it may be of any dtype, shape and device
+    if momentum is None:
+        momentum = 0.0 if num_batches_tracked is None else one_nth(num_batches_tracked, x.shape[:stack_dims])
+    momentum_pointer, eps_pointer, momentum_number, eps_number = 0, 0, momentum, eps
     if type(eps) is not float:
         _eps, eps_pointer, eps_number = each_network(eps, x, num_networks)
-    if type(momentum_number) is not float:
-        _momentum, momentum_pointer, momentum_number = each_network(momentum_number, x, num_networks)
+    if type(momentum) is not float:
+        _momentum, momentum_pointer, momentum_number = each_network(momentum, x, num_networks)
     run_of[x.dtype](
         pack(
             FORWARD,
@@ -201,7 +190,7 @@ def forward(
             mean + num_networks * num_features * x.itemsize,
             0 if running_mean is None else running_mean.data_ptr() or without_memory(),
             0 if running_var is None else running_var.data_ptr() or without_memory(),
-            counter,
+            0,
             eps_pointer,
             momentum_pointer,
             *sizes_of_x,
@@ -212,18 +201,28 @@ def forward(
     return y, statistics
 
 
-def takes_back(x: Tensor, grad_y: Tensor, weight: Tensor | None, statistics: Tensor, stack_dims: int) -> bool:
-    """Whether `backward` can read what autograd hands over: a hook may have put anything in its place, and a parameter
-    may have been moved or converted since `forward`.
+def takes_back(
+    x: Tensor,
+    grad_y: Tensor,
+    weight: Tensor | None,
+    statistics: Tensor,
+    stack_dims: int,
+    *,
+    saved_as_they_are: bool,
+) -> bool:
+    """Whether `backward` can read what autograd hands over.
+
+    The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data
+    since (as `layer.double()` does), and a hook on saved tensors may return what it likes.
     """
-    shape = x.shape
-    size = shape[:stack_dims].numel() * shape[stack_dims + 1]
-    return (
-        are_in_memory((x, grad_y, weight, statistics), statistics.dtype)
-        and grad_y.shape == shape
-        and statistics.numel() == 2 * size
-        and (weight is None or (weight.numel() == size and weight.is_contiguous()))
-        and statistics.is_contiguous()
+    dtype, shape = statistics.dtype, x.shape
+    if grad_y.shape != shape or x.dtype is not dtype or not are_in_memory((grad_y,), dtype):
+        return False
+    if not saved_as_they_are and not (are_in_memory((x, weight, statistics), dtype) and statistics.is_contiguous()):
+        return False
+    size = statistics.numel() // 2
+    return size == shape[:stack_dims].numel() * shape[stack_dims + 1] and (
+        weight is None or (weight.dtype is dtype and weight.numel() == size and weight.is_contiguous())
     )
 
 
@@ -238,7 +237,10 @@ def backward(
     needs_bias: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """dL/dx, dL/dweight and dL/dbias, those that are needed, from what `takes_back`."""
-    x, grad_y = x.contiguous(), grad_y.contiguous()
+    if not x.is_contiguous():
+        x = x.contiguous()
+    if not grad_y.is_contiguous():
+        grad_y = grad_y.contiguous()
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
     mean = statistics.data_ptr() or without_memory()
     grad_x = torch.empty_like(x) if needs_x else None

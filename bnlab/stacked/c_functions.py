@@ -78,6 +78,7 @@ class UpdateInC(ctypes.Structure):
         kept: list[Any] = [(_NUMBER * len(sizes))(*sizes)]
         update.sizes = ctypes.addressof(kept[0])
         for name in ("lr", "momentum", "dampening", "weight_decay"):
+            assert len(numbers[name]) == len(rows)
             kept.append((ctypes.c_double * len(rows))(*numbers[name]))
             setattr(update, name, ctypes.addressof(kept[-1]))
         update.kept = kept

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.batch_norm import kernel
+from bnlab.batch_norm.plain import in_memory
 from bnlab.stacked.c_functions import Elsewhere, Kind, LayerInC, LossInC, Of, UpdateInC, functions_of, of
 from bnlab.stacked.layers import Activation, BatchNorm, Layer, Linear
 from bnlab.stacked.same_bits import same_loss, same_products
@@ -127,13 +128,14 @@ class _Program:
             ValueError: tensors that C would read past.
             IndexError: a class out of bounds.
         """
-        if (x.shape, y.shape) not in self._shapes or x.dtype != self._dtype or y.dtype != torch.int64:
+        types = x.dtype, y.dtype, x.device.type, y.device.type
+        if (x.shape, y.shape) not in self._shapes or types != (self._dtype, torch.int64, "cpu", "cpu"):
             shapes = " or ".join(f"{of_x} and {of_y}" for of_x, of_y in self._shapes)
             raise ValueError(
-                f"x and y must have the shapes {shapes}, and the types {self._dtype} and torch.int64, but got "
-                f"{tuple(x.shape)} and {tuple(y.shape)}, {x.dtype} and {y.dtype}."
+                f"x and y must have the shapes {shapes}, and the types {self._dtype} and torch.int64, on the CPU, but got "
+                f"{tuple(x.shape)} and {tuple(y.shape)}, {x.dtype} and {y.dtype}, on {x.device} and {y.device}."
             )
-        x, y = x.contiguous(), y.contiguous()
+        x, y = in_memory(x.contiguous()).resolve_neg(), in_memory(y.contiguous()).resolve_neg()
         losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
         for layer, scale in self._scales:
             layer.evaluation_scale(scale)
@@ -178,7 +180,7 @@ class CompiledStep:
             and functions_of(first.weight.dtype) is not None
             and all(
                 isinstance(layer, Linear)
-                or (type(layer) is BatchNorm and layer.momentum is not None)
+                or (type(layer) is BatchNorm and layer.momentum is not None and layer.is_in_memory())
                 or (isinstance(layer, Activation) and layer.kind is nn.ReLU)
                 for layer in layers
             )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bnlab.batch_norm import batch_norm, in_place, kernel
 from bnlab.batch_norm.eager import kernel_takes
 from bnlab.batch_norm.formulas import inverse_std
+from bnlab.batch_norm.plain import are_in_memory
 
 __all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
 
@@ -130,6 +131,11 @@ class BatchNorm:
             assert gradient is not None
             target.copy_(gradient)
         return grad_x
+
+    def is_in_memory(self) -> bool:
+        """Whether C can read and write each network's parameters, gradients and statistics."""
+        tensors = [tensor for tensor in (*self._in_place, *self._grad_in_place, *self._running) if tensor is not None]
+        return are_in_memory(tensors, self._pieces.dtype) and all(tensor[0].is_contiguous() for tensor in tensors)
 
     def evaluation_scale(self, out: Tensor) -> None:
         """gamma / sqrt(running_var + eps), (K, C), for y = (x - running_mean) scale + beta."""
