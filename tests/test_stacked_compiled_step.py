@@ -49,6 +49,7 @@ def stack(convert: Callable[[MLP], object] = lambda network: None) -> StackedMLP
         "other_stack",
         "other_classes",
         "one_hot",
+        "elsewhere",
     ],
 )
 def test_what_cannot_be_read_is_refused(x: Tensor, y: Tensor) -> None:

@@ -132,8 +132,8 @@ class _Program:
         if (x.shape, y.shape) not in self._shapes or types != (self._dtype, torch.int64, "cpu", "cpu"):
             shapes = " or ".join(f"{of_x} and {of_y}" for of_x, of_y in self._shapes)
             raise ValueError(
-                f"x and y must have the shapes {shapes}, and the types {self._dtype} and torch.int64, on the CPU, but got "
-                f"{tuple(x.shape)} and {tuple(y.shape)}, {x.dtype} and {y.dtype}, on {x.device} and {y.device}."
+                f"x and y must have the shapes {shapes}, and the types {self._dtype} and torch.int64, on the CPU, "
+                f"but got {tuple(x.shape)} and {tuple(y.shape)}, {x.dtype} and {y.dtype}, on {x.device} and {y.device}."
             )
         x, y = in_memory(x.contiguous()).resolve_neg(), in_memory(y.contiguous()).resolve_neg()
         losses, hits = torch.empty(self._K, dtype=self._dtype), torch.empty(self._K, dtype=torch.int64)
