@@ -45,14 +45,14 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     from bnlab.search.plugin import register
 
-    global_hydra = GlobalHydra.instance()
-    outer, global_hydra.hydra = global_hydra.hydra, None  # that of a program around this call
+    outer = GlobalHydra.instance().hydra  # that of a program around this call
+    GlobalHydra.instance().clear()
     register()
     try:
         with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
             config = hydra_compose("train", list(overrides))
     finally:
-        global_hydra.hydra = outer
+        GlobalHydra.instance().hydra = outer
     check(config)
     if len(_composed) > 10_000:
         _composed.clear()

@@ -22,7 +22,7 @@ _RULES: dict[str, Rule] = {
     "keep": integer(minimum=1),
     "pruner": one_of("none", "median", "successive_halving"),
     "storage": optional(string(), "a file in the sweep's folder"),
-    "study": optional(string(), "named after the sweep's folder"),
+    "study": optional(string(), "a name of its own"),
     "resume": optional(string(), "a new sweep"),
     "trust": boolean(),
 }
