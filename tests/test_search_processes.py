@@ -63,7 +63,7 @@ def test_joblib_runs_jobs_in_processes_of_one_thread(tmp_path):
     assert OmegaConf.load(tmp_path / "s" / "best.yaml").command.startswith("OMP_NUM_THREADS=1 python -m bnlab.train ")
 
 
-def test_a_killed_worker_loses_its_trial_and_no_other(tmp_path):
+def test_the_trial_of_a_killed_worker_is_tried_again(tmp_path):
     code, stdout, stderr = run(
         tmp_path,
         *("search=random", "search.num_trials=8", LR, "hydra.sweep.dir=s"),
@@ -74,11 +74,14 @@ def test_a_killed_worker_loses_its_trial_and_no_other(tmp_path):
     )
     assert code == 1, stdout + stderr
     table = rows(tmp_path / "s")
-    assert [row["number"] for row in table if row["state"] != "completed"] == ["1", "4", "6"]
+    assert [row["number"] for row in table if row["state"] == "failed"] == ["6"]
+    assert [row["number"] for row in table if row["state"] == "interrupted"] == ["1", "4"]
+    assert [row["optimizer.lr"] for row in table[8:]] == [table[number]["optimizer.lr"] for number in (1, 4)]
+    assert [row["state"] for row in table[8:]] == ["completed"] * 2
     assert "its worker process was killed or crashed (SIGKILL(-9))" in table[1]["reason"]
     assert table[6]["reason"] == "ValueError: on request"
-    assert len(ran(tmp_path / "s")) == 8  # none was run twice
-    assert "trial 1 failed: WorkerDiedError" in stdout
+    assert len(ran(tmp_path / "s")) == 10  # no other was run twice
+    assert "trial 1 was lost: WorkerDiedError" in stdout
     assert "Traceback" not in stdout + stderr
 
 

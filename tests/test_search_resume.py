@@ -98,6 +98,28 @@ def test_resuming_with_more_trials_extends_the_sweep(sweep, train):
     assert len(left.rows) == 7  # the new number is kept
 
 
+def test_what_failed_is_tried_again_on_request(sweep, train, monkeypatch):
+    def task(config):
+        if config.optimizer.lr == 0.02:
+            raise ValueError("on request")
+        return smooth(config)
+
+    outcome, left = sweep("optimizer.lr=0.01,0.02,0.03", task=task)
+    assert outcome.exit_code == 1
+    assert train("-m", "search.resume=sweep").exit_code == 1
+    assert len(left.rows) == 3
+    monkeypatch.setattr("bnlab.train.task", smooth)
+    outcome = train("-m", "search.resume=sweep", "search.retry_failed=true")
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    assert [row["state"] for row in left.rows] == ["completed", "interrupted", "completed", "completed"]
+    assert left.rows[3]["optimizer.lr"] == "0.02"
+    assert left.rows[1]["reason"] == "ValueError: on request"
+    assert "retry_failed" not in (left.folder / "sweep.yaml").read_text()
+    outcome = train("-m", "search.retry_failed=true", "optimizer.lr=1,2", "hydra.sweep.dir=new")
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("`search.retry_failed` goes with search.resume")
+
+
 def test_resuming_refuses_other_settings(sweep, train):
     sweep("search=random", "search.num_trials=2", LR)
     outcome = train("-m", "search.resume=sweep", "trainer.max_epochs=4")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, open_dict
 
 from bnlab.errors import reason
 from bnlab.launchers.n_jobs import num_processes
+from bnlab.outside import is_outside, wait_for_room
 from bnlab.signals import leave_to_parent
 
 __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
@@ -25,12 +26,23 @@ __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
+_FROM_OUTSIDE = ("SIGKILL(-9)", "SIGTERM(-15)", "exit code -9", "exit code -15")
 POLL_S = 0.5
+PATIENCE_S = 60.0  # with a full disk
 GRACE_S = 1.0  # in which loky sees itself that a process is gone, and says more of it
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process ended in the middle of its job."""
+    """A worker process ended in the middle of its job.
+
+    Attributes:
+        is_outside: whether another process ended it, the kernel for want of memory, say; a job that ends its own is
+            not told apart where it sends itself the same signals.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.is_outside = any(f"({code})" in message for code in _FROM_OUTSIDE)
 
 
 class JobFailedError(RuntimeError):
@@ -69,14 +81,15 @@ class JoblibLauncher(Launcher):
 
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
-        Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        folder = Path(self._config.hydra.sweep.dir)
+        folder.mkdir(parents=True, exist_ok=True)
         context = dumps((Singleton.get_state(), self._hydra_context, self._config, self._task_function))
         jobs: queue.SimpleQueue[tuple[int, Sequence[str]]] = queue.SimpleQueue()
         for job in enumerate(job_overrides):
             jobs.put(job)
         returns = self.returns = {}
         num_workers = min(self.n_jobs, len(job_overrides))
-        workers = [_Worker(context, jobs, returns, initial_job_idx) for _ in range(num_workers)]
+        workers = [_Worker(context, folder, jobs, returns, initial_job_idx) for _ in range(num_workers)]
         try:
             for worker in workers:
                 worker.start()
@@ -101,12 +114,14 @@ class _Worker(threading.Thread):
     def __init__(
         self,
         context: bytes,
+        folder: Path,
         jobs: "queue.SimpleQueue[tuple[int, Sequence[str]]]",
         returns: dict[int, JobReturn],
         initial_job_idx: int,
     ) -> None:
         super().__init__(daemon=True)
         self._context = context
+        self._folder = folder
         self._jobs = jobs
         self._returns = returns
         self._initial_job_idx = initial_job_idx
@@ -139,7 +154,10 @@ class _Worker(threading.Thread):
                 future = self._process.submit(_run_job, self._initial_job_idx + index, list(overrides))
                 while not wait([future], POLL_S).done:
                     self._look_after_process()
-                self._returns[index] = future.result()
+                result = future.result()
+                if result.status == JobStatus.FAILED and is_outside(result._return_value):
+                    self._wait_for_room()  # before the next meets the same end
+                self._returns[index] = result
             except (BrokenProcessPool, WorkerDiedError) as error:
                 if self._stopped:
                     return
@@ -148,7 +166,12 @@ class _Worker(threading.Thread):
                 self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
                 self._end_process(kill=True)
             except Exception as error:  # what a job raises is in its return: this is its way there
+                if is_outside(error):
+                    self._wait_for_room()
                 self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+
+    def _wait_for_room(self) -> None:
+        wait_for_room(self._folder, PATIENCE_S, lambda: self._stopped)
 
     def _look_after_process(self) -> None:
         """Find out that it is gone where loky does not: what it forked still holds the pipe that loky listens at."""

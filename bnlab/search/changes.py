@@ -21,7 +21,10 @@ Settings = dict[str, dict[str, Any]]
 """For each choice of groups, written as overrides, every setting by its key in the config, uninterpolated."""
 
 # How a sweep is run, as opposed to what it runs; from one machine or day to another these may differ.
-_HOW = tuple(f"search.{name}" for name in ("num_trials", "batch_size", "pruner", "resume", "storage", "study", "trust"))
+_HOW = tuple(
+    f"search.{name}"
+    for name in ("num_trials", "batch_size", "pruner", "resume", "retry_failed", "storage", "study", "trust")
+)
 _WHERE = ("data.root", "num_threads", "trainer.accelerator", "trainer.devices", "logger", "search")
 
 

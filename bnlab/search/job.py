@@ -15,11 +15,14 @@ from omegaconf import DictConfig
 from bnlab.atomic_file import write_text
 from bnlab.errors import reason
 from bnlab.folder_lock import FolderLock
+from bnlab.outside import is_outside, wait_for_room
 from bnlab.search.folder import TrialFolder, read_result
 from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt
 
 __all__ = ["Job", "JobEndedError"]
+
+PATIENCE_S = 60.0  # with a full disk
 
 log = logging.getLogger(__name__)
 logging.getLogger("bnlab").addHandler(logging.NullHandler())  # else what is to go to no log goes to stderr
@@ -50,6 +53,7 @@ class Job:
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.CRITICAL)
+        logging.raiseExceptions = False  # a log on a full disk is not to fill the screen with tracebacks
         start = time.monotonic()
         try:
             with restored():
@@ -59,9 +63,11 @@ class Job:
             raise
         except BaseException as error:
             log.error("the trial failed", exc_info=True)
-            _complete(
-                folder, identity, {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start}
-            )
+            outside = {"outside": True} if is_outside(error) else {}
+            result = {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start} | outside
+            if outside:  # else it would be the next trial's, too
+                wait_for_room(folder.parent, PATIENCE_S)
+            _complete(folder, identity, result)
             if isinstance(error, Exception):
                 raise
             raise JobEndedError(reason(error)) from error  # a sys.exit() ends the job, not the sweep
@@ -76,4 +82,16 @@ def _complete(folder: Path, identity: dict[str, str], result: dict[str, Any], ch
         merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
         merged["sweep"] = identity
         if merged != summary:
-            write_text(folder / "summary.json", json.dumps(merged, indent=2) + "\n")
+            _write_patiently(folder / "summary.json", json.dumps(merged, indent=2) + "\n")
+
+
+def _write_patiently(path: Path, content: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            write_text(path, content)
+            return
+        except OSError as error:
+            if not is_outside(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.2)

@@ -12,21 +12,21 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
+from bnlab.outside import is_outside
 from bnlab.search.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
 from bnlab.search.samplers import POINT, FixedSampler
 from bnlab.search.space import Parameter, Point, Space
 from bnlab.search.storage import study_id, trial_id
 from bnlab.search.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
 
-__all__ = ["Plan", "TakenTrial"]
+__all__ = ["PATIENCE_S", "Plan", "TakenTrial"]
 
 _NOBODYS_AFTER_S = 5.0
 _WAIT_FOR_SIBLING_S = 10.0
-_PATIENCE_S = 60.0
+PATIENCE_S = 60.0  # with a storage that fails
 _ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
 
 
@@ -80,13 +80,17 @@ class Plan:
     def num_trials(self) -> int:
         return self._num_points * self._seeds
 
-    def add_missing(self) -> None:
-        """Let wait whatever no trial has done, does or waits to do; one that was interrupted gets its values again."""
+    def add_missing(self, retry_failed: bool = False) -> None:
+        """Let wait whatever no trial has done, does or waits to do; one that was interrupted gets its values again.
+
+        With `retry_failed`, so does one that failed.
+        """
         done: set[tuple[int, int]] = set()
         interrupted: dict[tuple[int, int], dict[str, Any]] = {}
         for trial in self._study.get_trials(deepcopy=False):
             place = (trial.user_attrs.get(POINT, -1), trial.user_attrs.get(REPEAT, 0))
-            if trial.state == TrialState.FAIL and trial.user_attrs.get(RESULT, {}).get("state") != "failed":
+            state = trial.user_attrs.get(RESULT, {}).get("state")
+            if trial.state == TrialState.FAIL and (retry_failed or state != "failed"):
                 interrupted[place] = trial.params or trial.system_attrs.get("fixed_params", {})
             else:
                 done.add(place)
@@ -95,6 +99,13 @@ class Plan:
                 if (point, repeat) not in done:
                     params = interrupted.get((point, repeat)) or self._params_of_grid(point)
                     self._study.enqueue_trial(params, user_attrs={POINT: point, REPEAT: repeat})
+
+    def try_again(self, number: int) -> None:
+        """Let the values of trial `number` wait for another try."""
+        trial = self._storage.get_trial(trial_id(self._storage, self._study_id, number))
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        attributes = {key: trial.user_attrs[key] for key in (POINT, REPEAT) if key in trial.user_attrs}
+        self._study.enqueue_trial(params, user_attrs=attributes)
 
     def _params_of_grid(self, point: int) -> dict[str, Any]:
         if self._points is None:
@@ -171,21 +182,32 @@ class Plan:
     def _tell_interrupted(self, number: int) -> None:
         self.tell(number, {"status": "interrupted", "error": "interrupted; its values are tried again"})
 
-    def take(self, limit: int, same_round: Callable[[int, int], bool]) -> list[TakenTrial]:
-        """Up to `limit` trials that waited, as long as `same_round` holds between the first one's point and theirs."""
+    def take(self, limit: int, round_of: Callable[[int], int]) -> list[TakenTrial]:
+        """Up to `limit` trials that waited, all of the first round, by their points, of which some wait.
+
+        Where the storage fails, the next call takes again what this one had taken.
+        """
         taken: list[TakenTrial] = []
-        first: int | None = None
+        frozen: list[FrozenTrial] = []
         waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
-        for trial in [*self._unstarted, *waiting]:
-            point = trial.user_attrs.get(POINT, trial.number)
-            first = point if first is None else first
-            if len(taken) >= limit or not same_round(first, point):
+
+        def round_of_trial(trial: FrozenTrial) -> int:
+            return round_of(trial.user_attrs.get(POINT, trial.number))
+
+        in_order = sorted([*self._unstarted, *waiting], key=round_of_trial)  # one that is tried again is the last of it
+        for trial in in_order:
+            if len(taken) >= limit or round_of_trial(trial) != round_of_trial(in_order[0]):
                 break
             if trial in self._unstarted:
                 self._unstarted.remove(trial)
             elif not self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
                 continue  # another sweep was faster
-            taken.append(self._start(trial))
+            frozen.append(trial)
+            try:
+                taken.append(self._start(trial))
+            except BaseException:
+                self._unstarted += frozen
+                raise
         return taken
 
     def _start(self, frozen: FrozenTrial) -> TakenTrial:
@@ -243,15 +265,16 @@ class Plan:
     def tell(self, number: int, result: Mapping[str, Any]) -> None:
         """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_accuracy"}.
 
-        A database that fails is asked again, for a while; what it had done of the first try is not done twice.
+        One that failed for reasons from "outside" (`bnlab.outside`) was interrupted. A storage that fails is asked
+        again, for a while; what it had done of the first try is not done twice.
         """
-        deadline = time.monotonic() + _PATIENCE_S
+        deadline = time.monotonic() + PATIENCE_S
         while True:
             try:
                 self._tell_once(number, result)
                 return
-            except StorageInternalError:
-                if time.monotonic() > deadline:
+            except Exception as error:
+                if not is_outside(error) or time.monotonic() > deadline:
                     raise
                 time.sleep(0.5)
 
@@ -259,7 +282,7 @@ class Plan:
         identifier = trial_id(self._storage, self._study_id, number)
         if self._storage.get_trial(identifier).state.is_finished():
             return
-        status = result["status"]
+        status = "interrupted" if result.get("outside") else result["status"]
         kept = {
             "state": status,
             "objective": result.get("objective"),

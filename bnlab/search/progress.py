@@ -63,11 +63,21 @@ class SweepProgress:
         self.update()
         self._bar.stop()
 
-    def ended(self, number: int, state: str, objective: float | None, reason: str, place: int, repeat: int = 0) -> None:
-        """Count a trial, seed `repeat` of the configuration at `place`. A failure is said at once."""
+    def ended(
+        self,
+        number: int,
+        state: str,
+        objective: float | None,
+        reason: str,
+        place: int,
+        repeat: int = 0,
+        is_lost: bool = False,
+    ) -> None:
+        """Count a trial, seed `repeat` of the configuration at `place`. What failed, or `is_lost`, is said at once."""
         self._count(number, state, objective, place, repeat)
-        if state == "failed":
-            self._console.print(f"trial {number} failed: {escape(reason)}", highlight=False, soft_wrap=True)
+        if state == "failed" or is_lost:
+            end = "was lost" if is_lost else "failed"
+            self._console.print(f"trial {number} {end}: {escape(reason)}", highlight=False, soft_wrap=True)
 
     def _count(self, number: int, state: str, objective: float | None, place: int, repeat: int) -> None:
         self._counts[state] += 1

@@ -25,6 +25,7 @@ _RULES: dict[str, Rule] = {
     "study": optional(string(), "a name of its own"),
     "resume": optional(string(), "a new sweep"),
     "trust": boolean(),
+    "retry_failed": boolean(),
 }
 
 
@@ -42,6 +43,7 @@ class SearchSettings:
     study: str | None
     resume: str | None
     trust: bool = False
+    retry_failed: bool = False
     rounds: int = 1
     shrink: float = 0.5
     keep: int = 1

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import secrets
 import threading
 import time
@@ -23,6 +24,7 @@ from rich.console import Console
 from bnlab.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
 from bnlab.config import config_folder
 from bnlab.errors import UserError, one_line, reason, user_errors
+from bnlab.outside import is_outside, wait_for_room
 from bnlab.search.address import anchored, portable
 from bnlab.search.changes import Settings, changes, composed, of_the_task
 from bnlab.search.composition import SweepConfigLoader, loader_for
@@ -32,14 +34,15 @@ from bnlab.search.folder import Definition, SweepFolder, is_owned, resume_comman
 from bnlab.search.job import Job
 from bnlab.search.journal import mend
 from bnlab.search.leaderboard import Leaderboard
-from bnlab.search.plan import Plan, TakenTrial
+from bnlab.search.plan import PATIENCE_S, Plan, TakenTrial
 from bnlab.search.progress import SweepProgress
+from bnlab.search.retries import IN_A_ROW, Retries
 from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import close, declare_planned, join_or_create, open_storage, release
 from bnlab.search.subdir import Subdirs, check_sweep_dir, job_override
 from bnlab.search.trials import Trial, read_trials
 from bnlab.search.trust import TRUST, reasons_of_configs, reasons_of_definition
-from bnlab.signals import EXIT_INTERRUPTED
+from bnlab.signals import EXIT_INTERRUPTED, REQUESTS, is_for_us
 from bnlab.trust import refuse
 
 __all__ = ["EXIT_FAILED", "EXIT_INTERRUPTED", "sweep"]
@@ -50,7 +53,7 @@ NUM_STARTUP = 10  # random configurations before TPE learns from them
 _POLL_S = 0.2
 _WRITE_EVERY_S = 5.0
 
-_MAY_CHANGE = ("search.num_trials", "search.batch_size", "search.storage", "search.pruner")
+_MAY_CHANGE = ("search.num_trials", "search.batch_size", "search.storage", "search.pruner", "search.retry_failed")
 
 
 def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> list[Trial]:
@@ -60,7 +63,8 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         the trials, where all of them have a result.
     Raises:
         UserError: something that cannot work, found before any job.
-        SystemExit: 1 if a trial failed, 130 if the sweep was interrupted; its results are written.
+        SystemExit: 1 if a trial failed, or some wait to be tried again after a full disk, a lost database or killed
+            processes; 130 if the sweep was interrupted. Its results are written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     resume = OmegaConf.select(config, "search.resume")
@@ -90,6 +94,8 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     origin = _fix_folder(config, folder)
     search = read_search(config, arguments, loader)
     if stored is None:
+        if search.settings.retry_failed:
+            raise UserError("`search.retry_failed` goes with search.resume: a new sweep has no trial that failed.")
         check_sweep_dir(search, as_given, loader)
     settings = composed(search, config, loader)
     subdirs = Subdirs(search, config, loader)
@@ -213,7 +219,7 @@ def _definition(
         name += f"-{sweep_id}"  # nobody joins a study without naming it
     return Definition(
         id=sweep_id,
-        overrides=list(arguments),
+        overrides=without(arguments, "search.retry_failed"),
         origin=origin,
         study=stored.study if stored else settings.study or name,
         storage=storage,
@@ -271,7 +277,7 @@ class _Sweep:
             folder.check_is_own(self._plan.own_folders())
             self._plan.recover(self._own_result, folder.has_started)
         if is_new or resumes:
-            self._plan.add_missing()
+            self._plan.add_missing(search.settings.retry_failed)
             declare_planned(self._study)
         before = self._trials()
         self._points_taken = {trial.point for trial in before}
@@ -296,15 +302,18 @@ class _Sweep:
             search.settings.seeds,
         )
         self._num_threads: int | None = None
+        self._stopped = ""  # why, where not the user did it
         self._next_write = time.monotonic()
 
     def run(self, launcher: Any) -> list[Trial]:
         self._launcher = launcher
         self._num_threads = getattr(launcher, "num_threads_in_a_job", None)
         num_parallel = _num_parallel(launcher)
+        ends_together = getattr(launcher, "jobs_end_together", False)  # one cause ends all of them
+        self._retries = Retries(num_parallel)
         interrupted = False
         self._say(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}")
-        if self._definition.pruner == "median" and getattr(launcher, "jobs_end_together", False):
+        if self._definition.pruner == "median" and ends_together:
             self._say(
                 "search.pruner=median compares a trial with those that have completed: of the first "
                 f"{min(num_parallel, self._plan.num_trials)} or fewer, which this launcher trains side by side, it "
@@ -312,12 +321,18 @@ class _Sweep:
             )
         with self._progress:
             try:
-                while batch := self._take(num_parallel):
+                while batch := self._take_patiently(num_parallel):
                     self._launch(launcher, batch)
                     self._progress.print_line()
                     self._write_now_and_then()
+                    for number in self._retries.take():
+                        self._plan.try_again(number)
             except KeyboardInterrupt:
-                interrupted = True
+                interrupted = not self._stopped
+            except Exception as error:
+                if not is_outside(error):
+                    raise
+                self._stopped = reason(error)
         return self._finish(interrupted)
 
     def _say(self, line: str) -> None:
@@ -326,6 +341,26 @@ class _Sweep:
 
     def _trials(self) -> list[Trial]:
         return read_trials(self._study, self._search.space, self._definition.id, self._folder.path)
+
+    def _take_patiently(self, num_parallel: int) -> list[TakenTrial]:
+        """The next batch, when there is room for its folders and the storage answers."""
+        for attempt in range(IN_A_ROW):
+            self._wait_for_room()
+            try:
+                return self._take(num_parallel)
+            except Exception as error:
+                if not is_outside(error) or attempt == IN_A_ROW - 1:
+                    raise
+        return []
+
+    def _wait_for_room(self) -> None:
+        """
+        Raises:
+            OSError: there is none, for long.
+        """
+        error = wait_for_room(self._folder.path, PATIENCE_S)
+        if error is not None:
+            raise error
 
     def _take(self, num_parallel: int) -> list[TakenTrial]:
         """The next batch: what does not depend on each other's results."""
@@ -337,9 +372,7 @@ class _Sweep:
             if len(self._points_taken) >= NUM_STARTUP:
                 limit = self._search.settings.batch_size or max(num_parallel, seeds)
                 per_round = None
-        batch = self._plan.take(
-            limit, lambda first, point: per_round is None or first // per_round == point // per_round
-        )
+        batch = self._plan.take(limit, lambda point: 0 if per_round is None else point // per_round)
         self._points_taken.update(trial.place for trial in batch)
         self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
         for trial in batch:
@@ -375,6 +408,8 @@ class _Sweep:
             except BaseException as error:  # a callback of Hydra's may call sys.exit()
                 watch.collect()
                 again = self._after_failure(error, [trial for trial in left if trial.number in watch.open])
+                if len(again) == len(left) and is_outside(error):
+                    raise
                 if len(again) == len(left):
                     raise UserError(f"The launcher cannot start a job: {one_line(error)}") from error
                 left = again
@@ -394,7 +429,8 @@ class _Sweep:
         left = []
         for trial in unfinished:
             if self.has_started(trial.number):
-                self.tell(trial.number, {"status": "failed", "error": f"the launcher failed: {reason(error)}"})
+                result = {"status": "failed", "error": f"the launcher failed: {reason(error)}"}
+                self.tell(trial.number, result | {"outside": is_outside(error)})
                 continue
             try:
                 self._loader.load_sweep_config(self._config, self._job(trial))
@@ -413,6 +449,7 @@ class _Sweep:
             result = {
                 "status": "failed",
                 "error": "the launcher said nothing of it" if error is None else reason(error),
+                "outside": is_outside(error),
             }
         self.tell(number, result)
 
@@ -422,7 +459,15 @@ class _Sweep:
 
     def ended(self, number: int, result: dict[str, Any]) -> None:
         place, repeat = self._seed_of[number]
-        self._progress.ended(number, result["status"], result.get("objective"), result.get("error", ""), place, repeat)
+        is_lost = bool(result.get("outside"))
+        status, error = "interrupted" if is_lost else result["status"], result.get("error", "")
+        self._progress.ended(number, status, result.get("objective"), error, place, repeat, is_lost=is_lost)
+        self._retries.ended(number, (place, repeat), result)
+        if self._retries.is_no_use and not self._stopped:
+            self._stopped = self._retries.reason
+            for request in filter(is_for_us, REQUESTS):
+                os.kill(os.getpid(), request)  # the launcher ends as the user would end it
+                break
 
     def seen(self, running: Iterable[int]) -> None:
         """Called again and again while a batch runs."""
@@ -455,7 +500,11 @@ class _Sweep:
         """At most a twentieth of the time, however many trials there are to write."""
         start = time.monotonic()
         if start > self._next_write:
-            self._write()
+            try:
+                self._write()
+            except OSError as error:
+                if not is_outside(error):
+                    raise  # else it comes later
             now = time.monotonic()
             self._next_write = now + max(_WRITE_EVERY_S, 20 * (now - start))
 
@@ -475,7 +524,14 @@ class _Sweep:
         return leaderboard
 
     def _finish(self, interrupted: bool) -> list[Trial]:
-        leaderboard = self._write()
+        try:
+            leaderboard = self._write()
+        except Exception as error:
+            if not is_outside(error):
+                raise
+            self._say(f"The results cannot be written: {reason(error)}")
+            self._say_how_to_go_on(interrupted)
+            raise SystemExit(EXIT_INTERRUPTED if interrupted else EXIT_FAILED) from None
         say = self._console.print
         with _going_on("the table"):
             table = leaderboard.table(self._console.width)
@@ -486,18 +542,29 @@ class _Sweep:
             self._say(
                 f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
-        if interrupted:
-            trust = any((*reasons_of_definition(self._definition), *reasons_of_configs(self._config)))
-            self._say(f"Interrupted. Continue with:\n{resume_command(self._folder, trust=trust)}")
+        goes_on = interrupted or self._stopped or self._retries.num_left
+        if goes_on:
+            self._say_how_to_go_on(interrupted)
         elif leaderboard.best is not None:
             self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
         with _going_on(self._folder.figure.name):
             leaderboard.write_figure(self._folder)
         if interrupted:
             raise SystemExit(EXIT_INTERRUPTED)
-        if counts["failed"]:
+        if counts["failed"] or goes_on:
             raise SystemExit(EXIT_FAILED)
         return list(leaderboard.trials)
+
+    def _say_how_to_go_on(self, interrupted: bool) -> None:
+        if interrupted:
+            why = "Interrupted."
+        elif self._stopped:
+            why = f"Stopped, for reasons that are not the trials' own: {self._stopped}."
+        else:
+            left = _count(self._retries.num_left, "trial")
+            why = f"To be tried again: {left}, for reasons not their own, at last {self._retries.reason}."
+        trust = any((*reasons_of_definition(self._definition), *reasons_of_configs(self._config)))
+        self._say(f"{why} Continue with:\n{resume_command(self._folder, trust=trust)}")
 
 
 @contextmanager

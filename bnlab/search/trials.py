@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +114,18 @@ def _objective(trial: Trial) -> float:
 def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) -> list[Trial]:
     """All that have started, in the order of their numbers; those of the sweep `sweep_id` are in `folder`."""
     frozen = study.get_trials(deepcopy=False)
+    last = {
+        (trial.user_attrs[POINT], trial.user_attrs.get(REPEAT, 0)): trial.number
+        for trial in frozen
+        if POINT in trial.user_attrs
+    }
     trials = [_read(trial, space, sweep_id, folder) for trial in frozen if trial.state != TrialState.WAITING]
+    trials = [
+        replace(trial, state="interrupted")
+        if trial.state == "failed" and last.get((trial.point, trial.repeat), -1) > trial.number
+        else trial
+        for trial in trials
+    ]
     return [trial for trial in trials if trial.state != "running" or _has_started(trial)]
 
 

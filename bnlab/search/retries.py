@@ -1,0 +1,60 @@
+"""Trials that ended for reasons from outside: which are tried again at once, and when that is no use any more."""
+
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Retries"]
+
+AT_ONCE = 2  # times that a trial is tried again by the same process
+IN_A_ROW = 3  # different trials that end so, none of the others in between, stop a sweep
+
+_Place = tuple[int, int]
+
+
+class Retries:
+    """Counts by place, (point, repeat), under which every try of a trial is the same.
+
+    Attributes:
+        reason: of the last end from outside; empty before.
+    """
+
+    def __init__(self, num_parallel: int) -> None:
+        self._in_a_row = max(IN_A_ROW, num_parallel + 1)  # what runs side by side can be lost to one cause
+        self._num_ends: Counter[_Place] = Counter()
+        self._row: set[_Place] = set()
+        self._again: list[int] = []
+        self._left: set[_Place] = set()
+        self._lock = threading.Lock()
+        self.reason = ""
+
+    def ended(self, number: int, place: _Place, result: Mapping[str, Any]) -> None:
+        """Trial `number`, a try of `place`, ended so."""
+        with self._lock:
+            if not result.get("outside"):
+                if result["status"] != "interrupted":
+                    self._row.clear()
+                return
+            self.reason = result.get("error", "")
+            self._row.add(place)
+            self._num_ends[place] += 1
+            if self._num_ends[place] <= AT_ONCE:
+                self._again.append(number)
+            else:
+                self._left.add(place)
+
+    def take(self) -> list[int]:
+        """The numbers of the trials to be tried again now."""
+        with self._lock:
+            again, self._again = self._again, []
+            return again
+
+    @property
+    def is_no_use(self) -> bool:
+        return len(self._row) >= self._in_a_row
+
+    @property
+    def num_left(self) -> int:
+        """Trials that a sweep which goes on another time tries again."""
+        return len(self._left)
