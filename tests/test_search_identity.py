@@ -155,6 +155,13 @@ def test_interpolations_in_the_names_of_folders_are_resolved_for_each_job(sweep,
     _, left = sweep("optimizer.lr=0.1,0.2", "hydra.sweep.subdir=lr/${hydra:job.num}-${optimizer.lr}", folder="b")
     assert [row["folder"] for row in left.rows] == ["lr/0-0.1", "lr/1-0.2"]
     assert json.loads((left.folder / "lr" / "1-0.2" / "summary.json").read_text())["sweep"]["folder"] == "lr/1-0.2"
+    condition = "norm.eps=tag('norm.momentum=null',choice(0.1,0.2))"  # asks about what is no text
+    _, left = sweep("norm.momentum=0.5,null", condition, names, folder="d")
+    assert [row["folder"] for row in left.rows] == [
+        "norm.momentum=0.5",
+        "norm.eps=0.1,norm.momentum=null",
+        "norm.eps=0.2,norm.momentum=null",
+    ]
     outcome, left = sweep("optimizer.lr=0.1,0.2", "hydra.job.name=at-${optimizer.lr}", folder="c-${now:%Y}")
     assert outcome.exit_code == 0
     assert len(list(tmp_path.glob("c-2*/1/summary.json"))) == 1
@@ -198,10 +205,12 @@ def test_folders_that_would_mix_runs_are_refused_before_any_job(arguments, messa
 def test_edited_configs_are_named_when_a_sweep_goes_on(train, tmp_path, monkeypatch):
     conf = tmp_path / "conf"
     (conf / "optimizer").mkdir(parents=True)
+    (conf / "scheduler").mkdir()
     (conf / "search" / "space").mkdir(parents=True)
     files = {
         conf / "optimizer" / "mine.yaml": "_target_: torch.optim.SGD\nlr: 0.1\nmomentum: 0.5\n",
         conf / "search" / "space" / "mine.yaml": "# @package search.space\nseed: choice(1, 2, 3)\n",
+        conf / "scheduler" / "own.yaml": "_target_: torch.optim.lr_scheduler.StepLR\nstep_size: 7\n",
         conf / "my.yaml": "defaults: [train, _self_]\nmodel: {num_units: 5}\n",
     }
     for file, text in files.items():
@@ -209,22 +218,24 @@ def test_edited_configs_are_named_when_a_sweep_goes_on(train, tmp_path, monkeypa
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("bnlab.train.task", interrupts_at_2)
     flags = ["--config-dir", "conf", "-cn", "my", "-m", "hydra.sweep.dir=sweep"]
-    outcome = train(*flags, "optimizer=adam,mine", "search/space=mine")
+    where_mine = "scheduler=tag('optimizer=mine',choice(constant,own))"
+    outcome = train(*flags, "optimizer=adam,mine", where_mine, "search/space=mine")
     assert outcome.exit_code == 130, outcome.stderr
     edits = [
         ("momentum: 0.5", "momentum: 0.9", "`optimizer.momentum` with optimizer=mine was 0.5, is 0.9"),
         ("lr: 0.1\n", "", "`optimizer.lr` with optimizer=mine was 0.1, is not there"),
+        ("step_size: 7", "step_size: 8", "with optimizer=mine scheduler=own was 7, is 8"),
         ("num_units: 5", "num_units: 6", "`model.num_units` was 5, is 6"),
         ("choice(1, 2, 3)", "choice(4, 5)", '`search.space.seed` was "choice(1, 2, 3)", is "choice(4, 5)"'),
     ]
     for old, new, message in edits:
         (file,) = (file for file, text in files.items() if old in text)
         file.write_text(files[file].replace(old, new))
-        outcome = train("-m", "search.resume=sweep")
+        outcome = train("-m", "search.resume=sweep", "search.trust=true")
         file.write_text(files[file])
         assert outcome.exit_code == 2
         assert outcome.stderr.count("\n") == 1
         assert message in outcome.stderr
     monkeypatch.setattr("bnlab.train.task", smooth)
-    assert train("-m", "search.resume=sweep", "search.batch_size=2").exit_code == 0
-    assert [row["state"] for row in Left(tmp_path / "sweep").rows].count("completed") == 6
+    assert train("-m", "search.resume=sweep", "search.trust=true", "search.batch_size=2").exit_code == 0
+    assert [row["state"] for row in Left(tmp_path / "sweep").rows].count("completed") == 9

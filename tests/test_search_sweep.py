@@ -75,7 +75,7 @@ def test_a_grid_runs_every_combination_once(sweep):
     assert pairs == [(lr, momentum) for lr in (0.1, 0.01) for momentum in (0.8, 0.9, 0.95)]
 
 
-ODD = ["[10]", "[20,20]", "null", "1", "True", "'1'", "1e-10", "1.00000001e-10", "{a:1}", "''", "'[b]x|<b>'", "'$_$'"]
+ODD = ["{a:1}", "[10]", "[20,20]", "null", "1", "True", "'1'", "1e-10", "1.00000001e-10", "''", "'[b]x|<b>'", "'$_$'"]
 
 
 @pytest.mark.parametrize("search", [["search=grid"], ["search=random", "search.num_trials=30"]], ids=["grid", "random"])
@@ -89,7 +89,7 @@ def test_a_choice_is_shown_as_it_is_written_and_reaches_the_job_as_hydra_reads_i
     outcome, left = sweep(*search, f"+x={','.join(ODD)}", task=task)
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     rows = [row["x"] for row in left.rows]
-    read = [[10], [20, 20], None, 1, True, "1", 1e-10, 1.00000001e-10, {"a": 1}, "", "[b]x|<b>", "$_$"]
+    read = [{"a": 1}, [10], [20, 20], None, 1, True, "1", 1e-10, 1.00000001e-10, "", "[b]x|<b>", "$_$"]
     values = dict(zip(ODD, read, strict=True))
     assert [repr(value) for value in seen] == [repr(values[text]) for text in rows]
     assert rows[: len(ODD)] == ODD or search != ["search=grid"]

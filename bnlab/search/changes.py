@@ -33,7 +33,11 @@ def composed(search: "Search", config: DictConfig, loader: "SweepConfigLoader") 
     space = search.space
     groups = [p for p in space.parameters if isinstance(p.values, Choice) and loader.is_group(p.key, config)]
     choices: list[dict[str, Any]] = [{}]
-    choices += [{p.key: value} for p in groups for value in p.values.values]  # type: ignore[union-attr]
+    choices += [
+        {**space.where_active(p), p.key: element}
+        for p in groups
+        for element in p.values.elements  # type: ignore[union-attr]
+    ]
     settings: Settings = {}
     for choice in choices:
         point = space.draw(partial(_first, choice))
@@ -49,7 +53,7 @@ def composed(search: "Search", config: DictConfig, loader: "SweepConfigLoader") 
 
 def _first(choice: Mapping[str, Any], parameter: Parameter) -> Any:
     values = parameter.values
-    return choice.get(parameter.key, values.low if isinstance(values, Scale) else values.values[0])
+    return choice.get(parameter.key, values.low if isinstance(values, Scale) else values.elements[0])
 
 
 def _flat(node: Mapping[Any, Any], above: str = "") -> Iterator[tuple[str, Any]]:

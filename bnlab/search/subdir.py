@@ -70,7 +70,7 @@ def _end(key: str, parameter: Parameter) -> Any:
     values, last = parameter.values, parameter.key == key
     if isinstance(values, Scale):
         return values.high if last else values.low
-    return values.values[-1 if last else 0]
+    return values.elements[-1 if last else 0]
 
 
 def _check_name(name: str, folder: SweepFolder) -> None:
