@@ -162,7 +162,9 @@ def _fit_and_test(
                     splits=data.splits,
                 )
             if recorder.rows:
-                run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
+                # Why a run failed is not to be hidden by a picture that cannot be written either.
+                with suppress(OSError) if status == "failed" else nullcontext():
+                    run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
 
 
 def _check_limits(trainer: L.Trainer, data: DataModule) -> None:

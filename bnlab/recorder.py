@@ -77,7 +77,7 @@ class Recorder(History, Checkpoint):
             except OSError as error:
                 if not isinstance(exception, OSError):  # else the disk was full before
                     raise
-                log.warning("the state in which the training ended is not saved: %s", error)
+                log.info("the state in which the training ended is not saved: %s", error)
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
         self._folder.require_in_place()

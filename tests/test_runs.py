@@ -1,6 +1,7 @@
 """A run's folder: who may write it, what survives there, and reading one that is damaged."""
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from bnlab.config import plain
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.fit import fit
+from bnlab.log_file import LogFile
 from bnlab.runs import RunFolder
 from bnlab.stacked.existing import stored_summary
 from bnlab.stacked.trial import Job
@@ -165,6 +167,28 @@ def test_a_full_temporary_folder_is_no_matter(mounted, tmp_path: Path, monkeypat
     (temporary / "full").write_bytes(bytes(4096))
     monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     assert fit(tiny(), tmp_path / "run", console=QUIET)["status"] == "completed"
+
+
+def test_a_log_on_a_full_disk_takes_nothing_with_it(mounted, capsys: pytest.CaptureFixture[str]) -> None:
+    disk = mounted("-t", "tmpfs", "-o", "size=8k", "tmpfs")
+    handler = LogFile(disk / "train.log", encoding="utf-8")
+    for number in range(9000):
+        handler.emit(logging.LogRecord("bnlab", logging.INFO, "", 0, f"line {number}", None, None))
+    handler.close()
+    assert capsys.readouterr().err == ""
+    assert (disk / "train.log").read_text().startswith("line 0\nline 1\n")
+
+
+def test_the_first_that_found_no_room_is_what_a_command_tells_in_one_line(mounted, train) -> None:
+    """There is room for a row of metrics, not for a checkpoint, nor for the picture of the curves after it."""
+    disk = mounted("-t", "tmpfs", "-o", "size=24k", "tmpfs")
+    outcome = train(f"hydra.run.dir={disk}/run", "trainer.accelerator=cpu", "trainer.max_epochs=2")
+    assert outcome.exit_code == 2
+    assert outcome.stderr.count("\n") == 1
+    assert "'checkpoints/best.ckpt' cannot be written (No space left on device)" in outcome.stderr
+    summary = RunFolder(disk / "run").read_summary()
+    assert summary["status"] == "failed"
+    assert summary["error"] == f"[Errno 28] No space left on device: '{disk}/run/checkpoints/best.ckpt'"
 
 
 @pytest.mark.parametrize("room", [0, 16], ids=["no room at all", "room for a summary"])

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
+from bnlab.log_file import LogFile
 from bnlab.runs import RunFolder
 from bnlab.search.folder import Definition, SweepFolder, TrialFolder
 from bnlab.shared_process import restored
@@ -181,7 +182,7 @@ def train_alone(job: Job, reason: str) -> Summary:
     from bnlab.search.pruning_callback import PruningCallback
 
     job.folder.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
+    handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level

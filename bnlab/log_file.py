@@ -1,0 +1,26 @@
+"""The file that a run's log goes to."""
+
+import logging
+import sys
+from contextlib import suppress
+
+__all__ = ["LogFile"]
+
+
+class LogFile(logging.FileHandler):
+    """Says nothing where a line cannot be written, which a `FileHandler` tells in a traceback for each.
+
+    What cannot be written besides is for who writes the results to tell. Lines wait in memory for room.
+    """
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            super().flush()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            super().close()
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
