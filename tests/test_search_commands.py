@@ -180,10 +180,10 @@ def test_commands_bring_the_flags_that_the_configs_need(seeds, my_configs, train
     monkeypatch.setattr("bnlab.train.task", task)
     outcome = train(*my_configs[:4], "-m", "hydra.sweep.dir=s", f"search.seeds={seeds}", *my_configs[4:])
     assert outcome.exit_code == 130, outcome.stderr
-    assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=s"
+    assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=s search.trust=true"
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
-    resumed = typed("python -m bnlab.train -m search.resume=../s", settings_of(seen))
+    resumed = typed("python -m bnlab.train -m search.resume=../s search.trust=true", settings_of(seen))
     assert resumed.exit_code == 0, resumed.stderr
     left = Left(tmp_path / "s")
     command = resumed.stdout.splitlines()[-1]
