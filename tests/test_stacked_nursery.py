@@ -5,15 +5,17 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from omegaconf import OmegaConf
 from stacked_oracle import configs_of
 
 from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunks, PlainJob, data_key
-from bnlab.stacked.pool import Pool, Report
+from bnlab.stacked.pool import LostWorkersError, Pool
 
 STACKED = ("-m", "hydra/launcher=stacked")
 
@@ -91,22 +93,105 @@ def test_the_command_can_begin_before_hydra_is_imported() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_a_nursery_that_dies_is_said_to_have_died_and_replaced(started, tmp_path: Path) -> None:
-    def jobs() -> Chunks:
-        config = config_of("trainer.max_epochs=1")
-        return Chunks(iter([PlainJob(0, config, str(tmp_path / "0"), ())]), lambda config: 8)
+def jobs_in(folder: Path, number: int = 6) -> Chunks:
+    """Two stacks, long enough to be killed in the middle."""
+    configs = [
+        config_of("trainer.max_epochs=30", f"seed={seed}", f"optimizer.lr=0.0{seed + 1}") for seed in range(number)
+    ]
+    plain = [PlainJob(n, config, str(folder / str(n)), ()) for n, config in enumerate(configs)]
+    return Chunks(iter(plain), lambda config: 3)
 
-    def kill(report: Report) -> None:
-        os.kill(started[0]._process.pid, signal.SIGKILL)
-        time.sleep(0.1)
 
-    pool = Pool(1)
+def run(folder: Path, report: Callable[[Pool], None], num_workers: int = 2) -> dict[int, dict]:
+    pool = Pool(num_workers)
     summaries: dict[int, dict] = {}
     try:
-        with pytest.raises(RuntimeError, match="forked from ended with exit code -9"):
-            pool.run(jobs(), summaries.__setitem__, kill)
-        pool.run(jobs(), summaries.__setitem__, lambda report: None)
+        pool.run(jobs_in(folder), summaries.__setitem__, lambda _: report(pool))
     finally:
         pool.close()
+    return summaries
+
+
+def results_of(folder: Path, summaries: dict[int, dict]) -> list:
+    """All that is not a time."""
+    times = {"seconds", "samples_per_second"}
+    return [
+        (
+            {key: value for key, value in summary.items() if key not in times},
+            [line.rpartition(",")[0] for line in (folder / str(number) / "metrics.csv").read_text().splitlines()],
+            {
+                key: value.numpy().tobytes()
+                for key, value in torch.load(folder / str(number) / "checkpoints/best.ckpt")["state_dict"].items()
+            },
+        )
+        for number, summary in sorted(summaries.items())
+    ]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return results_of(folder, run(folder, lambda pool: None))
+
+
+def is_training(pool: Pool) -> bool:
+    return any(worker.chunk is not None and worker.epoch > 1 for worker in pool._workers)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    time.sleep(0.1)
+
+
+def test_a_nursery_that_is_killed_at_once_is_replaced(started, undisturbed, tmp_path: Path) -> None:
+    def report(pool: Pool) -> None:
+        if len(started) == 1 and started[0].exit_code is None:
+            kill(started[0]._process.pid)
+
+    summaries = run(tmp_path, report)
     assert len(started) == 2
-    assert summaries[0]["status"] == "completed"
+    assert results_of(tmp_path, summaries) == undisturbed
+
+
+def test_a_nursery_and_workers_that_are_killed_at_work_lose_nothing(started, undisturbed, tmp_path: Path) -> None:
+    killed: list[int] = []
+
+    def report(pool: Pool) -> None:
+        if not killed and is_training(pool):
+            kill(started[0]._process.pid)
+            killed.extend(worker.pid for worker in pool._workers)
+            for pid in killed:
+                kill(pid)
+
+    summaries = run(tmp_path, report)
+    assert killed
+    assert len(started) == 2
+    assert results_of(tmp_path, summaries) == undisturbed
+
+
+def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed() -> None:
+    config = config_of()
+    ours = nursery.Nursery()
+    codes = []
+    for number in (signal.SIGKILL, signal.SIGSEGV):
+        ours.order(data_key(config), config)
+        taken = ours.take()
+        assert taken is not None
+        connection, pid, _ = taken
+        os.kill(pid, number)
+        codes.append(connection.recv())
+        with pytest.raises(EOFError):
+            connection.recv()
+        connection.close()
+    ours.close()
+    assert codes == [("died", -signal.SIGKILL), ("died", -signal.SIGSEGV)]
+
+
+def test_a_pool_whose_processes_are_all_killed_gives_up(started, tmp_path: Path) -> None:
+    def report(pool: Pool) -> None:
+        if started[-1].exit_code is None:
+            kill(started[-1]._process.pid)
+
+    with pytest.raises(LostWorkersError, match="8 processes that workers are forked from in a row"):
+        run(tmp_path, report)
+    assert len(started) == 8

@@ -27,7 +27,15 @@ __all__ = ["StackedLauncher", "TrialFailedError"]
 
 
 class TrialFailedError(RuntimeError):
-    """A trial of a stack failed; the message says why."""
+    """A trial of a stack failed; the message says why.
+
+    Attributes:
+        is_outside: whether that is no fault of its own (`bnlab.outside`).
+    """
+
+    def __init__(self, message: str, is_outside: bool = False) -> None:
+        super().__init__(message)
+        self.is_outside = is_outside
 
 
 class StackedLauncher(Launcher):
@@ -156,7 +164,8 @@ class _Batch:
     def ended(self, index: int, summary: dict[str, Any]) -> None:
         status = summary["status"]
         if status in ("failed", "interrupted"):
-            self._return(index, JobStatus.FAILED, TrialFailedError(summary.get("error", status)))
+            error = TrialFailedError(summary.get("error", status), summary.get("outside", False))
+            self._return(index, JobStatus.FAILED, error)
         else:
             self._return(index, JobStatus.COMPLETED, summary["objective"])
 

@@ -37,11 +37,15 @@ class PlainJob:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A job that cannot be done, and why; `has_folder` unless its folder is another run's."""
+    """A job that cannot be done, and why; `has_folder` unless its folder is another run's.
+
+    `is_outside` where that is no fault of its own (`bnlab.outside`).
+    """
 
     job: PlainJob
     reason: str
     has_folder: bool = True
+    is_outside: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,17 @@ class Chunks:
     def retry(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
         """To be tried again, one by one."""
         self.waiting += [Chunk((job,), chunk.reason, is_retry=True) for job in jobs]
+
+    def give_back(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+        """To be done by others, `chunk` in halves: what killed a worker may have been their memory."""
+        half = max(1, len(chunk.jobs) // 2)
+        self.waiting += [Chunk(tuple(jobs[i : i + half]), chunk.reason) for i in range(0, len(jobs), half)]
+
+    def halve(self) -> None:
+        """Cut in two what waits."""
+        waiting, self.waiting = self.waiting, []
+        for chunk in waiting:
+            self.give_back(chunk.jobs, chunk)
 
     def take(self, data: str) -> Chunk | None:
         """The first chunk that trains on `data`."""

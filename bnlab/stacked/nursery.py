@@ -3,8 +3,9 @@
 Over a socket, which is its standard input, it is told of each worker to fork by a line of JSON: {"data": their key,
 "config": of a job that trains on them}. A keeper, forked for it, reads the data and forks the workers, which so share
 the memory; where reading ends the keeper, as a data set of a user's own may do, workers are forked without data, and
-meet it themselves. A worker sends back an end of a connection of its own. The nursery ends when the socket is closed, a
-keeper with the nursery, and a worker when its connection is.
+meet it themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
+nothing else, says at last how it ended: ("died", exit code). The nursery ends when the socket is closed, a keeper with
+the nursery, and a worker when its connection is.
 """
 
 import gc
@@ -152,9 +153,21 @@ def main() -> None:
 
 
 def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawer", serve: Callable[..., None]) -> None:
-    gc.enable()
     theirs, ours = socket.socketpair()
     connection = Connection(ours.detach())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would know how the child ended
+    child = os.fork()
+    if child != 0:
+        for each in (theirs, parent, studio):
+            each.close()
+        for number in REQUESTS:
+            signal.signal(number, signal.SIG_IGN)
+        _, status = os.waitpid(child, 0)
+        with suppress(OSError):
+            connection.send(("died", os.waitstatus_to_exitcode(status)))
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.enable()
     connection.send((os.getpid(), key))
     socket.send_fds(parent, [b"+"], [theirs.fileno()])
     theirs.close()

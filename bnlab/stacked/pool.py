@@ -18,10 +18,19 @@ from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
 from bnlab.summary import Summary, beginning
 
-__all__ = ["Pool", "Report"]
+__all__ = ["LostWorkersError", "Pool", "Report"]
 
+MOST_DEATHS = 8  # of processes, in a row
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of what others end, the kernel for want of memory, say
 STOP_WITHIN_S = 20.0
 POLL_S = 0.2
+
+
+class LostWorkersError(RuntimeError):
+    """So many processes were killed, one after the other, that others would be, too."""
+
+    is_outside = True
+
 
 Ended = Callable[[int, Summary], None]
 
@@ -86,6 +95,7 @@ class Pool:
         """
         self.start()
         self._num_ended, self._ended = 0, ended
+        self._num_deaths = 0  # since a job ended
         ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
@@ -102,7 +112,7 @@ class Pool:
                 busy = [worker for worker in self._workers if worker.chunk is not None]
                 num_networks = sum(worker.num_networks for worker in busy)
                 report(Report(self._num_ended, num_networks, tuple(worker.epoch for worker in busy)))
-                self._check_nursery()
+                self._check_nursery(chunks)
         except KeyboardInterrupt:
             self._stop()
             raise
@@ -116,10 +126,8 @@ class Pool:
             if chunk is not None:
                 worker.chunk, worker.ended = chunk, set()
                 worker.epoch, worker.num_networks = 0, len(chunk.jobs)
-                try:
+                with suppress(BrokenPipeError, ConnectionResetError):  # what is read from it next says how it ended
                     worker.connection.send(chunk)
-                except (BrokenPipeError, ConnectionResetError):
-                    self._lost(worker, chunks)
             elif len(chunks.waiting) > self._num_starting:
                 self._end(worker)  # all that waits is for other data: these come with a new fork
         assert self._nursery is not None
@@ -138,7 +146,7 @@ class Pool:
         worker = next(worker for worker in self._workers if worker.connection is ready)
         try:
             kind, *values = worker.connection.recv()
-        except (EOFError, ConnectionResetError):
+        except Exception:  # the end, or rubbish where it was killed while it sent
             self._lost(worker, chunks)
             return
         if kind == "progress":
@@ -150,20 +158,48 @@ class Pool:
             _clear(worker.unfinished())
             chunks.add_alone(worker.unfinished(), values[0])
         elif kind == "broke":
-            self._retry(worker, chunks, values[0])
+            self._retry(worker, chunks, *values)
+        elif kind == "died":
+            self._lost(worker, chunks, *values)
         elif kind == "done":
             worker.chunk = None
 
     def _end_job(self, number: int, summary: Summary) -> None:
         self._num_ended += 1
+        self._num_deaths = 0
         self._ended(number, summary)
 
-    def _lost(self, worker: _Worker, chunks: Chunks) -> None:
+    def _lost(self, worker: _Worker, chunks: Chunks, code: int | None = None) -> None:
+        """Its process ended with exit `code`, None where nobody says."""
         self._end(worker)
-        if worker.chunk is not None:
+        if worker.chunk is None:
+            return
+        if code not in _KILLED:
             self._retry(worker, chunks, "its worker process was killed or crashed")
+            return
+        self._count_death(code, "worker processes")
+        jobs = worker.unfinished()
+        _clear(jobs)
+        if len(worker.chunk.jobs) > 1:
+            chunks.give_back(jobs, worker.chunk)
+            return
+        for job in jobs:
+            name = signal.Signals(-code).name
+            self._fail(Refusal(job, f"its worker process was killed by {name}", is_outside=True), is_lost=True)
 
-    def _retry(self, worker: _Worker, chunks: Chunks, reason: str) -> None:
+    def _count_death(self, code: int, processes: str) -> None:
+        """
+        Raises:
+            LostWorkersError: it is one too many.
+        """
+        self._num_deaths += 1
+        if self._num_deaths >= MOST_DEATHS:
+            raise LostWorkersError(
+                f"{MOST_DEATHS} {processes} in a row ended with exit code {code}: if memory is short, choose fewer "
+                "hydra.launcher.n_jobs"
+            )
+
+    def _retry(self, worker: _Worker, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
         """Once, and network by network: one of them may be what ended the others."""
         assert worker.chunk is not None
         jobs = worker.unfinished()
@@ -172,29 +208,46 @@ class Pool:
             chunks.retry(jobs, worker.chunk)
             return
         for job in jobs:
-            self._fail(Refusal(job, reason))
+            self._fail(Refusal(job, reason, is_outside=is_outside))
 
-    def _fail(self, refusal: Refusal) -> None:
+    def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
         job = refusal.job
         config: Any = OmegaConf.create(job.config)
         summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
+        if refusal.is_outside:
+            summary["outside"] = True
         if refusal.has_folder:
             folder = RunFolder(Path(job.folder))
-            with suppress(UserError), folder.locked():  # unless it has become another run's
+            with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
                 if not folder.config.is_file():
                     folder.create(config, job.overrides)
                 folder.write_summary(summary)
+        num_deaths = self._num_deaths
         self._end_job(job.number, summary)
+        if is_lost:  # which breaks no row
+            self._num_deaths = num_deaths
 
     def _end(self, worker: _Worker) -> None:
         self._workers.remove(worker)
         worker.connection.close()
 
-    def _check_nursery(self) -> None:
+    def _check_nursery(self, chunks: Chunks) -> None:
+        """Start another one in place of one that was killed; the workers that it has forked go on.
+
+        Raises:
+            RuntimeError: it ended by itself, as the next one would.
+        """
         assert self._nursery is not None
         code = self._nursery.exit_code
-        if code is not None and self._num_starting:
+        if code is None or not self._num_starting:
+            return
+        if code >= 0:
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
+        self._count_death(code, "processes that workers are forked from")
+        self._nursery.close()
+        self._nursery, self._num_starting = nursery.start(), 0
+        if code == -signal.SIGKILL:
+            chunks.halve()
 
     def _stop(self) -> None:
         """Let every worker bring what it does to a readable end, then end it; a second Ctrl-C ends it at once."""
@@ -212,12 +265,12 @@ class Pool:
                     worker = next(worker for worker in busy if worker.connection is ready)
                     try:
                         kind, *values = worker.connection.recv()
-                    except (EOFError, ConnectionResetError):
+                    except Exception:  # the end, or rubbish where it was killed while it sent
                         worker.chunk = None
                         continue
                     if kind == "ended":
                         self._end_job(*values)
-                    elif kind == "done":
+                    elif kind in ("done", "died"):
                         worker.chunk = None
         finally:
             self._kill()

@@ -21,6 +21,7 @@ from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.history import History
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length
+from bnlab.outside import is_outside
 from bnlab.runs import RunFolder
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
@@ -180,15 +181,23 @@ class Trial:
         )
 
     def fail(self, error: BaseException, status: str = "failed") -> Summary:
-        """Write why there are no results, unless the folder is another run's."""
+        """Write why there are no results, unless the folder is another run's, or has no room for it."""
         self.summary |= {"status": status, "error": one_line(error)}
+        if is_outside(error):
+            self.summary["outside"] = True
+            with suppress(OSError):
+                self._write_failure()
+        else:
+            self._write_failure()
+        return self.summary
+
+    def _write_failure(self) -> None:
         if self._is_created:
             self.write_summary()
         elif self.run.path.is_dir():
             with suppress(UserError), self.run.locked():
                 self.run.require_free()
                 self.write_summary()
-        return self.summary
 
     def write_summary(self) -> None:
         self.summary["seconds"] = time.monotonic() - self.begun

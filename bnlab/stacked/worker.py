@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
 from bnlab.log_file import LogFile
+from bnlab.outside import is_outside
 from bnlab.runs import RunFolder
 from bnlab.search.folder import Definition, SweepFolder, TrialFolder
 from bnlab.shared_process import restored
@@ -47,7 +48,7 @@ def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
     """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
 
     Events: ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
-    one by Lightning, ("broke", error): something unforeseen, ("done",).
+    one by Lightning, ("broke", error, whether it came from outside): something unforeseen, ("done",).
     """
     leave_to_parent()
     os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone
@@ -83,7 +84,7 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
         raise
     except BaseException as error:  # a sys.exit() of one network's code ends no other
         log.debug("a chunk broke", exc_info=True)
-        connection.send(("broke", reason(error)))
+        connection.send(("broke", reason(error), is_outside(error)))
 
 
 def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
