@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from real_disks import fill, tmpfs
 
-from bnlab.search.journal import Journal, damaged_copies, mend
+from bnlab.search.journal import Journal, mend
 
 
 def until_full(write):
@@ -40,6 +40,10 @@ def log(number):
 
 def study_in(path, name="s"):
     return optuna.create_study(storage=JournalStorage(Journal(path)), study_name=name, load_if_exists=True)
+
+
+def damaged_copies(path):
+    return sorted(path.parent.glob(f"{path.name}.damaged-*"))
 
 
 def reread(path):

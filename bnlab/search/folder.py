@@ -1,9 +1,12 @@
 """A sweep's folder: what is in it, and who may write to it."""
 
+import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,8 @@ class SweepFolder:
             raise UserError(f"{str(self.path)!r} is not the folder of a sweep: it has no {self.definition.name}.")
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
             stored: Any = read_yaml(self.definition)
+            if not _is_definition(stored):
+                raise ValueError(f"{self.definition.name} is damaged")
             origin = stored.pop("origin")
             return Definition(**stored, origin=Origin(**origin | {"overrides": tuple(origin["overrides"])}))
 
@@ -134,15 +139,22 @@ class SweepFolder:
     def check_is_own(self, names: Iterable[str]) -> None:
         """Refuse a folder to which trials were added from elsewhere; `names` are the folders of the sweep's own.
 
+        A journal that was damaged does not know all of them.
+
         Raises:
             UserError: there are numbered folders of others.
         """
         foreign = sorted(set(self.numbered()) - set(names), key=int)
-        if foreign:
+        if foreign and not self.lost_trials:
             raise UserError(
                 f"{shown(self.path)!r} holds run folders that are not its sweep's ({_some(foreign)}): move them "
                 "elsewhere."
             )
+
+    @property
+    def lost_trials(self) -> bool:
+        """Whether a part of the journal could not be read, and was set aside."""
+        return any(self.path.glob(f"{self.journal.name}.damaged-*"))
 
     def numbered(self) -> list[str]:
         """The names of what a trial's folder could collide with."""
@@ -164,7 +176,10 @@ class SweepFolder:
             UserError: they are not there.
         """
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
-            return json.loads(self.settings.read_text())
+            settings = json.loads(self.settings.read_text())
+            if not (isinstance(settings, dict) and all(isinstance(of_job, dict) for of_job in settings.values())):
+                raise ValueError(f"{self.settings.name} is damaged")
+            return settings
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -186,8 +201,26 @@ class SweepFolder:
         return self.trial(name).is_dir()
 
     def result(self, name: str) -> dict[str, Any] | None:
-        """The summary.json of a trial, None while it has none."""
-        return read_result(self.trial(name))
+        """The summary.json of a trial, None while it has none that can be read."""
+        try:
+            return read_result(self.trial(name))
+        except ValueError:
+            return None
+
+    def set_damaged_files_aside(self, name: str) -> bool:
+        """Rename what a trial has left and cannot be read, with a line on stderr each; whether there was any."""
+        damaged = [file for file, read in _READERS.items() if not _can_be_read(self.trial(name) / file, read)]
+        for file in damaged:
+            path = self.trial(name) / file
+            aside = path.with_name(f"{file}.damaged")
+            if aside.exists():
+                aside = path.with_name(f"{file}.damaged-{secrets.token_hex(3)}")
+            path.rename(aside)
+            print(
+                f"{shown(path)} is damaged: it is set aside as {aside.name}, and the trial is done again.",
+                file=sys.stderr,
+            )
+        return bool(damaged)
 
 
 @dataclass(frozen=True)
@@ -232,7 +265,91 @@ def _some(names: list[str]) -> str:
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
+    """The summary.json in `folder`, None if it has none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     try:
-        return json.loads((folder / "summary.json").read_text())
+        return _read_summary(folder / "summary.json")
     except FileNotFoundError:
         return None
+
+
+_STATUSES = ("completed", "diverged", "pruned", "failed", "interrupted")
+
+
+def _read_summary(file: Path) -> dict[str, Any]:
+    try:
+        summary = json.loads(file.read_bytes())
+    except (IsADirectoryError, RecursionError) as error:
+        raise ValueError(f"{file.name} is damaged") from error
+    numbers = ("objective", "seconds", "test_accuracy")
+    is_sound = (
+        isinstance(summary, dict)
+        and summary.get("status") in _STATUSES
+        and all(summary.get(key) is None or _is_number(summary[key]) for key in numbers)
+        and isinstance(summary.get("error", ""), str)
+    )
+    if not is_sound:
+        raise ValueError(f"{file.name} is damaged")
+    return summary
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _read_config(file: Path) -> None:
+    config = read_yaml(file)
+    if not (isinstance(config, dict) and isinstance(config.get("data"), dict)):
+        raise ValueError(f"{file.name} is damaged")
+
+
+def _read_metrics(file: Path) -> None:
+    text = file.read_bytes().decode()
+    header, *rows = csv.reader(text.splitlines(), strict=True)
+    if "epoch" not in header or any(len(row) != len(header) for row in rows) or not text.endswith("\n"):
+        raise ValueError(f"{file.name} is damaged")
+    for row in rows:
+        for cell in filter(None, row):
+            float(cell)
+
+
+_READERS: dict[str, Callable[[Path], object]] = {
+    "summary.json": _read_summary,
+    "config.yaml": _read_config,
+    "metrics.csv": _read_metrics,
+}
+
+
+def _can_be_read(file: Path, read: Callable[[Path], object]) -> bool:
+    """Whether it can, or is not there."""
+    try:
+        read(file)
+    except FileNotFoundError:
+        return True
+    except (ValueError, IsADirectoryError, csv.Error):
+        return False
+    return True
+
+
+def _is_definition(stored: Any) -> bool:
+    def is_texts(value: Any) -> bool:
+        return isinstance(value, list) and all(isinstance(text, str) for text in value)
+
+    if not isinstance(stored, dict) or not isinstance(stored.get("origin"), dict):
+        return False
+    origin = stored["origin"]
+    return (
+        set(stored) == {field.name for field in fields(Definition)}
+        and set(origin) <= {field.name for field in fields(Origin)}
+        and is_texts(stored["overrides"])
+        and is_texts(origin.get("overrides", []))
+        and isinstance(origin.get("config_name", ""), str)
+        and all(isinstance(origin.get(name), str | None) for name in ("config_dir", "config_path"))
+        and all(isinstance(stored[name], str) for name in ("id", "study", "pruner"))
+        and isinstance(stored["storage"], str | None)
+        and isinstance(stored["minimize"], bool)
+        and isinstance(stored["trials_per_round"], int)
+    )

@@ -78,7 +78,10 @@ class Job:
 def _complete(folder: Path, identity: dict[str, str], result: dict[str, Any], changes: bool = False) -> None:
     """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
     with suppress(BlockingIOError), FolderLock(folder):  # else the folder is another run's
-        summary = read_result(folder)
+        try:
+            summary = read_result(folder)
+        except ValueError:
+            summary = None  # whatever it was, it is none
         merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
         merged["sweep"] = identity
         if merged != summary:

@@ -16,7 +16,7 @@ from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
 
 from bnlab.atomic_file import write_bytes
 
-__all__ = ["Journal", "damaged_copies", "mend"]
+__all__ = ["Journal", "mend"]
 
 _TO_DISK_EVERY_S = 1.0
 _BLOCK = 4096
@@ -131,11 +131,6 @@ def mend(path: Path) -> None:
             )
         os.ftruncate(file, sound)
         os.fsync(file)
-
-
-def damaged_copies(path: Path) -> list[Path]:
-    """What `mend` has set aside of the journal at `path`."""
-    return sorted(path.parent.glob(f"{path.name}.damaged-*"))
 
 
 def _free_name(path: Path) -> Path:

@@ -124,9 +124,12 @@ class Plan:
         ]
 
     def recover(
-        self, read_result: Callable[[str], Mapping[str, Any] | None], has_started: Callable[[str], bool]
+        self,
+        read_result: Callable[[str], Mapping[str, Any] | None],
+        has_started: Callable[[str], bool],
+        is_damaged: Callable[[str], bool],
     ) -> None:
-        """Take over the trials that this sweep's killed predecessor had taken; both are asked by a folder's name.
+        """Take over the trials that this sweep's killed predecessor had taken; all three are asked by a folder's name.
 
         One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
         alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time.
@@ -140,6 +143,9 @@ class Plan:
                     self._tell_interrupted(trial.number)
             elif owner == self._sweep_id:
                 name = folder_name(trial)
+                if is_damaged(name):
+                    self._tell_interrupted(trial.number)
+                    continue
                 result = read_result(name)
                 if result is not None and result["status"] != "interrupted":
                     self.tell(trial.number, result)

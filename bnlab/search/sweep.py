@@ -260,7 +260,7 @@ class _Sweep:
             search.signature(),
             of_the_task(settings),
             resumes=resumes,
-            must_exist=resumes and (folder.trials.is_file() or bool(folder.numbered())),
+            must_exist=resumes and not folder.lost_trials and (folder.trials.is_file() or bool(folder.numbered())),
         )
         self._plan = Plan(
             self._study,
@@ -275,7 +275,7 @@ class _Sweep:
         )
         if resumes:
             folder.check_is_own(self._plan.own_folders())
-            self._plan.recover(self._own_result, folder.has_started)
+            self._plan.recover(self._own_result, folder.has_started, folder.set_damaged_files_aside)
         if is_new or resumes:
             self._plan.add_missing(search.settings.retry_failed)
             declare_planned(self._study)

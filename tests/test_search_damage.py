@@ -1,0 +1,110 @@
+"""A sweep goes on in a folder with damaged files: what they said is done again, and they are kept aside."""
+
+import pytest
+from simulated_sweep import LR, smooth
+
+DAMAGES = {
+    "empty": b"",
+    "an object": b"{}",
+    "a list": b"[]",
+    "null": b"null",
+    "text": b'"completed"',
+    "binary": bytes(range(256)),
+    "NULs": bytes(300),
+    "deep": b"[" * 100_000,
+}
+OF_SUMMARIES = DAMAGES | {
+    "half": b'{"status": "completed", "objec',
+    "unknown status": b'{"status": "done", "objective": 0.5}',
+    "status of another type": b'{"status": ["completed"], "objective": 0.5}',
+    "objective of another type": b'{"status": "completed", "objective": "0.5"}',
+    "seconds of another type": b'{"status": "completed", "objective": 0.5, "seconds": []}',
+    "error of another type": b'{"status": "failed", "error": 5}',
+}
+
+
+def untold(folder):
+    """As if the sweep had been killed before it told the study of any trial."""
+    journal = folder / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if b'"result"' in line)
+    journal.write_bytes(b"".join(line for line in lines[:first]))
+
+
+def damage(file, content):
+    file.unlink(missing_ok=True)
+    if content is None:
+        file.mkdir()
+    else:
+        file.write_bytes(content)
+
+
+def damages():
+    yield from (("summary.json", content) for content in (*OF_SUMMARIES.values(), None))
+    yield from (("config.yaml", content) for content in (*DAMAGES.values(), None))
+    yield from (("metrics.csv", content) for content in (*DAMAGES.values(), b"epoch,step\n1,2\n2", None))
+
+
+def test_a_trial_whose_files_are_damaged_is_done_again(sweep, train, monkeypatch):
+    cases = list(damages())
+    number = len(cases) + 2
+    _, left = sweep("search=random", f"search.num_trials={number}", LR)
+    before = left.rows
+    untold(left.folder)
+    for place, (name, content) in enumerate(cases):
+        damage(left.folder / str(place) / name, content)
+    ran = []
+    monkeypatch.setattr("bnlab.train.task", lambda config: ran.append(repr(config.optimizer.lr)) or smooth(config))
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    assert sorted(ran) == sorted(row["optimizer.lr"] for row in before[: len(cases)])  # and no other
+    assert [row["state"] for row in left.rows] == [*["interrupted"] * len(cases), *["completed"] * number]
+    told = outcome.stderr.splitlines()
+    assert len(told) == len(cases)
+    for place, (name, content) in enumerate(cases):
+        aside = left.folder / str(place) / f"{name}.damaged"
+        assert aside.is_dir() if content is None else aside.read_bytes() == content
+        assert f"sweep/{place}/{name} is damaged: it is set aside as {aside.name}, and the trial is done again." in told
+
+
+def test_a_damaged_definition_is_one_line(sweep, train):
+    _, left = sweep("search=random", "search.num_trials=2", LR)
+    for name in ("sweep.yaml", "settings.json"):
+        file = left.folder / name
+        sound = file.read_bytes()
+        contents = [*DAMAGES.values(), sound[: len(sound) // 2], sound[:-20], b"id: 5\n", None]
+        contents += [sound.replace(b"minimize: false", b"minimize: 3")] if name == "sweep.yaml" else []
+        for content in contents:
+            damage(file, content)
+            outcome = train("-m", "search.resume=sweep")
+            assert outcome.exit_code == 2, content
+            assert outcome.stderr.count("\n") == 1
+            assert "Traceback" not in outcome.stderr
+            if content is None:
+                file.rmdir()
+        file.write_bytes(sound)
+    assert train("-m", "search.resume=sweep").exit_code == 0
+
+
+@pytest.mark.parametrize("content", [*DAMAGES.values(), "half", None], ids=[*DAMAGES, "half", "a folder"])
+def test_a_damaged_journal_is_set_aside_and_the_sweep_goes_on(sweep, train, content):
+    _, left = sweep("search=random", "search.num_trials=4", LR)
+    before = {row["optimizer.lr"]: row["val_accuracy"] for row in left.rows}
+    journal = left.folder / "study.journal"
+    sound = journal.read_bytes()
+    if content == "half":
+        middle = len(sound) // 2
+        content = sound[:middle] + b"\0rubbish\n" + sound[middle:]
+    damage(journal, content)
+    outcome = train("-m", "search.resume=sweep")
+    assert "Traceback" not in outcome.stdout + outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    if content == b"":  # nothing says that it was ever more
+        assert outcome.exit_code == 2
+        return
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    assert "set aside" in outcome.stderr
+    completed = [row for row in left.rows if row["state"] == "completed"]
+    assert {row["optimizer.lr"]: row["val_accuracy"] for row in completed} == before
+    assert len(completed) == 4
+    assert len(list(left.folder.glob("study.journal.damaged-*"))) == 1
