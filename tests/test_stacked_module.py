@@ -105,7 +105,7 @@ def test_networks_come_out_of_a_stack_as_they_went_in() -> None:
 def test_networks_of_two_architectures_are_refused() -> None:
     with pytest.raises(UserError, match="network 1 differs"):
         Stack([nn.Linear(4, 3), nn.Linear(4, 2)])
-    with pytest.raises(UserError, match="momentum of layer '1' is 0.2 in one and 0.1 in another"):
+    with pytest.raises(UserError, match=r"momentum of layer '1' is 0\.2 in one and 0\.1 in another"):
         StackedModule([nn.Sequential(nn.Linear(4, 3), BatchNorm1d(3, momentum=m)) for m in (0.1, 0.2)])
 
 
