@@ -175,3 +175,48 @@ def test_impossible_bounds_are_refused(make: object, message: str) -> None:
 def test_variants_are_repeated_by_their_repr() -> None:
     assert "virtual_batch_size=16" in repr(GhostBatchNorm1d(3, virtual_batch_size=16))
     assert "r_max=2.5, d_max=5.0, ramp_start=5000, ramp_end=25000" in repr(BatchRenorm1d(3, r_max=2.5))
+
+
+@pytest.mark.parametrize(
+    ("x", "mask", "arguments"),
+    [
+        (torch.zeros(8, 1), None, {}),
+        (torch.zeros(8, 1), None, {"affine": False}),
+        (torch.zeros(8, 3).double(), None, {}),
+        (torch.zeros(8, 3), None, {"dtype": torch.float64}),
+        (torch.zeros(8, 3), torch.ones(11, dtype=torch.bool), {}),
+        (torch.zeros(8, 3), torch.ones(8), {}),
+        (torch.zeros(8, 3, 2), torch.ones(8, dtype=torch.bool), {}),
+    ],
+    ids=[
+        "features",
+        "features, not affine",
+        "float64",
+        "a layer in float64",
+        "long mask",
+        "float mask",
+        "mask of samples",
+    ],
+)
+@pytest.mark.parametrize(
+    "kind", [functools.partial(GhostBatchNorm1d, virtual_batch_size=4), BatchRenorm1d], ids=["ghost", "renorm"]
+)
+def test_variants_refuse_what_batch_norm_refuses(x, mask, arguments, kind) -> None:
+    with pytest.raises((RuntimeError, ValueError)) as plain:
+        BatchNorm1d(3, **arguments)(x, mask)
+    layer = kind(3, **arguments)
+    with pytest.raises(plain.type) as refusal:
+        layer(x, mask)
+    assert str(refusal.value) == str(plain.value)
+    assert (layer.running_mean == 0).all()
+    assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.float16, torch.float64], ids=str)
+def test_the_ramp_of_renorm_counts_in_any_type(dtype: torch.dtype) -> None:
+    layer, expected = BatchRenorm1d(3), BatchNorm1d(3)
+    layer.num_batches_tracked = layer.num_batches_tracked.to(dtype)
+    torch.manual_seed(0)
+    for _ in range(2):
+        x = 3 * torch.randn(8, 3) + 1
+        torch.testing.assert_close(layer(x), expected(x))

@@ -114,10 +114,7 @@ def normalize(
             return apply_kernel(input, weight, bias, settings)
         return apply_centered(input, weight, bias, settings)[0]
     arguments = input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims
-    if is_tracing := tracing_state() is not None:
-        check_unrecorded(arguments)
-    else:
-        check_arguments(*arguments)
+    is_tracing = check(*arguments)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # and nothing is learned about the statistics
         if training and num_batches_tracked is not None and not recomputed:
@@ -196,14 +193,20 @@ def in_nested_forward_mode() -> bool:
     return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
 
 
-def check_unrecorded(arguments: tuple[Any, ...]) -> None:
-    """`check_arguments` while `torch.jit.trace` looks away: it would warn that its graph has none of these checks."""
+def check(*arguments: Any) -> bool:
+    """`check_arguments`; returns whether `torch.jit.trace` is at work, which looks away meanwhile: it would warn that
+    its graph has none of these checks.
+    """
     state = tracing_state()
+    if state is None:
+        check_arguments(*arguments)
+        return False
     set_tracing_state(None)
     try:
         check_arguments(*arguments)
     finally:
         set_tracing_state(state)
+    return True
 
 
 def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:

@@ -66,7 +66,7 @@ class GhostBatchNorm1d(BatchNorm1d):
         num_ghosts = num_samples // self.virtual_batch_size
         if num_ghosts < 2 or not input.numel():
             return super().forward(input, mask)
-        self._check_input_dim(input)
+        self.check(input, mask)
         larger = num_samples % num_ghosts
         size = num_samples // num_ghosts
         cut = larger * (size + 1)

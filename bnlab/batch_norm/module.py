@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.functional import normalize
+from bnlab.batch_norm.functional import check, normalize
 from bnlab.batch_norm.recomputation import recomputing
 from bnlab.errors import UserError
 
@@ -126,6 +126,11 @@ class BatchNorm1d(nn.BatchNorm1d):
             0,
             training and recomputing(),
         )
+
+    def check(self, input: Tensor, mask: Tensor | None) -> None:
+        """Refuse what a training forward does; for variants, whose parts of a batch would not show it."""
+        self._check_input_dim(input)
+        check(input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.eps, mask, 0)
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor) -> None:

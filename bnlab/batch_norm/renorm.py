@@ -75,7 +75,7 @@ class BatchRenorm1d(BatchNorm1d):
         running_mean, running_var = self.running_mean, self.running_var
         if not self.training or running_mean is None or running_var is None or not self.track_running_stats:
             return super().forward(input, mask)
-        self._check_input_dim(input)
+        self.check(input, mask)
         if not input.numel():
             return super().forward(input, mask)
         x_hat, mean, var = normalize_alone(input, None, None, self.eps, mask, 0)
@@ -99,6 +99,6 @@ class BatchRenorm1d(BatchNorm1d):
     def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """r_max and d_max at this batch."""
         assert self.num_batches_tracked is not None
-        done = (self.num_batches_tracked - self.ramp_start).to(dtype) / max(1, self.ramp_end - self.ramp_start)
+        done = (self.num_batches_tracked.to(dtype) - self.ramp_start) / max(1, self.ramp_end - self.ramp_start)
         done = done.clamp(0, 1)
         return 1 + (self.r_max - 1) * done, self.d_max * done
