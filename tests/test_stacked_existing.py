@@ -76,6 +76,25 @@ def test_training_again_keeps_or_replaces_runs_as_it_is_told(tmp_path: Path, con
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "2"]
 
 
+def test_a_stack_keeps_others_out_of_its_folder(tmp_path: Path, configs) -> None:
+    refusals = []
+
+    def again(_: object) -> None:
+        with pytest.raises(UserError, match=r"A stack is still being trained in .*: choose another folder, or wait"):
+            train_stacked(configs[2:], tmp_path, num_workers=1, exist="overwrite")
+        refusals.append(contents(tmp_path))
+
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    (elsewhere / "metrics.csv").write_text("of a run that was moved")
+    (tmp_path / "0").symlink_to(elsewhere)
+    summaries = train_stacked(configs[:2], tmp_path, num_workers=1, exist="overwrite", report=again)
+    assert refusals
+    assert [summary["status"] for summary in summaries] == ["completed"] * 2
+    assert [summary_in(tmp_path / str(number)) for number in range(2)] == summaries
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0", "1", "elsewhere"]
+    assert (elsewhere / "metrics.csv").read_text() == "of a run that was moved"
+
+
 def test_a_job_whose_folder_is_taken_is_refused_before_any_process_sees_it(tmp_path: Path, configs) -> None:
     for name, file in (("a", "summary.json"), ("b", "metrics.csv"), ("c", "checkpoints/best.ckpt")):
         (tmp_path / name / file).parent.mkdir(parents=True)

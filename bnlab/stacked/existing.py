@@ -62,14 +62,22 @@ class Replacement:
             self.discard()
             return
         old = self._replaced.with_name(f".{self._replaced.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
         with RunFolder(self._replaced).locked():
             self._replaced.rename(old)
             self.folder.rename(self._replaced)
-        shutil.rmtree(old)
+        _remove(old)
 
     def discard(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        _remove(self.folder)
+
+
+def _remove(folder: Path) -> None:
+    """What stays is in nobody's way, and no reason to lose what comes after it."""
+    if folder.is_symlink():
+        folder.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _status(folder: Path) -> str | None:

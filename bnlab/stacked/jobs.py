@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from bnlab.config import overrides_of, plain
-from bnlab.errors import UserError
+from bnlab.errors import UserError, user_errors
+from bnlab.folder_lock import FolderLock
 from bnlab.rules import one_of
 from bnlab.runs import RunFolder
 from bnlab.stacked.chunks import Chunks, PlainJob
@@ -45,13 +47,43 @@ def train(
         what each summary.json holds, in the order of the configs; the "status" of what failed is failed, its "error"
         says why.
     Raises:
-        UserError: `num_workers` below 1, or a folder that holds a run which `exist` does not allow for; nothing is
-            changed.
+        UserError: `num_workers` below 1, a folder in which another stack is being trained, or one that holds a run
+            which `exist` does not allow for; nothing is changed.
     """
     one_of("error", "skip", "overwrite").check("exist", exist)
     if num_workers is not None and num_workers < 1:
         raise UserError(f"`num_workers` must be a whole number >= 1, or None for one a core, but got {num_workers!r}.")
     root = Path(folder).absolute()
+    with _alone_in(root):
+        return _train(configs, root, exist, num_workers, report)
+
+
+@contextmanager
+def _alone_in(root: Path) -> Iterator[None]:
+    """Two at a time would take each other's folders for what a killed process left.
+
+    Raises:
+        UserError: another stack is being trained there, or the folder cannot be made.
+    """
+    with user_errors(f"The folder {str(root)!r} cannot be written: "):
+        root.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = FolderLock(root)
+        except BlockingIOError:
+            raise UserError(
+                f"A stack is still being trained in {str(root)!r}: choose another folder, or wait for its end."
+            ) from None
+    with lock:
+        yield
+
+
+def _train(
+    configs: Iterable[DictConfig],
+    root: Path,
+    exist: str,
+    num_workers: int | None,
+    report: Callable[[Report], None],
+) -> list[Summary]:
     summaries: dict[int, Summary] = {}
     to_train: dict[int, dict[str, Any]] = {}
     occupied: list[int] = []
