@@ -146,7 +146,7 @@ def test_a_sweep_waits_for_a_full_disk(sweep, disk):
 
 
 def test_a_sweep_stops_where_a_disk_stays_full_and_goes_on_later(sweep, train, disk, monkeypatch):
-    for place in ("search.plan", "search.job", "search.sweep", "launchers.joblib_launcher"):
+    for place in ("search.plan", "search.job", "search.running", "launchers.joblib_launcher"):
         monkeypatch.setattr(f"bnlab.{place}.PATIENCE_S", 0.3)
     ballasts = []
 
