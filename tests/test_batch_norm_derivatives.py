@@ -262,3 +262,19 @@ def test_what_a_hook_keeps_of_the_forward_stays_as_it_was() -> None:
         BatchNorm1d(3)(x).square().sum().backward()
     assert len(kept) > 3
     assert all(torch.equal(tensor, before) for tensor, before in kept)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_functionalize_takes_it(training: bool) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(6, 3)
+    results = []
+    for layer in (BatchNorm1d(3).train(training), nn.BatchNorm1d(3).train(training)):
+        state = {name: value.detach().clone() for name, value in layer.state_dict().items()}
+
+        def loss(state, x, layer=layer):
+            return (torch.func.functional_call(layer, state, (x,)) ** 3).sum()
+
+        gradient = torch.func.functionalize(torch.func.grad(loss, argnums=1))(state, x)
+        results.append((gradient, state))
+    torch.testing.assert_close(*results)

@@ -124,7 +124,7 @@ def normalize(
         return apply_in_place(input, weight, bias, settings)
     # TorchDynamo takes no Function that has a derivative in forward mode.
     forward_mode = not eager and not torch.compiler.is_compiling()
-    as_operations = is_tracing or (forward_mode and in_nested_forward_mode())  # a traced Function cannot be saved
+    as_operations = is_tracing or (forward_mode and no_function_goes_through())  # a traced Function cannot be saved
     if not training:
         how = forward_mode, as_operations
         return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, *how)
@@ -185,12 +185,14 @@ def normalized_by(
     return y
 
 
-def in_nested_forward_mode() -> bool:
-    """Whether a derivative in forward mode is taken of one: there torch takes a Function's tangent for 0, silently
-    (pytorch#197867), so its forward must run as the plain operations it is made of.
+def no_function_goes_through() -> bool:
+    """Whether the forward must run as the plain operations it is made of, because a Function is lost on a transform of
+    functorch: of a derivative in forward mode of another torch takes its tangent for 0, silently (pytorch#197867), and
+    `functionalize` refuses it.
     """
-    levels = torch._C._functorch.get_interpreter_stack() or []
-    return sum(level.key() == torch._C._functorch.TransformType.Jvp for level in levels) > 1
+    keys = [level.key() for level in torch._C._functorch.get_interpreter_stack() or []]
+    kinds = torch._C._functorch.TransformType
+    return keys.count(kinds.Jvp) > 1 or kinds.Functionalize in keys
 
 
 def check(*arguments: Any) -> bool:
