@@ -167,6 +167,13 @@ def test_interpolations_in_the_names_of_folders_are_resolved_for_each_job(sweep,
     assert len(list(tmp_path.glob("c-2*/1/summary.json"))) == 1
 
 
+def test_numbers_as_names_of_nested_folders_outlast_an_interruption(sweep, train):
+    nested = "hydra.sweep.subdir=${seed}/${optimizer.lr}"
+    assert sweep("seed=1,12,2", nested, "optimizer.lr=2", task=interrupts_at_2)[0].exit_code == 130
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code != 2, outcome.stderr
+
+
 def test_names_of_their_own_outlast_a_killed_sweep(sweep, train, tmp_path):
     names = "hydra.sweep.subdir=${hydra.job.override_dirname}"
     killed(sweep, "optimizer.lr=0.1,0.2,0.3", names, at="0.2")
@@ -189,6 +196,7 @@ def test_names_of_their_own_outlast_a_killed_sweep(sweep, train, tmp_path):
         (["hydra.sweep.subdir=/${optimizer.lr}"], "must be a folder in the sweep's, but got '/0.1'"),
         (["hydra.sweep.subdir=${nowhere}-${optimizer.lr}"], "Interpolation key 'nowhere' not found"),
         (["hydra.sweep.subdir=${hydra.job.override_dirname}", f"norm.eps=0.{'5' * 240}"], "longer than the 255 bytes"),
+        (["hydra.sweep.subdir=trials.csv/${hydra.job.num}"], "must not be a file of the sweep's"),
         (["hydra.sweep.dir=s-${optimizer.lr}"], "is the folder of the whole sweep, but 's-${optimizer.lr}' is"),
         (["hydra.sweep.dir=s-${hydra.job.num}"], "`hydra.sweep.dir`, the folder of the whole sweep: "),
         (["hydra.sweep.dir='s-\\${x}'"], "must not have ${ in its path"),

@@ -33,6 +33,7 @@ def parse(text, seed=0):
         ("a=str(1, 2)", Choice(("1", "2"), ("'1'", "'2'"))),
         ("a=b c,''", Choice(("b c", ""), ("b c", "''"))),
         (r"a=b\,c,d", Choice(("b,c", "d"), (r"b\,c", "d"))),
+        (r"a=b\=c,d", Choice(("b=c", "d"), (r"b\=c", "d"))),
         ("a=${b},0", Choice(("${b}", 0), ("${b}", "0"))),
         ("a=range(1, 10, 3)", Choice((1, 4, 7), ("1", "4", "7"), step=3)),
         ("a=range(0, 1, 0.25)", Choice((0.0, 0.25, 0.5, 0.75), ("0.0", "0.25", "0.5", "0.75"))),
@@ -203,6 +204,12 @@ WRONG = {
     "launcher": (["hydra/launcher=basic,joblib"], "hydra/launcher=basic,joblib': run one sweep for each value"),
     "folders": (["hydra.sweep.dir=a,b"], "or quote a value that has a comma in it"),
     "resume nothing": (["search.resume=nowhere"], "is not the folder of a sweep"),
+    "no search": (["seed=1,2", "~search"], "is not there, without which no sweep runs"),
+    "no kind": (["seed=1,2", "~search.kind"], "`search.kind` is not there"),
+    "unknown setting of the search": (["seed=1,2", "+search.trials=3"], "`search.trials` is no setting of a search"),
+    "space by name": (["seed=1,2", "search.space=all"], "choose one by search/space=learning_rate"),
+    "first seed": (["norm.eps=1,2", "search.seeds=2", "seed=1.5"], "`seed` must be a whole number"),
+    "no seed": (["norm.eps=1,2", "seed=null"], "`seed` must be a whole number"),
     "driver": (["seed=1,2", "search.storage=mysql+nodriver://host/x"], "`search.storage`: mysql+nodriver://host/x"),
 }
 

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.config import check
 from bnlab.errors import UserError, one_line, user_errors
-from bnlab.rules import one_of
+from bnlab.rules import RULES, one_of
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.conditions import without_the_impossible
 from bnlab.search.effects import is_unread, read_settings, without_effect
@@ -95,9 +95,15 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
         if override.is_sweep_override():
             _check_is_no_setting_of_the_search(override.key_or_group, str(override.input_line))
     settings = SearchSettings.read(node)
+    space_file = node.get("space") or {}
+    if not isinstance(space_file, Mapping):
+        raise UserError(
+            f"`search.space` must be settings and what each is searched over, but got {space_file!r}: choose one by "
+            "search/space=learning_rate, or name settings such as optimizer.lr=0.1,0.01."
+        )
     given = _last_of_each([override for override in overrides if not _is_of_search(override.key_or_group)])
     named = {override.key_or_group for override in given}
-    entries = [_entry(parser, key, value) for key, value in (node["space"] or {}).items() if key not in named]
+    entries = [_entry(parser, key, value) for key, value in space_file.items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
     fixed = [str(override.input_line) for override in (*entries, *given) if not override.is_sweep_override()]
     parameters = tuple(parameter_of(override, settings.seed) for override in swept)
@@ -112,7 +118,8 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     )
     for parameter in space.parameters:
         parameter.check_rule()
-    search = Search(settings, space, fixed, None, objective, int(base.seed))
+    RULES["seed"].check("seed", base.seed)
+    search = Search(settings, space, fixed, None, objective, base.seed)
     search = replace(search, space=_without_the_ineffective(search, given, config, loader))
     if settings.kind != "grid" and not search.space.parameters:
         raise UserError(

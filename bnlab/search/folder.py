@@ -93,6 +93,12 @@ class SweepFolder:
     def figure(self) -> Path:
         return self.path / "search.png"
 
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All of them, which no trial's folder may take the place of."""
+        results = (self.trials, self.leaderboard, self.best, self.figure)
+        return (self.definition, self.journal, self.settings, *results)
+
     def trial(self, name: str) -> Path:
         return self.path / name
 
@@ -144,7 +150,8 @@ class SweepFolder:
         Raises:
             UserError: there are numbered folders of others.
         """
-        foreign = sorted(set(self.numbered()) - set(names), key=int)
+        outermost = {Path(name).parts[0] for name in names}  # one may be nested
+        foreign = sorted(set(self.numbered()) - outermost, key=int)
         if foreign and not self.lost_trials:
             raise UserError(
                 f"{shown(self.path)!r} holds run folders that are not its sweep's ({_some(foreign)}): move them "

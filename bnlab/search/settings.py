@@ -1,7 +1,7 @@
 """The settings under `search`, checked."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from bnlab.errors import UserError
@@ -55,7 +55,14 @@ class SearchSettings:
         Raises:
             UserError: the first setting that breaks its rule.
         """
-        named = {field.name: search[field.name] for field in fields(cls) if field.name in search}
+        known = {field.name: field for field in fields(cls)}
+        for name in search:
+            if name not in (*known, "space"):
+                raise UserError(f"`search.{name}` is no setting of a search: it has {', '.join(known)} and space.")
+        for name, field in known.items():
+            if field.default is MISSING and name not in search:
+                raise UserError(f"`search.{name}` is not there, without which no sweep runs: take nothing out of it.")
+        named = {name: search[name] for name in known if name in search}
         for name, value in named.items():
             _RULES[name].check(f"search.{name}", value)
         settings = cls(**named)

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import OverrideParseException
+from hydra.errors import HydraException
 
 from bnlab.errors import UserError
 from bnlab.rules import RULES
@@ -254,9 +254,9 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
     for text, raw in zip(override.sweep_string_iterator(), override.sweep_iterator(), strict=True):
         value = raw if raw is None or isinstance(raw, bool | int | float) else _value_of(text)
         if isinstance(raw, str):
-            if _value_of(raw) == raw:
+            if _sets(raw, raw):
                 text = raw  # Hydra's has more backslashes than are needed
-            elif value != raw:  # of str(1, 2), whose texts Hydra writes without quotes
+            elif not _sets(text, raw):  # of str(1, 2), whose texts Hydra writes without quotes
                 text, value = QuotedString(raw, Quote.single).with_quotes(), raw
         texts.append(text)
         values.append(value)
@@ -275,11 +275,19 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
     return Choice(tuple(values), tuple(texts), step)
 
 
+def _sets(text: str, value: str) -> bool:
+    """Whether an override `key=text` sets `value`."""
+    try:
+        return bool(OverridesParser.create().parse_override(f"key={text}").value() == value)
+    except HydraException:
+        return False
+
+
 def _value_of(text: str) -> Any:
     """What an override `key=text` sets; lists and dictionaries as Python's."""
     try:
         return OverridesParser.create().parse_override(f"key={text}").value()
-    except OverrideParseException:
+    except HydraException:
         return text
 
 

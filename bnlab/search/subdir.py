@@ -77,6 +77,8 @@ def _check_name(name: str, folder: SweepFolder) -> None:
     path = Path(name)
     if path.is_absolute() or not path.parts or ".." in path.parts or (folder.path / path.parts[0]).is_file():
         raise UserError(f"`hydra.sweep.subdir` must be a folder in the sweep's, but got {name!r}.")
+    if folder.path / path.parts[0] in folder.files:
+        raise UserError(f"`hydra.sweep.subdir` must not be a file of the sweep's, but got {name!r}.")
     if "${" in name:
         raise UserError(f"`hydra.sweep.subdir` must not have ${{ in it, which Hydra would resolve, but got {name!r}.")
     if any(len(part.encode()) > _LONGEST for part in path.parts):
