@@ -21,7 +21,7 @@ __all__ = ["WIDTHS", "check", "compose", "config_folder", "describe", "overrides
 WIDTHS = ("num_layers", "num_units")  # of `model`: numbers from which the config makes the list `hidden`
 
 # Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
-OmegaConf.register_new_resolver("repeat", lambda value, times: [value] * times, replace=True)
+OmegaConf.register_new_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)
 
 
 def config_folder() -> str:

@@ -150,6 +150,12 @@ def test_evaluate_of_no_run_is_one_line_and_exit_code_2(
     assert capsys.readouterr().err == "'.' is not the folder of a run with results: it has no config.yaml.\n"
 
 
+def test_the_resolved_config_has_the_widths(train: Callable) -> None:
+    shown = train("--cfg", "job", "--resolve", "model.num_layers=2", "model.num_units=7")
+    assert shown.exit_code == 0, shown.stderr
+    assert "  hidden:\n  - 7\n  - 7\n" in shown.stdout
+
+
 def test_help_imports_neither_torch_nor_lightning() -> None:
     """Which is what makes it quick; `python -m bnlab.bench search` times it."""
     command = [sys.executable, "-X", "importtime", "-m", "bnlab.train", "--help"]
