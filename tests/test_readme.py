@@ -2,8 +2,6 @@
 
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,7 +26,8 @@ SHORTER = {
     "bnlab.train -m": ["trainer.max_epochs=1", "search.num_trials=3", "search.seeds=1"],
     "bnlab.bench train": ["--rounds", "1", "--template-steps", "5"],
     "bnlab.bench search": ["--trials", "10", "--rounds", "1"],
-    "bnlab.bench sweep": ["--cases", "A", "--networks", "4", "--rounds", "1", "--launchers", "stacked"],
+    "bnlab.bench sweep": ["--cases", "A", "--networks", "2", "--rounds", "1", "--launchers", "stacked"],
+    "bnlab.bench batch_norm --exactness": ["--samples", "64"],
     "bnlab.bench batch_norm": ["--rounds", "1", "--shapes", "64x256", "--threads", "1", "--modes", "eager"],
 }
 
@@ -98,7 +97,9 @@ def test_every_choice_the_readme_names_is_a_config_and_the_other_way_round() -> 
         assert named == {path.stem for path in (REPOSITORY / "conf" / group).glob("*.yaml")}, group
 
 
-def test_a_folder_of_ones_own_configs_extends_a_group(tmp_path: Path) -> None:
+def test_a_folder_of_ones_own_configs_extends_a_group(
+    train: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "my_conf/optimizer").mkdir(parents=True)
     (tmp_path / "my_conf/optimizer/mine.yaml").write_text("_target_: torch.optim.Adagrad\nlr: 0.05\n")
     (tmp_path / "my_conf/data").mkdir()
@@ -112,8 +113,8 @@ def test_a_folder_of_ones_own_configs_extends_a_group(tmp_path: Path) -> None:
         "    return Splits(split, split, split, num_classes=2)\n"
     )
     command = ["--config-dir", "my_conf", "data=mine", "optimizer=mine", "trainer.max_epochs=2", "hydra.run.dir=run"]
-    outcome = subprocess.run(
-        [sys.executable, "-m", "bnlab.train", *command], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert outcome.returncode == 0, outcome.stderr
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    outcome = train(*command)
+    assert outcome.exit_code == 0, outcome.stderr
     assert "torch.optim.Adagrad" in (tmp_path / "run/config.yaml").read_text()

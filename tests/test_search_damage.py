@@ -74,7 +74,7 @@ def test_a_damaged_definition_is_one_line(sweep, train):
         sound = file.read_bytes()
         contents = [*DAMAGES.values(), sound[: len(sound) // 2], sound[:-20], b"id: 5\n", None]
         contents += [sound.replace(b"minimize: false", b"minimize: 3")] if name == "sweep.yaml" else []
-        for content in contents:
+        for content in contents if name == "sweep.yaml" else contents[::3]:  # which are read alike
             damage(file, content)
             outcome = train("-m", "search.resume=sweep")
             assert outcome.exit_code == 2, content

@@ -39,10 +39,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=40, help="timed rounds a shape (default 40)")
     parser.add_argument("--shapes", nargs="+", help="such as 64x256 64x128x256; default: all of the table")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(
+        "--samples", type=int, nargs="+", default=EXACTNESS_N, help="of --exactness (default: %(default)s)"
+    )
     options = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 120)
     if options.exactness:
-        console.print(exactness_table())
+        console.print(exactness_table(options.samples))
         return
     shapes = [tuple(map(int, shape.split("x"))) for shape in options.shapes] if options.shapes else SHAPES
     by = "by the kernel" if options.device == "cpu" and kernel.is_available() else "by plain torch operations"
@@ -218,11 +221,11 @@ def silent_stderr() -> Iterator[None]:
 # ---- exactness -------------------------------------------------------------------------------------------------------
 
 
-def exactness_table() -> Table:
+def exactness_table(numbers_of_samples: Iterable[int]) -> Table:
     table = Table(title="normwise error against float64: y / dx / dweight, fp32, std 1, worst of 3 seeds")
     for column in ("N", "mean", "torch.nn.BatchNorm1d", "ours", "ours, plain torch"):
         table.add_column(column, justify="right")
-    for num_samples in EXACTNESS_N:
+    for num_samples in numbers_of_samples:
         for mean in EXACTNESS_MEANS:
             cells = []
             for name, cls in (("torch", nn.BatchNorm1d), ("ours", BatchNorm1d), ("plain", BatchNorm1d)):

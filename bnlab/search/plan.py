@@ -188,21 +188,21 @@ class Plan:
     def _tell_interrupted(self, number: int) -> None:
         self.tell(number, {"status": "interrupted", "error": "interrupted; its values are tried again"})
 
-    def take(self, limit: int, round_of: Callable[[int], int]) -> list[TakenTrial]:
-        """Up to `limit` trials that waited, all of the first round, by their points, of which some wait.
+    def take(self, limit: int, per_round: int | None) -> list[TakenTrial]:
+        """Up to `limit` trials that waited; with `per_round` points in a round, all of the first of which some wait.
 
         Where the storage fails, the next call takes again what this one had taken.
         """
         taken: list[TakenTrial] = []
         frozen: list[FrozenTrial] = []
         waiting = self._storage.get_all_trials(self._study_id, deepcopy=False, states=(TrialState.WAITING,))
-
-        def round_of_trial(trial: FrozenTrial) -> int:
-            return round_of(trial.user_attrs.get(POINT, trial.number))
-
-        in_order = sorted([*self._unstarted, *waiting], key=round_of_trial)  # one that is tried again is the last of it
-        for trial in in_order:
-            if len(taken) >= limit or round_of_trial(trial) != round_of_trial(in_order[0]):
+        candidates = [*self._unstarted, *waiting]  # what is tried again comes last, though its round may be the first
+        if per_round is not None:
+            rounds = [trial.user_attrs.get(POINT, trial.number) // per_round for trial in candidates]
+            first = min(rounds, default=0)
+            candidates = [trial for trial, of in zip(candidates, rounds, strict=True) if of == first]
+        for trial in candidates:
+            if len(taken) >= limit:
                 break
             if trial in self._unstarted:
                 self._unstarted.remove(trial)

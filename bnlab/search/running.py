@@ -183,7 +183,7 @@ class RunningSweep:
             if len(self._points_taken) >= NUM_STARTUP:
                 limit = self._search.settings.batch_size or max(num_parallel, seeds)
                 per_round = None
-        batch = self._plan.take(limit, lambda point: 0 if per_round is None else point // per_round)
+        batch = self._plan.take(limit, per_round)
         self._points_taken.update(trial.place for trial in batch)
         self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
         for trial in batch:

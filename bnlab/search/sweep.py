@@ -111,7 +111,9 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
 
 def _as_read(stored: Definition, keeps_storage: bool) -> Definition:
     """What is taken from the folder: an address that is given anew is the user's."""
-    return stored if keeps_storage else replace(stored, storage=None)
+    if keeps_storage:
+        return stored
+    return replace(stored, storage=None, overrides=without(stored.overrides, "search.storage"))
 
 
 def _refuse_unless_trusted(folder: SweepFolder, reasons: Iterable[str]) -> None:
