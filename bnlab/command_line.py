@@ -11,6 +11,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bnlab.yaml_text import is_number
+
 __all__ = ["Origin", "command", "differences", "key_of", "override", "shown", "without", "word", "written"]
 
 PROGRAM = ("python", "-m", "bnlab.train")
@@ -131,19 +133,11 @@ def written(value: Any) -> str:
 
 
 def _text(text: str) -> str:
-    if _PLAIN.fullmatch(text) and text.lower() not in _CONSTANTS and not _is_number(text):
+    if _PLAIN.fullmatch(text) and text.lower() not in _CONSTANTS and not is_number(text):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # or OmegaConf would look for what it names
     text = re.sub(r'(\\+)(?="|\Z)', r"\1\1", text)
     return '"' + text.replace('"', '\\"') + '"'  # the other quotes are those of the shell
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _key(key: Any) -> str:

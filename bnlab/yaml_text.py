@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.errors import one_line
 
-__all__ = ["read_yaml", "to_yaml"]
+__all__ = ["is_number", "read_yaml", "to_yaml"]
 
 _TRUTH_VALUES = {
     spelling
@@ -29,11 +29,12 @@ class _OmegaConfDumper(_Dumper):
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
-    is_other = text in _TRUTH_VALUES or _is_number(text)
+    is_other = text in _TRUTH_VALUES or is_number(text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_other else None)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Whether `text`, unquoted, would be read as a number, by YAML or by Hydra."""
     try:
         float(text)
     except ValueError:
