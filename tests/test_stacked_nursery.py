@@ -135,7 +135,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> list:
 
 
 def is_training(pool: Pool) -> bool:
-    return any(worker.chunk is not None and worker.epoch > 1 for worker in pool._workers)
+    return any(worker.chunk is not None and worker.has_begun for worker in pool._workers)
 
 
 def kill(pid: int) -> None:
@@ -167,6 +167,25 @@ def test_a_nursery_and_workers_that_are_killed_at_work_lose_nothing(started, und
     assert killed
     assert len(started) == 2
     assert results_of(tmp_path, summaries) == undisturbed
+
+
+def test_work_given_to_a_worker_that_was_killed_while_it_was_idle_is_done_by_another(tmp_path: Path) -> None:
+    configs = [config_of("trainer.max_epochs=1", f"seed={seed}") for seed in range(2)]
+    jobs = [PlainJob(number, config, str(tmp_path / str(number)), ()) for number, config in enumerate(configs)]
+    pool = Pool(1)
+    summaries: dict[int, dict] = {}
+
+    def ended(number: int, summary: dict) -> None:
+        summaries[number] = summary
+        if number == 0:
+            assert pool._workers[0].connection.poll(60)  # it has said that it is done
+            kill(pool._workers[0].pid)
+
+    try:
+        pool.run(Chunks(iter(jobs), lambda config: 1), ended, lambda report: None)
+    finally:
+        pool.close()
+    assert [summary["status"] for summary in summaries.values()] == ["completed", "completed"]
 
 
 def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed() -> None:

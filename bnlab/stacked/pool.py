@@ -41,6 +41,7 @@ class _Worker:
     pid: int
     data: str  # the key of those it has in memory
     chunk: Chunk | None = None
+    has_begun: bool = False  # with its chunk: one that was killed while it was idle may be given work all the same
     ended: set[int] = field(default_factory=set)
     epoch: int = 0
     num_networks: int = 0
@@ -124,7 +125,7 @@ class Pool:
         for worker in [worker for worker in self._workers if worker.chunk is None]:
             chunk = chunks.take(worker.data)
             if chunk is not None:
-                worker.chunk, worker.ended = chunk, set()
+                worker.chunk, worker.has_begun, worker.ended = chunk, False, set()
                 worker.epoch, worker.num_networks = 0, len(chunk.jobs)
                 with suppress(BrokenPipeError, ConnectionResetError):  # what is read from it next says how it ended
                     worker.connection.send(chunk)
@@ -149,7 +150,9 @@ class Pool:
         except Exception:  # the end, or rubbish where it was killed while it sent
             self._lost(worker, chunks)
             return
-        if kind == "progress":
+        if kind == "begun":
+            worker.has_begun = True
+        elif kind == "progress":
             worker.epoch, worker.num_networks = values
         elif kind == "ended":
             worker.ended.add(values[0])
@@ -174,6 +177,10 @@ class Pool:
         self._end(worker)
         if worker.chunk is None:
             return
+        if not worker.has_begun:
+            self._count_death(code, "worker processes")
+            chunks.waiting.insert(0, worker.chunk)
+            return
         if code not in _KILLED:
             self._retry(worker, chunks, "its worker process was killed or crashed")
             return
@@ -187,7 +194,7 @@ class Pool:
             name = signal.Signals(-code).name
             self._fail(Refusal(job, f"its worker process was killed by {name}", is_outside=True), is_lost=True)
 
-    def _count_death(self, code: int, processes: str) -> None:
+    def _count_death(self, code: int | None, processes: str) -> None:
         """
         Raises:
             LostWorkersError: it is one too many.
@@ -195,8 +202,8 @@ class Pool:
         self._num_deaths += 1
         if self._num_deaths >= MOST_DEATHS:
             raise LostWorkersError(
-                f"{MOST_DEATHS} {processes} in a row ended with exit code {code}: if memory is short, choose fewer "
-                "hydra.launcher.n_jobs"
+                f"{MOST_DEATHS} {processes} in a row ended{'' if code is None else f' with exit code {code}'}: if memory "
+                "is short, choose fewer hydra.launcher.n_jobs"
             )
 
     def _retry(self, worker: _Worker, chunks: Chunks, reason: str, is_outside: bool = False) -> None:

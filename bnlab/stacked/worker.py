@@ -47,7 +47,7 @@ PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
 def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
     """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
 
-    Events: ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
+    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
     one by Lightning, ("broke", error, whether it came from outside): something unforeseen, ("done",).
     """
     leave_to_parent()
@@ -57,6 +57,7 @@ def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
             chunk = connection.recv()
             if chunk is None:  # a request to stop that found nothing to stop
                 continue
+            connection.send(("begun",))
             _answer(chunk, connection, pictures_of)
             connection.send(("done",))
         except (EOFError, BrokenPipeError, ConnectionResetError):
