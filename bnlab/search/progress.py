@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.markup import escape
@@ -93,10 +93,10 @@ class SweepProgress:
             numbers = ", ".join(str(number) for _, number in sorted(of_place.values(), key=lambda pair: pair[1]))
             self._best = mean, f"trial {numbers}" if self._seeds == 1 else f"trials {numbers}"
 
-    def update(self, running: Iterable[int] | None = None, activity: str = "") -> None:
-        """Show where the sweep stands; `running` are the trials under way, `activity` is what the launcher says."""
-        if running is not None:
-            self._running = len(list(running))
+    def update(self, num_running: int | None = None, activity: str = "") -> None:
+        """Show where the sweep stands; `num_running` trials are under way, `activity` is what the launcher says."""
+        if num_running is not None:
+            self._running = num_running
             self._activity = activity
         self._bar.update(self._task, completed=self._num_done, description=escape(self._line()))
         if not self._console.is_terminal and time.monotonic() > self._next_line:

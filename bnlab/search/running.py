@@ -1,15 +1,17 @@
 """A sweep while it runs: take trials, launch them in batches, tell, show, and write the results."""
 
 import logging
+import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
-from optuna.storages import BaseStorage
+from optuna.storages import BaseStorage, JournalStorage
 from rich.console import Console
 
 from bnlab.command_line import shown
@@ -38,6 +40,7 @@ EXIT_FAILED = 1
 
 NUM_STARTUP = 10  # random configurations before TPE learns from them
 _WRITE_EVERY_S = 5.0
+_WRITE_FOR_OTHERS_EVERY_S = 60.0  # what they do in a shared study is not seen here
 
 
 class RunningSweep:
@@ -64,6 +67,7 @@ class RunningSweep:
         self._storage = storage
         self._subdirs = subdirs
         self._names: dict[int, str] = {}  # of the folders of the trials that this process took
+        self._taken_names: set[str] = set()
         self._study, is_new = join_or_create(
             storage,
             definition.study,
@@ -114,7 +118,9 @@ class RunningSweep:
         )
         self._num_threads: int | None = None
         self._stopped = ""  # why, where not the user did it
-        self._next_write = time.monotonic()
+        self._next_write = self._next_write_unchanged = time.monotonic()
+        self._has_changed = True  # since the results were written
+        self._num_running = 0
 
     def run(self, launcher: Any) -> list[Trial]:
         self._launcher = launcher
@@ -187,7 +193,8 @@ class RunningSweep:
         self._points_taken.update(trial.place for trial in batch)
         self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
         for trial in batch:
-            self._names[trial.number] = self._place(trial)
+            self._names[trial.number] = name = self._place(trial)
+            self._taken_names.add(name)
         return batch
 
     def _place(self, trial: TakenTrial) -> str:
@@ -196,7 +203,7 @@ class RunningSweep:
             name = self._subdirs.name(trial.number, trial.point, trial.repeat)
         except Exception:  # a job that cannot be composed; that is told where it is launched
             return str(trial.number)
-        if name in self._names.values() or self._folder.trial(name).exists():
+        if name in self._taken_names or self._folder.trial(name).exists():
             name += f"-{trial.number}"
         if name != str(trial.number):
             self._plan.place(trial.number, name)
@@ -207,7 +214,7 @@ class RunningSweep:
         left = list(batch)
         while left:
             jobs = [self._job(trial) for trial in left]
-            watch = Watch(self, [trial.number for trial in left])
+            watch = Watch(self, self._folder.path, {trial.number: self._names[trial.number] for trial in left})
             try:
                 with watch:
                     returns: Sequence[JobReturn | None] = launcher.launch(jobs, initial_job_idx=left[0].number)
@@ -230,7 +237,7 @@ class RunningSweep:
                     if trial.number in watch.open:
                         self.tell_return(trial.number, job_return)
                 left = []
-        self._progress.update(running=())
+        self._progress.update(num_running=0)
 
     def _job(self, trial: TakenTrial) -> list[str]:
         return [*self._search.overrides(trial.point, trial.repeat), job_override(self._names[trial.number])]
@@ -272,6 +279,7 @@ class RunningSweep:
         place, repeat = self._seed_of[number]
         is_lost = bool(result.get("outside"))
         status, error = "interrupted" if is_lost else result["status"], result.get("error", "")
+        self._has_changed = True
         self._progress.ended(number, status, result.get("objective"), error, place, repeat, is_lost=is_lost)
         self._retries.ended(number, (place, repeat), result)
         if self._retries.is_no_use and not self._stopped:
@@ -280,14 +288,18 @@ class RunningSweep:
                 os.kill(os.getpid(), request)  # the launcher ends as the user would end it
                 break
 
-    def seen(self, running: Iterable[int]) -> None:
-        """Called again and again while a batch runs."""
-        self._progress.update(running, getattr(self._launcher, "activity", ""))
+    def seen(self, num_running: int) -> None:
+        """Called again and again while a batch runs, with the number of trials under way."""
+        self._has_changed |= num_running != self._num_running
+        self._num_running = num_running
+        self._progress.update(num_running, getattr(self._launcher, "activity", ""))
         self._write_now_and_then()
 
     def result(self, number: int) -> dict[str, Any] | None:
         """While a batch runs, in a folder that is new: it may lack the identity, which another sweep's would have."""
         name = self._names[number]
+        if not self._folder.has_result(name):
+            return None
         summary = self._folder.result(name)
         return summary if summary is None or "sweep" not in summary else self._own_result(name)
 
@@ -296,9 +308,16 @@ class RunningSweep:
         summary = self._folder.result(name)
         return summary if summary is not None and is_owned(summary, self._definition.id, name) else None
 
-    def returned(self) -> Mapping[int, JobReturn]:
-        """What the launcher says of jobs that have ended, by their place in the batch, if it does before the last."""
-        return dict(getattr(self._launcher, "returns", {}))
+    def returned(self, since: int) -> Mapping[int, JobReturn]:
+        """What the launcher says of jobs that have ended, by their place in the batch, if it does before the last.
+
+        Args:
+            since: how many of them are known already.
+        """
+        returns: dict[int, JobReturn] = getattr(self._launcher, "returns", {})
+        if len(returns) <= since:
+            return {}
+        return dict(islice(returns.copy().items(), since, None))  # threads of the launcher go on adding to it
 
     def has_started(self, number: int) -> bool:
         return self._folder.has_started(self._names[number])
@@ -310,14 +329,19 @@ class RunningSweep:
     def _write_now_and_then(self) -> None:
         """At most a twentieth of the time, however many trials there are to write."""
         start = time.monotonic()
-        if start > self._next_write:
+        if start > (self._next_write if self._has_changed else self._next_write_unchanged):
+            self._has_changed = False
             try:
                 self._write()
             except OSError as error:
                 if not is_outside(error):
-                    raise  # else it comes later
+                    raise
+                self._has_changed = True  # it comes later
             now = time.monotonic()
-            self._next_write = now + max(_WRITE_EVERY_S, 20 * (now - start))
+            cost = 20 * (now - start)
+            self._next_write = now + max(_WRITE_EVERY_S, cost)
+            is_private = isinstance(self._storage, JournalStorage)
+            self._next_write_unchanged = math.inf if is_private else now + max(_WRITE_FOR_OTHERS_EVERY_S, cost)
 
     def _write(self) -> Leaderboard:
         leaderboard = Leaderboard(

@@ -201,9 +201,9 @@ class Pool:
         """
         self._num_deaths += 1
         if self._num_deaths >= MOST_DEATHS:
+            ended = "ended" if code is None else f"ended with exit code {code}"
             raise LostWorkersError(
-                f"{MOST_DEATHS} {processes} in a row ended{'' if code is None else f' with exit code {code}'}: if memory "
-                "is short, choose fewer hydra.launcher.n_jobs"
+                f"{MOST_DEATHS} {processes} in a row {ended}: if memory is short, choose fewer hydra.launcher.n_jobs"
             )
 
     def _retry(self, worker: _Worker, chunks: Chunks, reason: str, is_outside: bool = False) -> None:

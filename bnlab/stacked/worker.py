@@ -47,8 +47,9 @@ PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
 def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
     """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
 
-    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("ended", number, summary), ("alone", reason): to be trained one by
-    one by Lightning, ("broke", error, whether it came from outside): something unforeseen, ("done",).
+    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("ended", number, summary),
+    ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it came from outside): something
+    unforeseen, ("done",).
     """
     leave_to_parent()
     os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone

@@ -1,0 +1,84 @@
+"""Which of many folders that others are to make are there, at the cost of those that come."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+__all__ = ["Arrivals"]
+
+_LISTINGS_OF_A_STATE = 10  # more may come within one tick of the file system's clock
+_LISTED_AT_ONCE = 5000  # with more in it, a folder is listed more rarely
+
+
+@dataclass
+class _Parent:
+    """A folder, and what is expected in it.
+
+    Attributes:
+        expected: by the name in this folder: what comes below it, and whether the folder itself is waited for.
+    """
+
+    expected: dict[str, "_Parent"] = field(default_factory=dict)
+    name: str | None = None  # under which it is waited for
+    changed: int | None = None  # st_mtime_ns at the last listing
+    num_listings: int = 0  # of that state
+    num_skips: int = 0  # until it may be listed again
+
+
+class Arrivals:
+    """The folders `names`, relative to `root`, that have come into being.
+
+    A folder that is to hold others of them is asked for the time of its last change, and listed where that is new. No
+    path is tried in vain, so that what is still to come costs nothing.
+    """
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        top = _Parent()
+        for name in names:
+            parent = top
+            for part in Path(name).parts:
+                parent = parent.expected.setdefault(part, _Parent())
+            parent.name = name
+        self._parents = {str(root): top}
+
+    def new(self) -> list[str]:
+        """Those that have come since the last call."""
+        found: list[str] = []
+        waiting = list(self._parents)
+        while waiting:
+            path = waiting.pop()
+            parent = self._parents[path]
+            for part in _changed(path, parent):
+                child_path = f"{path}{os.sep}{part}"
+                if not os.path.isdir(child_path):
+                    continue
+                child = parent.expected.pop(part)
+                if child.name is not None:
+                    found.append(child.name)
+                if child.expected:
+                    self._parents[child_path] = child
+                    waiting.append(child_path)
+            if not parent.expected:
+                del self._parents[path]
+        return found
+
+
+def _changed(path: str, parent: _Parent) -> list[str]:
+    """What is expected in `parent` and is there, if that may have changed since it was listed."""
+    try:
+        changed = os.stat(path).st_mtime_ns
+        if changed != parent.changed:
+            parent.num_listings = 0
+        if parent.num_skips:
+            parent.num_skips -= 1
+            return []
+        if parent.num_listings >= _LISTINGS_OF_A_STATE:
+            return []
+        there = os.listdir(path)
+    except OSError:  # it is not there yet, or not for now
+        return []
+    parent.changed = changed
+    parent.num_listings += 1
+    parent.num_skips = len(there) // _LISTED_AT_ONCE
+    return list(parent.expected.keys() & there)
