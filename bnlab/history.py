@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 __all__ = ["History"]
 
@@ -39,9 +39,18 @@ class History:
             **dict(sorted(metrics.items())),
             "seconds": round(time.monotonic() - self._start, 3),
         }
+        return self._take_down(row)
+
+    def go_on(self, rows: Sequence[dict[str, float]], seconds: float) -> None:
+        """Begin with the rows that another process has taken down in so many seconds."""
+        self._start = time.monotonic() - seconds
+        for row in rows:
+            self._take_down(dict(row))
+
+    def _take_down(self, row: dict[str, float]) -> bool:
         self.rows.append(row)
         if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
-            self.diverged_epoch = epoch
+            self.diverged_epoch = int(row["epoch"])
             return False
         if self.best is None or BETTER[self._objective](row[self._objective], self.best[self._objective]):
             self.best = row

@@ -20,7 +20,9 @@ from bnlab.folder_lock import FolderLock
 from bnlab.search.address import anchored
 from bnlab.yaml_text import read_yaml, to_yaml
 
-__all__ = ["Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
+__all__ = ["UNFINISHED", "Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
+
+UNFINISHED = ".unfinished"  # the folder of what stacks go on from (`bnlab.stacked.unfinished`)
 
 
 _SUMMARY = "summary.json"
@@ -98,10 +100,14 @@ class SweepFolder:
         return self.path / "search.png"
 
     @property
+    def unfinished(self) -> Path:
+        return self.path / UNFINISHED
+
+    @property
     def files(self) -> tuple[Path, ...]:
         """All of them, which no trial's folder may take the place of."""
         results = (self.trials, self.leaderboard, self.best, self.figure)
-        return (self.definition, self.journal, self.settings, *results)
+        return (self.definition, self.journal, self.settings, self.unfinished, *results)
 
     def trial(self, name: str) -> Path:
         return self.path / name

@@ -1,15 +1,18 @@
 """Ending a trial that falls behind the others: Optuna's pruners, asked after each epoch."""
 
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import optuna
 from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
 
 from bnlab.search.folder import Definition, TrialFolder
 from bnlab.search.storage import open_storage, study_id, trial_id
-from bnlab.search.trials import SWEEP, folder_name
+from bnlab.search.trials import RESULT, SWEEP, folder_name
 
 __all__ = ["Pruning", "pruning_of"]
 
@@ -18,6 +21,7 @@ log = logging.getLogger(__name__)
 # A median of fewer than five curves says little, and the first epochs say little of the last.
 NUM_STARTUP_TRIALS = 5
 NUM_WARMUP_EPOCHS = 3
+_RUNG = "completed_rung_"  # of Optuna's successive halving
 
 
 def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
@@ -47,7 +51,7 @@ class Pruning:
     def __init__(
         self, study: optuna.Study, storage: BaseStorage, number: int, objective: str, pruner: BasePruner
     ) -> None:
-        self._study = study
+        self._study = _competitors(study)
         self._storage = storage
         self._trial_id = trial_id(storage, study_id(storage, study.study_name), number)
         self._objective = objective
@@ -61,7 +65,39 @@ class Pruning:
         self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
         if epoch == max_epochs:
             return False  # nothing is left to save
-        if not self._pruner.prune(self._study, self._storage.get_trial(self._trial_id)):
+        trial = copy.copy(self._storage.get_trial(self._trial_id))
+        values = trial.intermediate_values.items()  # a killed process may have come farther
+        trial.intermediate_values = {step: reported for step, reported in values if step <= epoch}
+        if not self._pruner.prune(self._study, trial):
             return False
         log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
         return True
+
+    def rungs(self) -> dict[str, float]:
+        """What successive halving has taken down of the trial: its value at each rung that it has passed."""
+        attributes = self._storage.get_trial(self._trial_id).system_attrs
+        return {name: value for name, value in attributes.items() if name.startswith(_RUNG)}
+
+    def go_on(self, rows: Sequence[Mapping[str, float]], rungs: Mapping[str, float]) -> None:
+        """Let the study know what it knew of the trial that this one goes on with, and asks no rule about again."""
+        known = self._storage.get_trial(self._trial_id)
+        for row in rows:
+            value = row[self._objective]
+            if row["epoch"] not in known.intermediate_values and value == value:
+                self._storage.set_trial_intermediate_value(self._trial_id, int(row["epoch"]), value)
+        for name, value in rungs.items():
+            if name.startswith(_RUNG) and name not in known.system_attrs:
+                self._storage.set_trial_system_attr(self._trial_id, name, value)
+
+
+def _competitors(study: optuna.Study) -> optuna.Study:
+    """As a pruner sees it: without trials that were interrupted, whose values another trial goes on with."""
+    seen = copy.copy(study)
+    get_trials = study.get_trials
+
+    def without_interrupted(*arguments: Any, **settings: Any) -> list[FrozenTrial]:
+        trials = get_trials(*arguments, **settings)
+        return [trial for trial in trials if trial.user_attrs.get(RESULT, {}).get("state") != "interrupted"]
+
+    seen.get_trials = without_interrupted  # type: ignore[method-assign]
+    return seen

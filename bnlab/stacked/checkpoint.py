@@ -36,6 +36,30 @@ class Snapshot:
     optimizer: Callable[[], dict[str, Any]]
     scheduler: dict[str, Any] | None
 
+    def plain(self) -> dict[str, Any]:
+        """Of types that `torch.load` gives back with `weights_only=True`."""
+        return vars(self) | {"network": self.network(), "optimizer": self.optimizer()}
+
+    @classmethod
+    def of(cls, plain: Any) -> "Snapshot":
+        """The opposite of `plain`, of what may be anything.
+
+        Raises:
+            ValueError: it is no snapshot.
+        """
+        is_one = (
+            isinstance(plain, dict)
+            and plain.keys() == cls.__dataclass_fields__.keys()
+            and all(type(plain[name]) is int and plain[name] > 0 for name in ("epoch", "step", "steps_in_epoch"))
+            and isinstance(network := plain["network"], dict)
+            and all(isinstance(name, str) and isinstance(value, Tensor) for name, value in network.items())
+            and isinstance(optimizer := plain["optimizer"], dict)
+            and isinstance(plain["scheduler"], dict | None)
+        )
+        if not is_one:
+            raise ValueError("a snapshot in it is none")
+        return cls(**plain | {"network": lambda: dict(network), "optimizer": lambda: dict(optimizer)})
+
 
 def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Tensor]) -> None:
     buffer = io.BytesIO()

@@ -1,6 +1,8 @@
 """The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from omegaconf import DictConfig
@@ -18,6 +20,16 @@ class Data:
 
     splits: Splits
     normalization: Normalization | None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of all numbers that a training sees; equal for equal data."""
+        found = hashlib.sha256()
+        for split in (self.splits.train, self.splits.val, self.splits.test):
+            for tensor in (split.x, split.y):
+                found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
+                found.update(tensor.contiguous().numpy().data)
+        return found.hexdigest()
 
     def split(self, name: str, dtype: torch.dtype, device: torch.device) -> Split:
         split: Split = getattr(self.splits, name)

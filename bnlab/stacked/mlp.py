@@ -1,6 +1,6 @@
 """K multilayer perceptrons as one, with a step written by hand."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -136,10 +136,21 @@ class StackedMLP:
         logits = self.logits(x)
         return cross_entropy(logits, y), count_hits(logits, y)
 
+    @staticmethod
+    def is_all_in_stack() -> bool:
+        """Whether the stack holds all that a training changes, once `sync` was called."""
+        return True
+
     def sync(self) -> None:
         """Bring what is counted once for all networks into the stack's buffers."""
         for buffer, count in self._counts:
             buffer.fill_(count)
+
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take over what `stack.state_dict` gave of each network, all of them after as many steps."""
+        for index, state in enumerate(states):
+            self.stack.load_state_dict(index, state)
+        self._build()
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with the networks at `indices` only."""

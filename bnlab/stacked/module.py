@@ -1,6 +1,6 @@
 """K networks of any kind as one, by `torch.func.vmap` over the module itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -45,6 +45,7 @@ class StackedModule:
         if dtype is not None:
             self.stack.template.to(dtype)
         self._entered = ""
+        self._at_first = _copied(_settings(self.stack.template))
         for name, module in self.stack.template.named_modules():
             module.register_forward_pre_hook(lambda module, inputs, name=name: self._enter(name, module))
 
@@ -71,6 +72,12 @@ class StackedModule:
             raise UserError(f"torch.func.vmap cannot stack {self._entered}: {one_line(error)}") from error
         finally:
             self.stack.buffers = buffers
+        self._at_first = _copied(_settings(self.stack.template))
+
+    def is_all_in_stack(self) -> bool:
+        """Whether the stack holds all that a training changes: a module may count its calls in an attribute, say."""
+        now = _settings(self.stack.template)
+        return all(_is_same(own, first) for (_, own), (_, first) in zip(now, self._at_first, strict=True))
 
     def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
@@ -115,6 +122,11 @@ class StackedModule:
     def sync(self) -> None:
         """Nothing is counted once for all networks here."""
 
+    def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
+        """Take over what `stack.state_dict` gave of each network."""
+        for index, state in enumerate(states):
+            self.stack.load_state_dict(index, state)
+
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with the networks at `indices` only."""
         self.stack.keep(indices)
@@ -127,6 +139,15 @@ def _settings(network: nn.Module) -> list[tuple[str, dict[str, Any]]]:
         (name, {key: value for key, value in vars(module).items() if key not in of_every_module})
         for name, module in network.named_modules()
     ]
+
+
+def _copied(settings: Any) -> Any:
+    """What can be changed in place; who looks into other objects does not get far."""
+    if isinstance(settings, dict):
+        return {key: _copied(value) for key, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return type(settings)(map(_copied, settings)) if type(settings) in (list, tuple) else settings
+    return settings.clone() if isinstance(settings, Tensor) else settings
 
 
 def _is_same(own: Any, expected: Any) -> bool:

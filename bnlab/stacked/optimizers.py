@@ -25,7 +25,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bnlab.stacked.c_functions import UpdateInC, functions_of
 from bnlab.stacked.same_bits import same_update
 
-__all__ = ["StackedOptimizer", "clip_gradients", "why_not_stacked"]
+__all__ = ["StackedOptimizer", "clip_gradients", "moment_names", "why_not_stacked"]
 
 # Every argument of an optimizer is of one of three kinds; one that torch adds is of none, and has no stacked form.
 _PER_NETWORK = {
@@ -81,6 +81,16 @@ def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str 
     return None
 
 
+def moment_names(*optimizers: Optimizer) -> tuple[str, ...]:
+    """Of what these optimizers of one class keep beside the weights; of none that has no stacked form."""
+    kind = type(optimizers[0])
+    if kind in (Adam, AdamW):
+        return ("exp_avg", "exp_avg_sq")
+    has_momentum = any(optimizer.param_groups[0].get("momentum") for optimizer in optimizers)
+    momentum = ("momentum_buffer",) if has_momentum else ()
+    return ("square_avg", *momentum) if kind is RMSprop else momentum
+
+
 class StackedOptimizer:
     """One step for K networks, each as its own `torch.optim` optimizer would do it.
 
@@ -110,7 +120,7 @@ class StackedOptimizer:
         self.num_steps = 0
         self._fused = rows.is_cpu if fused is None else fused
         self._nesterov = bool(optimizers[0].param_groups[0].get("nesterov", False))
-        self.states = {name: torch.zeros_like(rows) for name in self._state_names(self.optimizers)}
+        self.states = {name: torch.zeros_like(rows) for name in moment_names(*self.optimizers)}
         self._attach(rows, gradients)
 
     def _attach(self, rows: Tensor, gradients: Tensor) -> None:
@@ -132,14 +142,25 @@ class StackedOptimizer:
         self.states = {name: state[list(indices)] for name, state in self.states.items()}
         self._attach(rows, gradients)
 
+    def moments(self, index: int) -> dict[str, Tensor]:
+        """A copy of what network `index` has of `states`, which its own optimizer would have."""
+        names = moment_names(self.optimizers[index]) if self.num_steps else ()
+        return {name: self.states[name][index].clone() for name in names}
+
+    def load(self, moments: Sequence[Mapping[str, Tensor]], num_steps: int) -> None:
+        """Take over what `moments` gave of each network, all of them after `num_steps` steps."""
+        self.num_steps = num_steps
+        for index, of_network in enumerate(moments):
+            for name, row in of_network.items():
+                self.states[name][index].copy_(row)
+
     def state_dict(self, index: int, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
         """What the `state_dict` of network `index`'s own optimizer would be; `shapes` are its parameters'."""
         return self.copy(index, shapes)()
 
     def copy(self, index: int, shapes: Mapping[str, torch.Size]) -> Callable[[], dict[str, Any]]:
         """`state_dict` as it is now, the numbers copied in one piece and told apart in a call of the result."""
-        names = self._state_names([self.optimizers[index]]) if self.num_steps else ()
-        rows = {name: self.states[name][index].clone() for name in names}
+        rows = self.moments(index)
         groups = self.optimizers[index].state_dict()["param_groups"]
         count = {"step": float(self.num_steps)} if self.kind is not SGD and self.num_steps else {}
 
@@ -155,13 +176,6 @@ class StackedOptimizer:
             return {"state": state if rows else {}, "param_groups": groups}
 
         return state_dict
-
-    def _state_names(self, optimizers: Sequence[Optimizer]) -> tuple[str, ...]:
-        if self.kind in (Adam, AdamW):
-            return ("exp_avg", "exp_avg_sq")
-        has_momentum = any(optimizer.param_groups[0]["momentum"] != 0 for optimizer in optimizers)
-        momentum = ("momentum_buffer",) if has_momentum else ()
-        return momentum if self.kind is SGD else ("square_avg", *momentum)
 
     def read(self) -> None:
         """Take the hyperparameters from the optimizers; to be called after a schedule has moved them."""

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE
 from bnlab.data.splits import Split
-from bnlab.errors import UserError
+from bnlab.errors import UserError, one_line
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
 from bnlab.stacked.data import Data
@@ -18,13 +18,17 @@ from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.module import StackedModule
 from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
+from bnlab.stacked.pace import Pace
 from bnlab.stacked.trial import Trial
 
 __all__ = ["Interrupted", "Training", "stacked_model"]
 
-WRITE_EVERY_S = 10.0
 LOOK_EVERY_S = 0.2
+_COPIES = 4  # in last.ckpt and best.ckpt, and in what is kept for another process
 _DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
+
+
+Keep = Callable[[Trial, dict[str, Tensor], dict[str, Tensor]], None]
 
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
@@ -41,7 +45,8 @@ class Training:
     """K trials that differ only in numbers, on their way as one.
 
     Each has the batches, the updates, the schedule and the end that it has in a training of its own. One that ends
-    before the others leaves, and the rest go on smaller.
+    before the others leaves, and the rest go on smaller. Those that go on from a state (`Trial.go_on`) have all come to
+    the same epoch, or to their end.
 
     Args:
         trials: built (`Trial.build`), all of one group (`bnlab.stacked.grouping`).
@@ -50,6 +55,8 @@ class Training:
         device: where.
         look: called every 0.2 s with the epoch and the trials under way; raises `Interrupted` to end the training.
         after_epoch: called with each trial that goes on after an epoch; true ends it as pruned.
+        keep: called now and then with each trial, the numbers of its network and those of its optimizer, for another
+            process to go on with; an OSError ends nothing. None: nothing is kept.
     Raises:
         UserError: the networks or their optimizers have no stacked form; before anything is written.
     """
@@ -63,6 +70,7 @@ class Training:
         device: torch.device | None = None,
         look: Callable[[int, int], None] = lambda epoch, num_trials: None,
         after_epoch: Callable[[Trial], bool] = lambda trial: False,
+        keep: Keep | None = None,
     ) -> None:
         device = device or torch.device("cpu")
         settings = trials[0].config.trainer
@@ -87,11 +95,30 @@ class Training:
             self._model.prepare(data.split(name, dtype, device)) for name in ("train", "val", "test")
         )
         self._batches = StackedBatches(self._train, trials[0].batch_size, [trial.config.seed for trial in trials])
-        self._look, self._after_epoch = look, after_epoch
+        self._look, self._after_epoch, self._keep = look, after_epoch, keep
         self._epoch = 0
         self._next_look = 0.0
-        self._next_write = time.monotonic() + WRITE_EVERY_S
+        rows = self._model.stack.rows
+        self._pace = Pace(rows.nbytes * (1 + len(self._optimizer.states)) * _COPIES, time.monotonic())
+        self._kept: set[int] = set()  # trials that have ended
+        self._could_write = True
         self._read_limits()
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Take over the states from which the trials go on."""
+        self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
+        states = [trial.going_on for trial in self._trials if trial.going_on is not None]
+        for trial in self.all_trials:
+            trial.going_on = None
+        if not states:
+            return
+        assert {(state.epoch, state.steps) for state in states} == {(states[0].epoch, states[0].steps)}
+        assert len(states) == len(self._trials)
+        self._epoch = states[0].epoch
+        self._model.load([state.network for state in states])
+        self._optimizer.load([state.moments for state in states], states[0].steps)
+        self._optimizer.read()
 
     def _read_limits(self) -> None:
         limits = [trial.config.trainer.get("gradient_clip_val") for trial in self._trials]
@@ -100,17 +127,26 @@ class Training:
             self._limits = torch.tensor(limits, dtype=torch.float64).to(self._model.stack.rows).unsqueeze(1)
 
     @torch.no_grad()
-    def run(self) -> None:
-        """Train all to their end, and test the best weights of each."""
+    def run(self, is_interrupted: bool = False) -> bool:
+        """Train all to their end, and test the best weights of each.
+
+        Args:
+            is_interrupted: end them where they stand.
+        Returns:
+            whether nothing interrupted it.
+        """
         try:
+            if is_interrupted:
+                raise Interrupted
             while self._trials:
                 self._run_epoch()
         except Interrupted:
             for trial in self._trials:
                 trial.end_training("interrupted")
             self._trials = []
-            return
+            return False
         self._test_best()
+        return True
 
     def _run_epoch(self) -> None:
         model, optimizer = self._model, self._optimizer
@@ -141,16 +177,16 @@ class Training:
             trial.steps += num_steps
             trial.samples += num_samples
             if is_whole:
-                trial.schedule(after_the_checkpoints=False)
+                trial.schedule(val[index], after_the_checkpoints=False)
             trial.end_epoch(rates[index], train[index] | val[index], partial(self._snapshot, index, num_steps))
             if trial.status is None and self._after_epoch(trial):
                 trial.status = "pruned"
             elif trial.status is None and is_last:
                 trial.status = "completed"
-        self._write_some(num_steps)
         self._let_go(num_steps)
+        self._write_some(num_steps)
         for trial in self._trials:
-            trial.schedule(after_the_checkpoints=True)
+            trial.schedule(trial.history.rows[-1], after_the_checkpoints=True)
         if self._trials:
             self._optimizer.read()
 
@@ -184,22 +220,48 @@ class Training:
         )
 
     def _write_some(self, num_steps: int) -> None:
-        """In a long training, let readers see how far it has come."""
-        if time.monotonic() > self._next_write:
-            for index, trial in enumerate(self._trials):
-                trial.last = self._snapshot(index, num_steps)
+        """In a long training, let readers see how far it has come, and another process go on from there."""
+        begun = time.monotonic()
+        if not self._trials or not self._pace.is_due(begun):
+            return
+        for index, trial in enumerate(self._trials):
+            trial.last = self._snapshot(index, num_steps)
+        try:
+            self._keep_states()
+            for trial in self._trials:
                 trial.write_progress()
-            self._next_write = time.monotonic() + WRITE_EVERY_S
+        except FileNotFoundError:  # somebody removed the folder
+            raise
+        except OSError as error:
+            for trial in self._trials if self._could_write else ():
+                trial.log(f"epoch {self._epoch} cannot be kept ({one_line(error)}): the training goes on")
+            self._could_write = False
+        else:
+            self._could_write = True
+        self._pace.wrote(begun, time.monotonic())
+
+    def _keep_states(self) -> None:
+        if self._keep is None or not self._model.is_all_in_stack():
+            return
+        for trial in self.all_trials:
+            if trial.status is not None and id(trial) not in self._kept:
+                self._keep(trial, {}, {})
+                self._kept.add(id(trial))
+        for index, trial in enumerate(self._trials):
+            self._keep(trial, self._model.stack.state_dict(index), self._optimizer.moments(index))
 
     def _let_go(self, num_steps: int) -> None:
         """Take out of the stack whoever has ended."""
-        staying = [index for index, trial in enumerate(self._trials) if trial.status is None]
-        if len(staying) == len(self._trials):
-            return
         for index, trial in enumerate(self._trials):
             if trial.status is not None:
                 trial.last = self._snapshot(index, num_steps)
                 trial.end_training(trial.status)
+        self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
+
+    def _stay(self, staying: Sequence[int]) -> None:
+        """Go on with the trials at these indices only."""
+        if len(staying) == len(self._trials):
+            return
         self._trials = [self._trials[index] for index in staying]
         if staying:
             self._model.keep(staying)

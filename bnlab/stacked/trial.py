@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
@@ -26,6 +27,8 @@ from bnlab.runs import RunFolder
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
+from bnlab.stacked.optimizers import moment_names
+from bnlab.stacked.state import State
 from bnlab.summary import Summary, beginning, ending
 
 __all__ = ["Job", "Trial", "draw", "finish"]
@@ -53,6 +56,7 @@ class Trial:
         begun: when, by `time.monotonic`.
         best, last: its state after the best epoch and after the newest.
         status: of summary.json; None while it trains.
+        going_on: the state that it goes on from; None at the beginning, and when it has been taken over.
     """
 
     job: Job
@@ -64,6 +68,8 @@ class Trial:
     last: Snapshot | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
+    going_on: State | None = None
+    _written: Snapshot | None = None
     _is_created: bool = False
     _lines: list[str] = field(default_factory=list)
     _training_ended: float | None = None
@@ -110,6 +116,60 @@ class Trial:
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
         return network
 
+    def state(self, network: dict[str, Tensor], moments: dict[str, Tensor], rungs: dict[str, float]) -> State:
+        """What another process needs to go on from here, with the numbers of the network and of its optimizer."""
+        return State(
+            rows=self.history.rows,
+            lines=self._lines,
+            status=self.status,
+            samples=self.samples,
+            seconds=time.monotonic() - self.begun,
+            network=network,
+            moments=moments,
+            best=self.best,
+            last=None if self.status is None else self.last,
+            rungs=rungs,
+        )
+
+    def go_on(self, state: State, network: nn.Module) -> None:
+        """Take over what it had come to; `network` and this trial are as `build` leaves them.
+
+        Raises:
+            ValueError: it is not the state of such a trial; then this one is to be built again.
+        """
+        shapes = {name: value.shape for name, value in network.state_dict().items()}
+        snapshots = [snapshot for snapshot in (state.best, state.last) if snapshot is not None]
+        networks = [snapshot.network() for snapshot in snapshots]
+        if state.status is None:
+            networks.append(state.network)
+            _require_shapes(state.moments, dict.fromkeys(moment_names(self.optimizer), (self.num_parameters,)))
+        for of_network in networks:
+            _require_shapes(of_network, shapes)
+        self.history.go_on(state.rows, state.seconds)
+        for row in state.rows if state.status is None else ():
+            if row["lr"] != self.lr:
+                raise ValueError(f"the learning rate of epoch {row['epoch']} was {row['lr']}, not {self.lr}")
+            self.schedule(row, after_the_checkpoints=False)
+            self.schedule(row, after_the_checkpoints=True)
+            if True in [stopping.should_stop(row) for stopping in self.stoppings]:
+                raise ValueError(f"the training was to end with epoch {row['epoch']}")
+        is_diverged, best = self.history.diverged_epoch is not None, self.history.best
+        if is_diverged != (state.status == "diverged") or self.history.diverged_epoch not in (None, state.epoch):
+            raise ValueError("its status is not what its rows say")
+        if (best and best["epoch"]) != (state.best and state.best.epoch):
+            raise ValueError("its best epoch is not what its rows say")
+        self.begun = time.monotonic() - state.seconds
+        self.steps, self.samples, self.status = state.steps, state.samples, state.status
+        self.best, self.last, self.going_on = state.best, state.last, state
+        self._training_ended = None if self.status is None else time.monotonic()
+        self._lines = [*state.lines, *self._lines]
+        self.log(f"goes on after epoch {state.epoch}" if self.status is None else "goes on to its test")
+
+    def begin_anew(self, data: Data) -> nn.Module:
+        """After `go_on` was refused: what `build` gives."""
+        self.history = History(self.config.objective)
+        return self.build(data)
+
     @property
     def batch_size(self) -> int | None:
         size = self.config.data.batch_size
@@ -119,13 +179,13 @@ class Trial:
     def lr(self) -> float:
         return self.optimizer.param_groups[0]["lr"]
 
-    def schedule(self, *, after_the_checkpoints: bool) -> None:
-        """Move the learning rate to that of the next epoch: when Lightning does, which is later on a plateau."""
+    def schedule(self, row: Mapping[str, float], *, after_the_checkpoints: bool) -> None:
+        """Move the learning rate to that of the epoch after `row`: when Lightning does, which is later on a plateau."""
         is_on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
         if self.scheduler is None or is_on_plateau != after_the_checkpoints:
             return
         if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(float(np.float32(self.history.rows[-1]["val_loss"])))  # Lightning logs in fp32
+            self.scheduler.step(float(np.float32(row["val_loss"])))  # Lightning logs in fp32
         else:
             self.scheduler.step()
 
@@ -158,9 +218,11 @@ class Trial:
         write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
         normalization = self.data.normalization
         statistics = {} if normalization is None else normalization.state_dict()
-        for snapshot, path in ((self.best, self.run.best_checkpoint), (self.last, self.run.last_checkpoint)):
-            if snapshot is not None:
-                write_checkpoint(path, snapshot, statistics)
+        if self.best is not None and self.best is not self._written:
+            write_checkpoint(self.run.best_checkpoint, self.best, statistics)
+            self._written = self.best
+        if self.last is not None:
+            write_checkpoint(self.run.last_checkpoint, self.last, statistics)
 
     def write_results(self) -> None:
         """Write all that the folder is to hold but summary.json, which says that all is there."""
@@ -202,6 +264,18 @@ class Trial:
     def write_summary(self) -> None:
         self.summary["seconds"] = time.monotonic() - self.begun
         self.run.write_summary(self.summary)
+
+
+def _require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
+    """
+    Raises:
+        ValueError: they are others.
+    """
+    if tensors.keys() != shapes.keys():
+        raise ValueError("its numbers have other names")
+    for name, shape in shapes.items():
+        if tensors[name].shape != torch.Size(shape) or tensors[name].layout is not torch.strided:
+            raise ValueError(f"its {name} has another shape")
 
 
 def finish(trials: Sequence[Trial]) -> Iterator[Trial]:

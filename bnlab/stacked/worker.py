@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
@@ -27,6 +28,7 @@ from bnlab.stacked.data import load_data
 from bnlab.stacked.drawing import draw_here
 from bnlab.stacked.training import Interrupted, Training
 from bnlab.stacked.trial import Job, Trial, draw, finish
+from bnlab.stacked.unfinished import Unfinished
 from bnlab.summary import Summary
 
 if TYPE_CHECKING:
@@ -123,14 +125,18 @@ def train_chunk(
 
 
 def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_of: PicturesOf) -> Iterator[Trial]:
-    networks = []
+    networks: dict[int, nn.Module] = {}
+    unfinished: dict[int, Unfinished] = {}
     ready: list[Trial] = []
     for trial in trials:
         try:
             trial.create()
+            number = trial.job.number
             with restored():
                 data = load_data(trial.config)
-                networks.append(trial.build(data))
+                networks[number] = trial.build(data)
+                unfinished[number] = Unfinished(trial.job)
+                networks[number] = _go_on(trial, networks[number], unfinished[number])
             ready.append(trial)
         except UserError as error:
             trial.fail(error)
@@ -138,6 +144,14 @@ def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_o
     if not ready:
         return
     rules = {trial.job.number: rule for trial in ready if (rule := _pruning_of(trial.job)) is not None}
+    for trial in ready:
+        if trial.going_on is not None and trial.job.number in rules:
+            rules[trial.job.number].go_on(trial.going_on.rows, trial.going_on.rungs)
+
+    def keep(trial: Trial, network: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        rule = rules.get(trial.job.number)
+        state = trial.state(network, moments, {} if rule is None else rule.rungs())
+        unfinished[trial.job.number].write(state, data)
 
     def is_behind(trial: Trial) -> bool:
         rule, row = rules.get(trial.job.number), trial.history.rows[-1]
@@ -146,13 +160,46 @@ def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_o
         trial.log(f"epoch {row['epoch']}: behind the other trials: the training ends here")
         return True
 
+    def training_of(trials: Sequence[Trial]) -> Training:
+        of_trials = [networks[trial.job.number] for trial in trials]
+        return Training(trials, of_trials, data, look=look, after_epoch=is_behind, keep=keep)
+
     try:
-        training = Training(ready, networks, data, look=look, after_epoch=is_behind)
+        trainings = [training_of(in_step) for in_step in _in_step(ready)]
     except UserError as error:
         raise NotStackableError(str(error)) from error
-    training.run()
+    is_interrupted = False
+    for training in trainings:
+        is_interrupted = not training.run(is_interrupted)
     draw(ready, pictures_of)
-    yield from finish(ready)
+    for trial in finish(ready):
+        if trial.status != "interrupted":
+            unfinished[trial.job.number].remove()
+        yield trial
+
+
+def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished) -> nn.Module:
+    """Let it begin with the state that a killed process has left, if there is one; the network to be trained."""
+    try:
+        state = unfinished.read(trial.data)
+        if state is not None:
+            trial.go_on(state, network)
+        return network
+    except ValueError as error:
+        trial.log(f"{unfinished.path.name}, from which to go on, is removed, and the training begins anew: {error}")
+        unfinished.remove()
+        return trial.begin_anew(trial.data)
+
+
+def _in_step(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Those that can be one stack, because they have come to the same epoch; who has ended is in any."""
+    by_epoch: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if trial.status is None:
+            by_epoch.setdefault(0 if trial.going_on is None else trial.going_on.epoch, []).append(trial)
+    groups = list(by_epoch.values()) or [[]]
+    groups[0] += [trial for trial in trials if trial.status is not None]
+    return groups
 
 
 def _pruning_of(job: Job) -> "Pruning | None":

@@ -1,0 +1,40 @@
+"""How often a stack writes what there is of its training: seldom enough to cost little, often enough to lose little.
+
+With c the seconds that the last time took, the next comes when the stack has trained, since then, for at least
+
+    max(EVERY_S, c / SHARE)
+
+so that at most SHARE of the time goes into writing, and a kill costs at most that many seconds of training. For the
+first time, c is estimated from the bytes to be written.
+"""
+
+import os
+
+__all__ = ["Pace"]
+
+EVERY_S = float(os.environ.get("BNLAB_WRITE_EVERY_S") or 10.0)  # what trains for less is sooner done again
+SHARE = 0.03
+BYTES_PER_S = 100e6  # a slow disk's
+
+
+class Pace:
+    """The times at which to write; all are of one clock, in seconds.
+
+    Args:
+        num_bytes: about to be written the first time.
+        now: when the training begins.
+    """
+
+    def __init__(self, num_bytes: int, now: float) -> None:
+        self._due = now + _pause(num_bytes / BYTES_PER_S)
+
+    def is_due(self, now: float) -> bool:
+        return now >= self._due
+
+    def wrote(self, begun: float, ended: float) -> None:
+        """It took from `begun` to `ended`, whether or not it went well."""
+        self._due = ended + _pause(ended - begun)
+
+
+def _pause(cost: float) -> float:
+    return max(EVERY_S, cost / SHARE)

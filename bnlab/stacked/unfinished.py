@@ -1,0 +1,87 @@
+"""The states of networks under way, a file each, from which another process goes on when this one is killed.
+
+They lie in one folder beside those of the runs, by what is trained and not by where: a trial that is tried again gets a
+new folder, and other neighbours in its stack. A state is for the same config in the same sweep, and for the same data;
+to any other network it is none. Who ends removes its own.
+"""
+
+import hashlib
+import io
+import json
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from bnlab.atomic_file import write_bytes
+from bnlab.config import plain
+from bnlab.search.folder import UNFINISHED, TrialFolder
+
+if TYPE_CHECKING:
+    from bnlab.stacked.data import Data
+    from bnlab.stacked.state import State
+    from bnlab.stacked.trial import Job
+
+__all__ = ["Unfinished"]
+
+_FORMAT = 1  # to be raised when a state means something else
+
+
+class Unfinished:
+    """The state of one job's network, if there is one.
+
+    Attributes:
+        path: of its file.
+    """
+
+    def __init__(self, job: "Job") -> None:
+        folder, sweep_id = job.folder.parent, None
+        if job.sweep is not None:
+            folder, sweep_id = TrialFolder.at(job.folder, job.sweep["folder"]).sweep.path, job.sweep["id"]
+        what = json.dumps([_FORMAT, sweep_id, plain(job.config)], sort_keys=True, default=str)
+        self._key = hashlib.sha256(what.encode()).hexdigest()
+        self.path = folder / UNFINISHED / f"{self._key[:32]}.ckpt"
+
+    def write(self, state: "State", data: "Data") -> None:
+        """
+        Raises:
+            OSError: it cannot be written; what was there before still is.
+        """
+        import torch
+
+        buffer = io.BytesIO()
+        torch.save({"key": self._key, "data": data.fingerprint, "state": state.plain()}, buffer)
+        for is_last in (False, True):
+            self.path.parent.mkdir(exist_ok=True)
+            try:
+                write_bytes(self.path, buffer.getbuffer())
+                return
+            except FileNotFoundError:  # another process has removed the folder, which was empty
+                if is_last:
+                    raise
+
+    def read(self, data: "Data") -> "State | None":
+        """
+        Raises:
+            ValueError: what is there cannot be read, or is of another training.
+        """
+        import torch
+
+        from bnlab.stacked.state import State
+
+        if not self.path.is_file():
+            return None
+        try:
+            stored: Any = torch.load(self.path, weights_only=True, map_location="cpu")
+            key, fingerprint, state = (stored[name] for name in ("key", "data", "state"))
+        except Exception as error:  # whose text would have the user load it with fewer precautions
+            raise ValueError(f"it is damaged ({type(error).__name__})") from None
+        if key != self._key:
+            raise ValueError("it is of another config")
+        if fingerprint != data.fingerprint:
+            raise ValueError("the data have changed since")
+        return State.of(state)
+
+    def remove(self) -> None:
+        """And the folder with the last; what cannot be removed is in nobody's way."""
+        with suppress(OSError):
+            self.path.unlink()
+            self.path.parent.rmdir()
