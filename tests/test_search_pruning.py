@@ -7,7 +7,8 @@ import optuna
 import pytest
 
 from bnlab.search.journal import Journal
-from bnlab.search.pruning import build_pruner
+from bnlab.search.pruning import Pruning, build_pruner
+from bnlab.search.trials import RESULT
 
 EPOCHS = 8
 
@@ -80,3 +81,44 @@ def test_the_pruners_know_which_direction_is_better(direction):
         frozen = study.trials[-1]
         assert build_pruner("median").prune(study, frozen) == hopeless
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
+
+
+def rule_of(study, trial, kind):
+    return Pruning(study, study._storage, trial.number, "val_accuracy", build_pruner(kind))
+
+
+def test_epochs_that_a_killed_process_has_reported_before_decide_nothing_ahead_of_time():
+    study = optuna.create_study(direction="maximize")
+    for _ in range(6):
+        trial = study.ask()
+        for epoch in range(1, 11):
+            trial.report(0.9, epoch)
+        study.tell(trial, 0.9)
+    trial = study.ask()
+    for epoch, value in enumerate([0.1] * 8 + [0.99], start=1):
+        trial.report(value, epoch)
+    rule = rule_of(study, trial, "median")
+    assert [rule.ends(epoch, {"val_accuracy": 0.1}, 10) for epoch in (1, 2, 3)] == [False, False, True]
+
+
+def test_a_trial_that_goes_on_with_an_interrupted_one_competes_in_its_place():
+    """Of five at a rung only the best passes, of six the second as well: the interrupted one is not the sixth."""
+    study = optuna.create_study(direction="maximize")
+
+    def report(trial, value, epochs):
+        rule = rule_of(study, trial, "successive_halving")
+        return [rule.ends(epoch, {"val_accuracy": value}, 100) for epoch in epochs], rule.rungs()
+
+    interrupted, heir, *others = (study.ask() for _ in range(6))
+    assert report(interrupted, 0.9, range(1, 5)) == ([False] * 4, {"completed_rung_0": 0.9})
+    interrupted.set_user_attr(RESULT, {"state": "interrupted"})
+    study.tell(interrupted, state=optuna.trial.TrialState.FAIL)
+    rule = rule_of(study, heir, "successive_halving")
+    rows = [{"epoch": epoch, "val_accuracy": 0.9} for epoch in range(1, 5)]
+    rule.go_on(rows, {"completed_rung_0": 0.9, "fixed_params": 1.0})
+    taken_over = study.trials[heir.number]
+    assert taken_over.intermediate_values == study.trials[interrupted.number].intermediate_values
+    assert taken_over.system_attrs == {"completed_rung_0": 0.9}
+    for trial in others[:3]:
+        report(trial, 0.5, [3])
+    assert report(others[3], 0.8, [3])[0] == [True]

@@ -128,11 +128,13 @@ class Plan:
         read_result: Callable[[str], Mapping[str, Any] | None],
         has_started: Callable[[str], bool],
         is_damaged: Callable[[str], bool],
+        goes_on: bool = False,
     ) -> None:
         """Take over the trials that this sweep's killed predecessor had taken; all three are asked by a folder's name.
 
         One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
-        alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time.
+        alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time,
+        unless the half-done `goes_on` from where it was.
         """
         half_done: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -156,7 +158,7 @@ class Plan:
                 else:
                     self._unstarted.append(trial)
         for trial in half_done:
-            if len(half_done) > 1:
+            if len(half_done) > 1 or goes_on:
                 self._tell_interrupted(trial.number)
             elif self._has_ended_with_its_process(trial):
                 self.tell(trial.number, {"status": "failed", "error": "its process was killed or ended, twice"})

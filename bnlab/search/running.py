@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -90,7 +91,8 @@ class RunningSweep:
         )
         if resumes:
             folder.check_is_own(self._plan.own_folders())
-            self._plan.recover(self._own_result, folder.has_started, folder.set_damaged_files_aside)
+            goes_on = any(folder.unfinished.glob("*.ckpt"))
+            self._plan.recover(self._own_result, folder.has_started, folder.set_damaged_files_aside, goes_on)
         if is_new or resumes:
             self._plan.add_missing(search.settings.retry_failed)
             declare_planned(self._study)
@@ -378,6 +380,8 @@ class RunningSweep:
                 f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
         goes_on = interrupted or self._stopped or self._retries.num_left
+        if not goes_on:
+            shutil.rmtree(self._folder.unfinished, ignore_errors=True)  # of trials that failed
         if goes_on:
             self._say_how_to_go_on(interrupted)
         elif leaderboard.best is not None:

@@ -1,6 +1,7 @@
 """`bnlab.stacked.train`: many trainings from Python, stacked."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.rules import one_of
 from bnlab.runs import RunFolder
+from bnlab.search.folder import UNFINISHED
 from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.existing import Replacement, stored_summary
 from bnlab.stacked.memory import chunk_size
@@ -39,7 +41,9 @@ def train(
         configs: as `bnlab.compose` gives them.
         folder: for the runs; made if it is not there.
         exist: what to do where one of the folders already holds a run. "error" refuses, before anything is trained;
-            "skip" keeps complete runs of the same config, which may have diverged, and trains the others anew;
+            "skip" keeps complete runs of the same config, which may have diverged, and trains the others, each from
+            where a killed or interrupted call with the same folder last wrote its state, which long trainings do now
+            and then;
             "overwrite" replaces each, folder and all, once the new run has ended with results.
         num_workers: processes, one thread each; None for one a core.
         report: called now and then with how the work stands.
@@ -102,6 +106,9 @@ def _train(
                 continue
             occupied.append(number)
         to_train[number] = config
+    unfinished = root / UNFINISHED
+    if exist != "skip":
+        shutil.rmtree(unfinished, ignore_errors=True)
     replacements = {number: Replacement(root / str(number)) for number in occupied}
 
     def ended(number: int, summary: Summary) -> None:
@@ -120,6 +127,7 @@ def _train(
         pool.close()
         for replacement in replacements.values():
             replacement.discard()
+    shutil.rmtree(unfinished, ignore_errors=True)
     return [summaries[number] for number in sorted(summaries)]
 
 
