@@ -3,7 +3,7 @@
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("batch_norm", "search", "sweep", "train")
+BENCHMARKS = ("batch_norm", "chaos", "search", "sweep", "train")
 
 
 def main(arguments: list[str]) -> None:

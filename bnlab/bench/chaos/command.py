@@ -1,0 +1,109 @@
+"""The command line of the chaos, its table, and its end."""
+
+import argparse
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bnlab.bench.chaos.disturbances import DISTURBANCES
+from bnlab.bench.chaos.kinds import LAUNCHERS
+from bnlab.bench.chaos.memory import MemoryGroup, NoGroupError
+from bnlab.bench.chaos.round import References, Round, draw_round, run_round
+from bnlab.errors import report_user_errors
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str]) -> None:
+    """
+    Raises:
+        SystemExit: 1 if a sweep did not end as the undisturbed one.
+    """
+    parser = argparse.ArgumentParser(prog="python -m bnlab.bench chaos", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=10, help="for which rounds begin (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="of what is drawn (default: another one each time)")
+    parser.add_argument("--round", type=int, help="do this round of the seed and no other")
+    parser.add_argument("--disturbances", nargs="+", default=[], choices=DISTURBANCES, help="(default: all)")
+    parser.add_argument("--launchers", nargs="+", default=LAUNCHERS, choices=LAUNCHERS, help="(default: all)")
+    options = parser.parse_args(arguments)
+    if not Path("/proc/self/environ").exists():
+        parser.error("it finds the processes of a sweep in /proc, which is not here")
+    console = Console(highlight=False, soft_wrap=True)
+    seed = int(time.time()) if options.seed is None else options.seed
+    left_out = _left_out()
+    for name, reason in left_out.items():
+        console.print(f"{name} is left out: {reason}")
+    names = [name for name in options.disturbances or DISTURBANCES if name not in left_out]
+    if not names:
+        parser.error("nothing is left to do")
+    console.print(f"seed {seed}; a round is repeated by --seed {seed} --round NUMBER and the same other options")
+    folder = Path(tempfile.mkdtemp(prefix="bnlab-chaos-"))
+    references = References(folder / "undisturbed")
+    done: list[Round] = []
+    end = time.monotonic() + 60 * options.minutes
+    number = 0 if options.round is None else options.round
+    try:
+        with report_user_errors():
+            while True:
+                round_ = draw_round(seed, number, names, tuple(options.launchers))
+                run_round(round_, references, folder / str(number), "memory limit" not in left_out)
+                done.append(round_)
+                console.print(str(round_), markup=False)
+                for fault in round_.faults[:5]:
+                    console.print(f"    {fault}", markup=False)
+                if options.round is not None or time.monotonic() > end:
+                    break
+                number += 1
+    except KeyboardInterrupt:
+        console.print("Interrupted.")
+    has_faults = any(round_.faults for round_ in done)
+    if not has_faults:
+        shutil.rmtree(folder, ignore_errors=True)
+    console.print(_table(done, names, options.launchers))
+    if has_faults:
+        raise SystemExit(1)
+
+
+def _left_out() -> dict[str, str]:
+    """What cannot be done here, and why."""
+    left_out = {}
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
+        try:
+            subprocess.run(mount, check=True, capture_output=True, text=True)
+            subprocess.run(["umount", folder], check=True, capture_output=True)
+        except FileNotFoundError:
+            left_out["full disk"] = "there is no mount"
+        except subprocess.CalledProcessError as error:
+            left_out["full disk"] = f"only root can mount: {error.stderr.strip()}"
+    try:
+        MemoryGroup().close()
+    except NoGroupError as error:
+        left_out["memory limit"] = str(error)
+    return left_out
+
+
+def _table(done: Sequence[Round], names: Sequence[str], launchers: Sequence[str]) -> Table:
+    """A round counts under each of its disturbances, and once in the last row."""
+    table = Table(
+        title=f"{len(done)} rounds; of each launcher: rounds, resumes, equal, different", title_justify="left"
+    )
+    table.add_column("disturbance")
+    for launcher in (*launchers, "all"):
+        table.add_column(launcher, justify="right")
+    for name in (*names, "any"):
+        rounds = [round_ for round_ in done if name in ("any", *round_.done)]
+        cells = []
+        for launcher in (*launchers, "all"):
+            of_cell = [round_ for round_ in rounds if launcher in ("all", round_.kind.launcher)]
+            different = sum(bool(round_.faults) for round_ in of_cell)
+            resumes = sum(round_.num_resumes for round_ in of_cell)
+            cells.append(f"{len(of_cell)}, {resumes}, {len(of_cell) - different}, {different}")
+        table.add_row(name, *cells)
+    return table

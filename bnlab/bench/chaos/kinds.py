@@ -1,0 +1,75 @@
+"""The sweeps that are disturbed: small ones, of every launcher, sampler and storage."""
+
+import random
+from dataclasses import dataclass
+
+__all__ = ["LAUNCHERS", "Kind", "draw_kind"]
+
+LAUNCHERS = ("basic", "joblib", "stacked")
+SAMPLERS = ("random", "quasi_random", "grid", "coarse_to_fine", "tpe")
+SETTINGS = {
+    "momentum": ["optimizer=momentum", "optimizer.momentum=tag(one_minus_log,interval(0.8,0.99))"],
+    "adam": ["optimizer=adam", "norm=torch"],
+    "ghost": ["optimizer=nesterov", "norm=ghost"],
+    "plain": ["optimizer=rmsprop", "norm=none", "model.activation=tanh"],
+}
+NUM_JOBS = 2
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of sweep."""
+
+    launcher: str
+    sampler: str
+    storage: str
+    setting: str
+
+    def __str__(self) -> str:
+        return f"{self.launcher}, {self.sampler}, {self.storage}, {self.setting}"
+
+    @property
+    def has_same_draws(self) -> bool:
+        """Whether its configurations are the same after any interruption: a resumed TPE goes on with new draws."""
+        return self.sampler != "tpe"
+
+    @property
+    def results(self) -> tuple[str, ...]:
+        """Equal for kinds of which the results must be the same: not where the study is kept, nor in which process."""
+        return "stacked" if self.launcher == "stacked" else "alone", self.sampler, self.setting
+
+    @property
+    def num_trials(self) -> int:
+        if self.sampler == "tpe":
+            return 12  # of which 10 are random
+        return 16 if self.launcher == "stacked" else 4
+
+    def overrides(self) -> list[str]:
+        """All but the folder and the storage."""
+        is_grid = self.sampler == "grid"
+        rates = [0.001 * 2**index for index in range(self.num_trials // 2)]
+        setting = SETTINGS[self.setting]
+        if is_grid:
+            setting = [line.partition("=tag")[0] + "=0.8,0.9" if "tag(" in line else line for line in setting]
+            has_two = any(",0.9" in line for line in setting)
+            rates = rates if has_two else [0.001 * 2**index for index in range(self.num_trials)]
+        return [
+            "trainer.accelerator=cpu",
+            f"trainer.max_epochs={100 if self.launcher == 'stacked' else 3}",
+            "model.hidden=[40,40]",
+            f"search={self.sampler}",
+            *([] if is_grid else [f"search.num_trials={self.num_trials}"]),
+            f"optimizer.lr={','.join(map(str, rates)) if is_grid else 'tag(log,interval(1e-3,1e-1))'}",
+            *setting,
+            f"hydra/launcher={self.launcher}",
+            *([] if self.launcher == "basic" else [f"hydra.launcher.n_jobs={NUM_JOBS}"]),
+        ]
+
+
+def draw_kind(generator: random.Random, launchers: tuple[str, ...] = LAUNCHERS) -> Kind:
+    return Kind(
+        launcher=generator.choice(launchers),
+        sampler=generator.choices(SAMPLERS, weights=(3, 3, 3, 3, 1))[0],
+        storage=generator.choice(("journal", "journal", "sqlite")),
+        setting=generator.choice(list(SETTINGS)),
+    )

@@ -1,0 +1,292 @@
+"""One round: a sweep is disturbed, resumed until it is done, and compared."""
+
+import os
+import random
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bnlab.bench.chaos.comparison import differences, faults
+from bnlab.bench.chaos.disturbances import DISTURBANCES, Target, damage
+from bnlab.bench.chaos.kinds import LAUNCHERS, Kind, draw_kind
+from bnlab.bench.chaos.memory import MemoryGroup
+from bnlab.bench.chaos.processes import MARK, find, send
+
+__all__ = ["References", "Round", "draw_round"]
+
+_MOST_RESUMES = 6
+_ENDS_WITHIN_S = 20.0  # processes of a sweep that has ended
+_HANGS_AFTER_S = 300.0
+_DISK = "32m"
+_FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+# A trial may rightly fail for these; `search.retry_failed=true` then tries it again.
+_FAIR_REASONS = ("its process was killed or ended, twice",)
+
+
+@dataclass
+class Round:
+    """What is drawn for a round, and what comes of it.
+
+    Attributes:
+        disturbances: their names, one for each attempt, the first ones.
+        done: those for which there was time.
+        events: what happened, in order.
+        faults: what should not be; empty where all is well.
+    """
+
+    number: int
+    kind: Kind
+    disturbances: list[str]
+    generator: random.Random
+    num_resumes: int = 0
+    done: list[str] = field(default_factory=list)
+    events: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    folder: Path | None = None
+
+    def __str__(self) -> str:
+        outcome = (
+            f"DIFFERENT, see {self.folder}" if self.faults else "equal" if self.kind.has_same_draws else "complete"
+        )
+        resumes = "1 resume" if self.num_resumes == 1 else f"{self.num_resumes} resumes"
+        return f"round {self.number}: {self.kind}: {'; '.join(self.events)}; {resumes}: {outcome}"
+
+
+def draw_round(
+    seed: int, number: int, disturbances: Sequence[str] = tuple(DISTURBANCES), launchers: tuple[str, ...] = LAUNCHERS
+) -> Round:
+    """Round `number` is the same whatever was drawn before it."""
+    generator = random.Random(f"{seed} {number}")
+    kind = draw_kind(generator, launchers)
+    drawn = [generator.choice(list(disturbances))]
+    while len(drawn) < 3 and generator.random() < 0.4:
+        drawn.append(generator.choice(list(disturbances)))
+    return Round(number, kind, drawn, generator)
+
+
+class References:
+    """Undisturbed sweeps, one for all kinds that have the same results, made when first asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[tuple[str, ...], tuple[Path, float]] = {}
+
+    def get(self, kind: Kind) -> tuple[Path, float]:
+        """Its folder, and the seconds that it took.
+
+        Raises:
+            RuntimeError: it failed, without any disturbance.
+        """
+        if kind.results not in self._made:
+            folder = self._folder / "-".join(kind.results)
+            folder.mkdir(parents=True)
+            attempt = _Attempt(folder, folder / "sweep", secrets.token_hex(8), _first(kind, folder / "sweep"), None, 0)
+            code = attempt.wait()
+            if code != 0:
+                raise RuntimeError(f"an undisturbed sweep ended with {code}: {attempt.output.read_text()}")
+            faulty = faults(folder / "sweep", kind.num_trials)
+            if faulty:
+                raise RuntimeError(f"an undisturbed sweep is not complete: {faulty[0]}; see {folder}")
+            self._made[kind.results] = folder / "sweep", attempt.seconds
+        return self._made[kind.results]
+
+
+def run_round(round_: Round, references: References, folder: Path, has_memory_groups: bool) -> None:
+    """Do what was drawn in `folder`, which is removed if all is well."""
+    reference, seconds = references.get(round_.kind)
+    folder.mkdir()
+    disk = folder / "disk"
+    disk.mkdir()
+    is_mounted = "full disk" in round_.disturbances
+    if is_mounted:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "tmpfs", disk], check=True)
+    mark = secrets.token_hex(8)
+    memory = MemoryGroup() if has_memory_groups and "memory limit" in round_.disturbances else None
+    sweep = disk / "sweep"
+    try:
+        _run(round_, sweep, mark, memory, seconds)
+        if not round_.faults:
+            num_trials = round_.kind.num_trials
+            round_.faults += faults(sweep, num_trials)
+            if round_.kind.has_same_draws:
+                round_.faults += differences(reference, sweep)
+    finally:
+        send(find(mark), signal.SIGKILL)
+        if memory is not None:
+            memory.lift()
+            memory.close()
+        if is_mounted:
+            if round_.faults:
+                shutil.copytree(sweep, folder / "sweep", dirs_exist_ok=True)
+            subprocess.run(["umount", "-l", disk], check=True)
+        if round_.faults:
+            round_.folder = folder
+            (folder / "faults.txt").write_text("\n".join([str(round_), *round_.faults]) + "\n")
+        else:
+            shutil.rmtree(folder)
+
+
+def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seconds: float) -> None:
+    generator = round_.generator
+    waiting = list(round_.disturbances)
+    retry_failed = False
+    has_lost_files = False
+    for index in range(_MOST_RESUMES + 1 + len(waiting)):
+        resumes = (sweep / "sweep.yaml").exists()
+        round_.num_resumes += resumes and index > 0
+        arguments = _resume(sweep, retry_failed) if resumes else _first(round_.kind, sweep)
+        attempt = _Attempt(sweep.parent.parent, sweep, mark, arguments, memory, index)
+        name = waiting.pop(0) if waiting else None
+        if name is not None:
+            _wait_for_moment(attempt.target, sweep, round_.kind.num_trials, seconds, generator)
+            if not attempt.target.is_over():
+                round_.done.append(name)
+                round_.events.append(f"{attempt.age:.1f} s: {DISTURBANCES[name](attempt.target, generator)}")
+                has_lost_files |= attempt.target.has_lost_files
+        code = attempt.wait()
+        output = attempt.output.read_text(errors="replace")
+        if code is None:
+            round_.faults.append(f"attempt {index} hangs")
+            return
+        if "Traceback" in output:
+            round_.faults.append(f"attempt {index} shows a traceback")
+            return
+        fair = (*_FAIR_CODES, 2) if name == "removed working folder" else _FAIR_CODES  # 2: a mistake of the user's
+        if code not in fair:
+            round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
+            return
+        left = attempt.left_after()
+        if left:
+            round_.faults.append(f"attempt {index} left {', '.join(left)} behind")
+            return
+        if name == "damaged file" and code == -signal.SIGKILL and (sweep / "sweep.yaml").exists():
+            round_.events.append(damage(sweep, _running(sweep), generator))
+        failed = _failures(sweep)
+        unfair = [reason for reason in failed if reason not in _FAIR_REASONS and not has_lost_files]
+        if unfair:
+            round_.faults.append(f"after attempt {index} a trial has failed: {unfair[0]}")
+            return
+        retry_failed = bool(failed)
+        if code == 0 and not waiting:
+            return
+        if code == 0:
+            waiting.clear()  # it is done, and there is nothing left to disturb
+            return
+    round_.faults.append(f"it is not done after {round_.num_resumes} resumes")
+
+
+def _wait_for_moment(target: Target, sweep: Path, num_trials: int, seconds: float, generator: random.Random) -> None:
+    """Until some trials have begun and some have ended, or, now and then, a moment before anything has."""
+    if generator.random() < 0.2:
+        target.wait(generator.uniform(0, seconds / 2))
+        return
+
+    def progress() -> int:
+        return len(list(sweep.glob("[0-9]*"))) + len(list(sweep.glob("[0-9]*/summary.json")))
+
+    wanted = progress() + generator.uniform(0, max(1.6 * num_trials - progress(), 1))
+    while progress() < wanted and not target.is_over():
+        target.wait(0.05)
+    target.wait(generator.uniform(0, 1))
+
+
+class _Attempt:
+    """A command on its way, in a working folder of its own that may be removed."""
+
+    def __init__(
+        self, folder: Path, sweep: Path, mark: str, arguments: Sequence[str], memory: MemoryGroup | None, index: int
+    ) -> None:
+        self._mark = mark
+        self._start = time.monotonic()
+        self.output = folder / f"output-{index}.txt"
+        working_folder = Path(tempfile.mkdtemp(dir=folder, prefix="cwd-"))
+        with self.output.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "bnlab.train", "-m", *arguments],
+                cwd=working_folder,
+                env={
+                    **os.environ,
+                    "PYTHONPATH": os.pathsep.join(map(os.path.abspath, filter(None, sys.path))),
+                    MARK: mark,
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=None if memory is None else _joins(memory.members),
+            )
+        self.seconds = 0.0
+        self.target = Target(mark, sweep, working_folder, memory, lambda: self._process.poll() is not None)
+
+    @property
+    def age(self) -> float:
+        return time.monotonic() - self._start
+
+    def wait(self) -> int | None:
+        """Its exit code; None where it hangs."""
+        try:
+            self._process.wait(_HANGS_AFTER_S)
+        except subprocess.TimeoutExpired:
+            return None
+        except BaseException:
+            send(find(self._mark), signal.SIGKILL)
+            raise
+        self.seconds = self.age
+        return self._process.returncode
+
+    def left_after(self) -> list[str]:
+        """The roles of processes that live on after the end."""
+        deadline = time.monotonic() + _ENDS_WITHIN_S
+        while (left := find(self._mark)) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return [process.role for process in left]
+
+
+def _joins(members: Path) -> Callable[[], None]:
+    def join() -> None:
+        members.write_text("0")
+
+    return join
+
+
+def _first(kind: Kind, sweep: Path) -> list[str]:
+    storage = [] if kind.storage == "journal" else [f"search.storage=sqlite:///{sweep.parent}/study.db"]
+    return [*kind.overrides(), f"hydra.sweep.dir={sweep}", *storage]
+
+
+def _resume(sweep: Path, retry_failed: bool) -> list[str]:
+    return [f"search.resume={sweep}", "search.trust=true", *(["search.retry_failed=true"] if retry_failed else [])]
+
+
+def _failures(sweep: Path) -> list[str]:
+    """The reasons of the trials that have failed, as trials.csv says."""
+    import csv
+
+    with suppress(FileNotFoundError), (sweep / "trials.csv").open(newline="") as file:
+        return [row["reason"] for row in csv.DictReader(file) if row["state"] == "failed"]
+    return []
+
+
+def _running(sweep: Path) -> list[str]:
+    """The folders of the trials of which the study does not know the end."""
+    from bnlab.search.folder import SweepFolder
+    from bnlab.search.storage import close, open_storage
+    from bnlab.search.trials import folder_name
+
+    folder = SweepFolder(sweep)
+    definition = folder.read_definition()
+    storage = open_storage(definition.storage_url(sweep), folder.journal)
+    try:
+        studies = storage.get_all_studies()
+        trials = [trial for study in studies for trial in storage.get_all_trials(study._study_id, deepcopy=False)]
+    finally:
+        close(storage)
+    return [folder_name(trial) for trial in trials if trial.state.name == "RUNNING"]
