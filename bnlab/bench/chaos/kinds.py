@@ -1,7 +1,8 @@
 """The sweeps that are disturbed: small ones, of every launcher, sampler and storage."""
 
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 __all__ = ["LAUNCHERS", "Kind", "draw_kind"]
 
@@ -14,6 +15,7 @@ SETTINGS = {
     "plain": ["optimizer=rmsprop", "norm=none", "model.activation=tanh"],
 }
 NUM_JOBS = 2
+_ROUNDS_OF_SAME_RESULTS = 4
 
 
 @dataclass(frozen=True)
@@ -34,9 +36,9 @@ class Kind:
         return self.sampler != "tpe"
 
     @property
-    def results(self) -> tuple[str, ...]:
-        """Equal for kinds of which the results must be the same: not where the study is kept, nor in which process."""
-        return "stacked" if self.launcher == "stacked" else "alone", self.sampler, self.setting
+    def undisturbed(self) -> "Kind":
+        """What it is compared with: neither where the study is kept changes a result, nor the process of a training."""
+        return replace(self, launcher="stacked" if self.launcher == "stacked" else "basic", storage="journal")
 
     @property
     def num_trials(self) -> int:
@@ -55,7 +57,7 @@ class Kind:
             rates = rates if has_two else [0.001 * 2**index for index in range(self.num_trials)]
         return [
             "trainer.accelerator=cpu",
-            f"trainer.max_epochs={100 if self.launcher == 'stacked' else 3}",
+            f"trainer.max_epochs={60 if self.launcher == 'stacked' else 3}",
             "model.hidden=[40,40]",
             f"search={self.sampler}",
             *([] if is_grid else [f"search.num_trials={self.num_trials}"]),
@@ -66,10 +68,12 @@ class Kind:
         ]
 
 
-def draw_kind(generator: random.Random, launchers: tuple[str, ...] = LAUNCHERS) -> Kind:
-    return Kind(
-        launcher=generator.choice(launchers),
-        sampler=generator.choices(SAMPLERS, weights=(3, 3, 3, 3, 1))[0],
-        storage=generator.choice(("journal", "journal", "sqlite")),
-        setting=generator.choice(list(SETTINGS)),
-    )
+def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS) -> Kind:
+    """Of round `number`; several rounds in a row have the same results, so that one undisturbed sweep serves them."""
+    of_results = random.Random(f"results {seed} {number // _ROUNDS_OF_SAME_RESULTS}")
+    launcher = of_results.choice(launchers)
+    alike = [other for other in launchers if (other == "stacked") == (launcher == "stacked")]
+    sampler = of_results.choices(SAMPLERS, weights=(3, 3, 3, 3, 1))[0]
+    setting = of_results.choice(list(SETTINGS))
+    generator = random.Random(f"kind {seed} {number}")
+    return Kind(generator.choice(alike), sampler, generator.choice(("journal", "journal", "sqlite")), setting)

@@ -65,7 +65,7 @@ def draw_round(
 ) -> Round:
     """Round `number` is the same whatever was drawn before it."""
     generator = random.Random(f"{seed} {number}")
-    kind = draw_kind(generator, launchers)
+    kind = draw_kind(seed, number, launchers)
     drawn = [generator.choice(list(disturbances))]
     while len(drawn) < 3 and generator.random() < 0.4:
         drawn.append(generator.choice(list(disturbances)))
@@ -77,7 +77,7 @@ class References:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._made: dict[tuple[str, ...], tuple[Path, float]] = {}
+        self._made: dict[Kind, tuple[Path, float]] = {}
 
     def get(self, kind: Kind) -> tuple[Path, float]:
         """Its folder, and the seconds that it took.
@@ -85,8 +85,9 @@ class References:
         Raises:
             RuntimeError: it failed, without any disturbance.
         """
-        if kind.results not in self._made:
-            folder = self._folder / "-".join(kind.results)
+        kind = kind.undisturbed
+        if kind not in self._made:
+            folder = self._folder / "-".join((kind.launcher, kind.sampler, kind.setting))
             folder.mkdir(parents=True)
             attempt = _Attempt(folder, folder / "sweep", secrets.token_hex(8), _first(kind, folder / "sweep"), None, 0)
             code = attempt.wait()
@@ -95,8 +96,8 @@ class References:
             faulty = faults(folder / "sweep", kind.num_trials)
             if faulty:
                 raise RuntimeError(f"an undisturbed sweep is not complete: {faulty[0]}; see {folder}")
-            self._made[kind.results] = folder / "sweep", attempt.seconds
-        return self._made[kind.results]
+            self._made[kind] = folder / "sweep", attempt.seconds
+        return self._made[kind]
 
 
 def run_round(round_: Round, references: References, folder: Path, has_memory_groups: bool) -> None:
