@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from bnlab.bench.chaos.disturbances import DISTURBANCES, Target, damage
 from bnlab.bench.chaos.kinds import LAUNCHERS, Kind, draw_kind
 from bnlab.bench.chaos.memory import MemoryGroup
 from bnlab.bench.chaos.processes import MARK, find, send
+from bnlab.signals import REQUESTS
 
 __all__ = ["References", "Round", "draw_round"]
 
@@ -222,7 +223,7 @@ class _Attempt:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=None if memory is None else _joins(memory.members),
+                preexec_fn=lambda: _begin(memory),
             )
         self.seconds = 0.0
         self.target = Target(mark, sweep, working_folder, memory, lambda: self._process.poll() is not None)
@@ -251,11 +252,12 @@ class _Attempt:
         return [process.role for process in left]
 
 
-def _joins(members: Path) -> Callable[[], None]:
-    def join() -> None:
-        members.write_text("0")
-
-    return join
+def _begin(memory: MemoryGroup | None) -> None:
+    """In the new process: answer signals as one from a terminal does, whatever started this program, say nohup."""
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_DFL)
+    if memory is not None:
+        memory.members.write_text("0")
 
 
 def _first(kind: Kind, sweep: Path) -> list[str]:
