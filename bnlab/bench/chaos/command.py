@@ -16,6 +16,7 @@ from bnlab.bench.chaos.kinds import LAUNCHERS
 from bnlab.bench.chaos.memory import MemoryGroup, NoGroupError
 from bnlab.bench.chaos.round import References, Round, draw_round, run_round
 from bnlab.errors import report_user_errors
+from bnlab.signals import EXIT_INTERRUPTED, interruptible
 
 __all__ = ["main"]
 
@@ -49,7 +50,7 @@ def main(arguments: list[str]) -> None:
     end = time.monotonic() + 60 * options.minutes
     number = 0 if options.round is None else options.round
     try:
-        with report_user_errors():
+        with interruptible(), report_user_errors():
             while True:
                 round_ = draw_round(seed, number, names, tuple(options.launchers))
                 run_round(round_, references, folder / str(number), "memory limit" not in left_out)
@@ -60,8 +61,9 @@ def main(arguments: list[str]) -> None:
                 if options.round is not None or time.monotonic() > end:
                     break
                 number += 1
-    except KeyboardInterrupt:
-        console.print("Interrupted.")
+    except SystemExit as ending:
+        if ending.code != EXIT_INTERRUPTED:
+            raise
     has_faults = any(round_.faults for round_ in done)
     if not has_faults:
         shutil.rmtree(folder, ignore_errors=True)

@@ -39,8 +39,10 @@ class Round:
     Attributes:
         disturbances: their names, one for each attempt, the first ones.
         done: those for which there was time.
+        num_resumes: how often it was begun again, the early ones from the start.
         events: what happened, in order.
         faults: what should not be; empty where all is well.
+        has_failures: whether a trial failed that was tried again later.
     """
 
     number: int
@@ -51,12 +53,16 @@ class Round:
     done: list[str] = field(default_factory=list)
     events: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
+    has_failures: bool = False
     folder: Path | None = None
 
+    @property
+    def has_same_draws(self) -> bool:
+        """Whether the configurations are to be the undisturbed ones: what follows a round goes by what failed in it."""
+        return self.kind.has_same_draws and not (self.has_failures and self.kind.sampler == "coarse_to_fine")
+
     def __str__(self) -> str:
-        outcome = (
-            f"DIFFERENT, see {self.folder}" if self.faults else "equal" if self.kind.has_same_draws else "complete"
-        )
+        outcome = f"DIFFERENT, see {self.folder}" if self.faults else "equal" if self.has_same_draws else "complete"
         resumes = "1 resume" if self.num_resumes == 1 else f"{self.num_resumes} resumes"
         return f"round {self.number}: {self.kind}: {'; '.join(self.events)}; {resumes}: {outcome}"
 
@@ -68,7 +74,7 @@ def draw_round(
     generator = random.Random(f"{seed} {number}")
     kind = draw_kind(seed, number, launchers)
     drawn = [generator.choice(list(disturbances))]
-    while len(drawn) < 3 and generator.random() < 0.4:
+    while len(drawn) < 4 and generator.random() < 0.5:
         drawn.append(generator.choice(list(disturbances)))
     return Round(number, kind, drawn, generator)
 
@@ -118,7 +124,7 @@ def run_round(round_: Round, references: References, folder: Path, has_memory_gr
         if not round_.faults:
             num_trials = round_.kind.num_trials
             round_.faults += faults(sweep, num_trials)
-            if round_.kind.has_same_draws:
+            if round_.has_same_draws:
                 round_.faults += differences(reference, sweep)
     finally:
         send(find(mark), signal.SIGKILL)
@@ -143,12 +149,12 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
     has_lost_files = False
     for index in range(_MOST_RESUMES + 1 + len(waiting)):
         resumes = (sweep / "sweep.yaml").exists()
-        round_.num_resumes += resumes and index > 0
+        round_.num_resumes += index > 0
         arguments = _resume(sweep, retry_failed) if resumes else _first(round_.kind, sweep)
         attempt = _Attempt(sweep.parent.parent, sweep, mark, arguments, memory, index)
         name = waiting.pop(0) if waiting else None
         if name is not None:
-            _wait_for_moment(attempt.target, sweep, round_.kind.num_trials, seconds, generator)
+            _wait_for_moment(attempt.target, sweep, round_.kind, seconds, generator)
             if not attempt.target.is_over():
                 round_.done.append(name)
                 round_.events.append(f"{attempt.age:.1f} s: {DISTURBANCES[name](attempt.target, generator)}")
@@ -177,6 +183,7 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
             round_.faults.append(f"after attempt {index} a trial has failed: {unfair[0]}")
             return
         retry_failed = bool(failed)
+        round_.has_failures |= retry_failed
         if code == 0 and not waiting:
             return
         if code == 0:
@@ -185,7 +192,7 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
     round_.faults.append(f"it is not done after {round_.num_resumes} resumes")
 
 
-def _wait_for_moment(target: Target, sweep: Path, num_trials: int, seconds: float, generator: random.Random) -> None:
+def _wait_for_moment(target: Target, sweep: Path, kind: Kind, seconds: float, generator: random.Random) -> None:
     """Until some trials have begun and some have ended, or, now and then, a moment before anything has."""
     if generator.random() < 0.2:
         target.wait(generator.uniform(0, seconds / 2))
@@ -194,10 +201,12 @@ def _wait_for_moment(target: Target, sweep: Path, num_trials: int, seconds: floa
     def progress() -> int:
         return len(list(sweep.glob("[0-9]*"))) + len(list(sweep.glob("[0-9]*/summary.json")))
 
-    wanted = progress() + generator.uniform(0, max(1.6 * num_trials - progress(), 1))
+    # Stacked ones begin and end together, so that half of the way is when all have begun.
+    most, longest_s = (1.0, 4.0) if kind.launcher == "stacked" else (1.7, 1.0)
+    wanted = progress() + generator.uniform(0, max(most * kind.num_trials - progress(), 1))
     while progress() < wanted and not target.is_over():
         target.wait(0.05)
-    target.wait(generator.uniform(0, 1))
+    target.wait(generator.uniform(0, longest_s))
 
 
 class _Attempt:
