@@ -364,3 +364,17 @@ def test_one_valid_sample_gives_the_bias() -> None:
     torch.testing.assert_close(mean, 0.1 * x[0])
     assert (var == 1).all()  # one value has no variance to learn
     torch.testing.assert_close(y, torch.tensor([[1.0, 2.0], [0.0, 0.0], [0.0, 0.0]]))
+
+
+def test_a_layer_unfrozen_by_itself_is_in_the_mode_that_it_was_last_asked_for() -> None:
+    for mode in (True, False):
+        layer = BatchNorm1d(2).train(mode)
+        freeze(layer)
+        freeze(layer)
+        unfreeze(layer)
+        assert layer.training is mode
+        freeze(layer)
+        layer.train(not mode)
+        assert not layer.training
+        unfreeze(layer)
+        assert layer.training is not mode

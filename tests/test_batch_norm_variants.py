@@ -67,6 +67,15 @@ def test_renorm_is_the_papers_formula_and_its_gradient_takes_r_and_d_for_constan
     torch.testing.assert_close(layer.running_var, 0.8 * var + 0.2 * x.var(0).detach())
 
 
+def test_a_ramp_without_length_is_at_its_end_from_its_first_batch_on() -> None:
+    layer = BatchRenorm1d(1, r_max=3.0, d_max=5.0, ramp_start=2, ramp_end=2)
+    bounds = []
+    for _ in range(4):
+        bounds.append([float(bound) for bound in layer.bounds(torch.float32)])
+        layer(torch.randn(4, 1))
+    assert bounds == [[1.0, 0.0], [1.0, 0.0], [3.0, 5.0], [3.0, 5.0]]
+
+
 def test_variants_take_masks() -> None:
     torch.manual_seed(0)
     x, mask = torch.randn(8, 3), torch.tensor([1, 1, 1, 0, 1, 1, 0, 1]).bool()

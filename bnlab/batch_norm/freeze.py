@@ -19,9 +19,10 @@ def freeze(network: nn.Module) -> None:
     for norm in norms_of(network):
         if not norm.frozen:
             norm.trainable_before = [name for name, parameter in norm.named_parameters() if parameter.requires_grad]
+            norm.mode_to_return_to = norm.training
         norm.frozen = True
         norm.requires_grad_(False)
-        norm.eval()
+        norm.training = False
 
 
 def unfreeze(network: nn.Module) -> None:
@@ -33,7 +34,7 @@ def unfreeze(network: nn.Module) -> None:
         for name, parameter in norm.named_parameters():
             if name in norm.trainable_before:
                 parameter.requires_grad_(True)
-        norm.train(network.training)
+        norm.train(norm.mode_to_return_to if norm is network else network.training)
 
 
 def norms_of(network: nn.Module) -> list[BatchNorm1d]:

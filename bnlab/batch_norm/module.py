@@ -39,6 +39,7 @@ class BatchNorm1d(nn.BatchNorm1d):
     fp32_buffers = False
     frozen = False
     trainable_before: Sequence[str] = ("weight", "bias")  # it was frozen: the names that `unfreeze` lets learn again
+    mode_to_return_to = True  # what `train` was last asked for, before it was frozen or since
 
     def __init__(
         self,
@@ -62,7 +63,9 @@ class BatchNorm1d(nn.BatchNorm1d):
         return super().extra_repr() + (", fp32_buffers=True" if self.fp32_buffers else "")
 
     def train(self, mode: bool = True) -> Self:
-        return super().train(mode and not self.frozen)
+        if self.frozen:
+            self.mode_to_return_to, mode = mode, False
+        return super().train(mode)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         before = self.running_mean, self.running_var

@@ -20,7 +20,7 @@ class BatchRenorm1d(BatchNorm1d):
     r and d are constants to the gradient; where activation checkpointing runs a forward again, they are those of the
     first. One value that a mask leaves has sigma_B = sqrt(eps); where it leaves none, y is 0 whatever r and d are.
     With r_max 1 and d_max 0 this is batch norm: the bounds stay there for `ramp_start` batches and grow linearly to
-    `r_max` and `d_max` at `ramp_end`.
+    `r_max` and `d_max` at `ramp_end`; where the two are equal, they are there from that batch on.
 
     Args:
         r_max: at least 1; the paper's value is 3.
@@ -99,6 +99,6 @@ class BatchRenorm1d(BatchNorm1d):
     def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         """r_max and d_max at this batch."""
         assert self.num_batches_tracked is not None
-        done = (self.num_batches_tracked.to(dtype) - self.ramp_start) / max(1, self.ramp_end - self.ramp_start)
-        done = done.clamp(0, 1)
+        past_start, length = self.num_batches_tracked.to(dtype) - self.ramp_start, self.ramp_end - self.ramp_start
+        done = (past_start / length if length else past_start + 1).clamp(0, 1)
         return 1 + (self.r_max - 1) * done, self.d_max * done
