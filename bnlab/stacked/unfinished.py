@@ -9,6 +9,8 @@ import hashlib
 import io
 import json
 from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlab.atomic_file import write_bytes
@@ -26,19 +28,24 @@ _FORMAT = 1  # to be raised when a state means something else
 
 
 class Unfinished:
-    """The state of one job's network, if there is one.
-
-    Attributes:
-        path: of its file.
-    """
+    """The state of one job's network, if there is one."""
 
     def __init__(self, job: "Job") -> None:
-        folder, sweep_id = job.folder.parent, None
+        self._job = job
+        self._folder, self._sweep_id = job.folder.parent / UNFINISHED, None
         if job.sweep is not None:
-            folder, sweep_id = TrialFolder.at(job.folder, job.sweep["folder"]).sweep.path, job.sweep["id"]
-        what = json.dumps([_FORMAT, sweep_id, plain(job.config)], sort_keys=True, default=str)
-        self._key = hashlib.sha256(what.encode()).hexdigest()
-        self.path = folder / UNFINISHED / f"{self._key[:32]}.ckpt"
+            sweep = TrialFolder.at(job.folder, job.sweep["folder"]).sweep
+            self._folder, self._sweep_id = sweep.unfinished, job.sweep["id"]
+
+    @cached_property  # most trainings are too short to have a state, and this takes half a millisecond
+    def _key(self) -> str:
+        what = json.dumps([_FORMAT, self._sweep_id, plain(self._job.config)], sort_keys=True, default=str)
+        return hashlib.sha256(what.encode()).hexdigest()
+
+    @property
+    def path(self) -> Path:
+        """Of its file."""
+        return self._folder / f"{self._key[:32]}.ckpt"
 
     def write(self, state: "State", data: "Data") -> None:
         """
@@ -50,7 +57,7 @@ class Unfinished:
         buffer = io.BytesIO()
         torch.save({"key": self._key, "data": data.fingerprint, "state": state.plain()}, buffer)
         for is_last in (False, True):
-            self.path.parent.mkdir(exist_ok=True)
+            self._folder.mkdir(exist_ok=True)
             try:
                 write_bytes(self.path, buffer.getbuffer())
                 return
@@ -67,7 +74,7 @@ class Unfinished:
 
         from bnlab.stacked.state import State
 
-        if not self.path.is_file():
+        if not (self._folder.is_dir() and self.path.is_file()):
             return None
         try:
             stored: Any = torch.load(self.path, weights_only=True, map_location="cpu")
@@ -82,6 +89,7 @@ class Unfinished:
 
     def remove(self) -> None:
         """And the folder with the last; what cannot be removed is in nobody's way."""
-        with suppress(OSError):
-            self.path.unlink()
-            self.path.parent.rmdir()
+        if self._folder.is_dir():
+            with suppress(OSError):
+                self.path.unlink()
+                self._folder.rmdir()
