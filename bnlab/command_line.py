@@ -182,7 +182,10 @@ def same(a: Any, b: Any) -> bool:
 
 def shown(path: Path | str) -> str:
     """Relative to the current directory where it lies below it."""
-    relative = os.path.relpath(path)
+    try:
+        relative = os.path.relpath(path)
+    except FileNotFoundError:  # that directory was removed
+        return str(path)
     return str(path) if relative == ".." or relative.startswith("../") else relative
 
 

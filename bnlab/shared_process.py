@@ -6,10 +6,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
-__all__ = ["forks_end_here", "restored"]
+__all__ = ["forks_end_here", "leave_removed_folder", "restored"]
 
+try:
+    _STARTED_IN = Path.cwd()
+except OSError:
+    _STARTED_IN = Path(os.sep)
 _STREAMS = {1: "stdout", 2: "stderr"}
 
 
@@ -28,6 +33,20 @@ def forks_end_here() -> Iterator[None]:
             os._exit(code & 0xFF)
 
 
+def leave_removed_folder() -> None:
+    """Go up to one that is there, if the folder that this process works in was removed.
+
+    Hydra, Lightning and the BLAS ask where they are at any time, and fail.
+    """
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        for folder in _STARTED_IN.parents:
+            with suppress(OSError):
+                os.chdir(folder)
+                return
+
+
 @contextmanager
 def restored() -> Iterator[None]:
     """Leave the current folder, the handlers of signals, stdout and stderr as they were, and no fork of the process."""
@@ -37,12 +56,14 @@ def restored() -> Iterator[None]:
 
 @contextmanager
 def _same_folder() -> Iterator[None]:
+    leave_removed_folder()
     folder = os.open(".", os.O_RDONLY)  # which still is there when it has been renamed
     try:
         yield
     finally:
         os.fchdir(folder)
         os.close(folder)
+        leave_removed_folder()
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from bnlab.command_line import command as command_line
+from bnlab.command_line import shown
 from bnlab.history import History
 
 if TYPE_CHECKING:
@@ -108,13 +109,9 @@ def closing_table(summary: Summary, folder: Path) -> "Table":
     table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
     table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
     table.add_row("seconds", _shown(summary["seconds"], ".1f"))
-    table.add_row("folder", Text(_relative(folder)))
+    table.add_row("folder", Text(shown(folder)))
     return table
 
 
 def _shown(value: float | None, form: str) -> str:
     return "none" if value is None else format(value, form)
-
-
-def _relative(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

@@ -15,6 +15,7 @@ import pexpect
 import pytest
 
 import bnlab
+from bnlab import command_line
 from bnlab.evaluate import main as evaluate_main
 
 QUICK = ("trainer.max_epochs=2", "trainer.accelerator=cpu")
@@ -253,3 +254,11 @@ def test_what_a_run_cannot_read_is_no_matter_of_its_folder(train: Callable, monk
     monkeypatch.setattr("bnlab.train.task", task)
     with pytest.raises(FileNotFoundError):
         train()
+
+
+def test_a_path_is_shown_where_the_current_directory_was_removed(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    assert command_line.shown(tmp_path / "gone" / "x") == "x"
+    (tmp_path / "gone").rmdir()
+    assert command_line.shown(tmp_path / "gone" / "x") == str(tmp_path / "gone" / "x")

@@ -247,3 +247,19 @@ def test_edited_configs_are_named_when_a_sweep_goes_on(train, tmp_path, monkeypa
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep", "search.trust=true", "search.batch_size=2").exit_code == 0
     assert [row["state"] for row in Left(tmp_path / "sweep").rows].count("completed") == 9
+
+
+@pytest.mark.parametrize("is_done", [False, True])
+def test_a_sweep_goes_on_from_a_journal_whose_end_a_power_cut_took(sweep, train, tmp_path, is_done):
+    """The lines that say that trial 2 began, and that it ended, are gone; its folder is there."""
+    killed(sweep, "optimizer.lr=0.1,0.2,0.3,0.4", "search.batch_size=1", at="/3" if is_done else "/2")
+    journal = tmp_path / "sweep" / "study.journal"
+    lines = journal.read_bytes().splitlines(keepends=True)
+    third = [number for number, line in enumerate(lines) if b'"user_attr":{"sweep":' in line][2]
+    journal.write_bytes(b"".join(lines[: third - 1]) + lines[third - 1][:20])
+    before = (tmp_path / "sweep" / "2" / "summary.json").read_bytes() if is_done else None
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    rows = Left(tmp_path / "sweep").rows
+    assert sorted(row["optimizer.lr"] for row in rows if row["state"] == "completed") == ["0.1", "0.2", "0.3", "0.4"]
+    assert not is_done or (tmp_path / "sweep" / "2" / "summary.json").read_bytes() == before

@@ -9,7 +9,7 @@ import sqlalchemy.exc
 from hydra.core.hydra_config import HydraConfig
 from optuna.exceptions import StorageInternalError
 from real_disks import fill, tmpfs
-from simulated_sweep import LR, smooth
+from simulated_sweep import LR, Left, smooth
 
 from bnlab.errors import UserError, user_errors
 from bnlab.outside import is_outside
@@ -166,3 +166,23 @@ def test_a_sweep_stops_where_a_disk_stays_full_and_goes_on_later(sweep, train, d
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     assert [row["state"] for row in left.rows].count("completed") == 8
     assert "failed" not in [row["state"] for row in left.rows]
+
+
+def test_a_sweep_goes_on_whose_working_folder_is_removed(train, monkeypatch, tmp_path):
+    """Hydra asks for the current folder before and after each job."""
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+
+    def task(config):
+        if number_of(config) == 1:
+            working.rmdir()
+        return smooth(config)
+
+    monkeypatch.setattr("bnlab.train.task", task)
+    outcome = train("-m", "optimizer.lr=0.01,0.02,0.03,0.04", f"hydra.sweep.dir={tmp_path}/sweep")
+    assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
+    rows = Left(tmp_path / "sweep").rows
+    assert [row["state"] for row in rows] == ["completed"] * 4
+    assert [row["reason"] for row in rows] == [""] * 4
+    assert "Traceback" not in outcome.stdout + outcome.stderr

@@ -18,6 +18,7 @@ from omegaconf import DictConfig, open_dict
 from bnlab.errors import reason
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.outside import is_outside, wait_for_room
+from bnlab.shared_process import leave_removed_folder
 from bnlab.signals import leave_to_parent
 
 __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
@@ -225,6 +226,7 @@ def _prepare(context: bytes, parent: int) -> None:
 def _run_job(number: int, overrides: list[str]) -> JobReturn:
     assert _context is not None
     hydra_context, config, task_function = _context
+    leave_removed_folder()
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(job_config):
         job_config.hydra.job.id = number

@@ -152,16 +152,23 @@ class SweepFolder:
                 "by hydra.sweep.dir."
             )
 
-    def check_is_own(self, names: Iterable[str]) -> None:
+    def check_is_own(self, names: Iterable[str], sweep_id: str) -> None:
         """Refuse a folder to which trials were added from elsewhere; `names` are the folders of the sweep's own.
 
-        A journal that was damaged does not know all of them.
+        A journal that was damaged, or whose end a power cut took, does not know all of them: one whose summary says
+        that it is of the sweep `sweep_id` is, and one without a summary has no result to mix up.
 
         Raises:
-            UserError: there are numbered folders of others.
+            UserError: there are numbered folders with results of others.
         """
         outermost = {Path(name).parts[0] for name in names}  # one may be nested
-        foreign = sorted(set(self.numbered()) - outermost, key=int)
+        foreign = [
+            name
+            for name in self.numbered()
+            if name not in outermost
+            and (summary := self.result(name)) is not None
+            and not is_owned(summary, sweep_id, name)
+        ]
         if foreign and not self.lost_trials:
             raise UserError(
                 f"{shown(self.path)!r} holds run folders that are not its sweep's ({_some(foreign)}): move them "

@@ -33,6 +33,7 @@ from bnlab.search.subdir import Subdirs, job_override
 from bnlab.search.trials import Trial, read_trials
 from bnlab.search.trust import reasons_of_configs, reasons_of_definition
 from bnlab.search.watch import Watch
+from bnlab.shared_process import leave_removed_folder
 from bnlab.signals import EXIT_INTERRUPTED, REQUESTS, is_for_us
 
 __all__ = ["RunningSweep"]
@@ -90,7 +91,7 @@ class RunningSweep:
             worst=float("inf") if search.minimize else 0.0,
         )
         if resumes:
-            folder.check_is_own(self._plan.own_folders())
+            folder.check_is_own(self._plan.own_folders(), definition.id)
             goes_on = any(folder.unfinished.glob("*.ckpt"))
             self._plan.recover(self._own_result, folder.has_started, folder.set_damaged_files_aside, goes_on)
         if is_new or resumes:
@@ -215,6 +216,7 @@ class RunningSweep:
         """Run a batch to its end. What a failing launcher leaves is launched again, without the job it fell over."""
         left = list(batch)
         while left:
+            leave_removed_folder()
             jobs = [self._job(trial) for trial in left]
             watch = Watch(self, self._folder.path, {trial.number: self._names[trial.number] for trial in left})
             try:
@@ -246,6 +248,7 @@ class RunningSweep:
 
     def _after_failure(self, error: BaseException, unfinished: Sequence[TakenTrial]) -> list[TakenTrial]:
         """The trials to launch again; those that the launcher failed at are told so."""
+        leave_removed_folder()
         left = []
         for trial in unfinished:
             if self.has_started(trial.number):
@@ -292,6 +295,7 @@ class RunningSweep:
 
     def seen(self, num_running: int) -> None:
         """Called again and again while a batch runs, with the number of trials under way."""
+        leave_removed_folder()
         self._has_changed |= num_running != self._num_running
         self._num_running = num_running
         self._progress.update(num_running, getattr(self._launcher, "activity", ""))

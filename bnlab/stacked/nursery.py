@@ -21,7 +21,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-from bnlab.shared_process import restored
+from bnlab.shared_process import leave_removed_folder, restored
 from bnlab.signals import REQUESTS, leave_to_parent
 
 if TYPE_CHECKING:
@@ -168,6 +168,7 @@ def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawe
         return
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.enable()
+    leave_removed_folder()
     connection.send((os.getpid(), key))
     socket.send_fds(parent, [b"+"], [theirs.fileno()])
     theirs.close()

@@ -28,6 +28,8 @@ _ENDS_WITHIN_S = 20.0  # processes of a sweep that has ended
 _HANGS_AFTER_S = 300.0
 _DISK = "32m"
 _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+# One that was killed and begun again complains, and does no harm.
+_LOKYS = "loky/backend/resource_tracker.py"
 # A trial may rightly fail for these; `search.retry_failed=true` then tries it again.
 _FAIR_REASONS = ("its process was killed or ended, twice",)
 
@@ -164,11 +166,10 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
         if code is None:
             round_.faults.append(f"attempt {index} hangs")
             return
-        if "Traceback" in output:
+        if any(_LOKYS not in traceback for traceback in output.split("Traceback")[1:]):
             round_.faults.append(f"attempt {index} shows a traceback")
             return
-        fair = (*_FAIR_CODES, 2) if name == "removed working folder" else _FAIR_CODES  # 2: a mistake of the user's
-        if code not in fair:
+        if code not in _FAIR_CODES:
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
         left = attempt.left_after()
