@@ -70,8 +70,9 @@ class Kind:
 
 def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS) -> Kind:
     """Of round `number`; several rounds in a row have the same results, so that one undisturbed sweep serves them."""
-    of_results = random.Random(f"results {seed} {number // _ROUNDS_OF_SAME_RESULTS}")
-    launcher = of_results.choice(launchers)
+    group = number // _ROUNDS_OF_SAME_RESULTS
+    of_results = random.Random(f"results {seed} {group}")
+    launcher = launchers[(seed + group) % len(launchers)]
     alike = [other for other in launchers if (other == "stacked") == (launcher == "stacked")]
     sampler = of_results.choices(SAMPLERS, weights=(3, 3, 3, 3, 1))[0]
     setting = of_results.choice(list(SETTINGS))
