@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
+from bnlab.stored_file import read_text
 from bnlab.trust import check_settings
 from bnlab.yaml_text import read_yaml, to_yaml
 
@@ -175,7 +176,7 @@ class RunFolder:
             UserError: it cannot be read, or is no summary.
         """
         with _reading(self, self.summary):
-            summary = json.loads(self.summary.read_text(encoding="utf-8"))
+            summary = json.loads(read_text(self.summary))
             if not isinstance(summary, dict) or "status" not in summary:
                 raise ValueError("it has no `status`")
         return summary
@@ -278,8 +279,7 @@ def _checked_sizes(summary: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
 
 
 def _read_metrics(path: Path, num_epochs: Any) -> dict[str, list[float]]:
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = list(file)
+    lines = list(io.StringIO(read_text(path), newline=""))
     header, *rows = csv.reader(lines, strict=True) if lines else [[]]
     if not {"epoch", "step"} <= set(header):
         raise ValueError("it has no columns `epoch` and `step`")

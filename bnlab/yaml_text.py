@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.errors import one_line
+from bnlab.stored_file import read_text
 
 __all__ = ["is_number", "read_yaml", "to_yaml"]
 
@@ -62,9 +63,7 @@ def read_yaml(path: Path) -> Any:
     Raises:
         ValueError, OSError: it cannot be read, or is none of ours.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError(f"{path.name} has more than {_MOST_BYTES} bytes")
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path, _MOST_BYTES)
     try:
         has_alias = any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=_Loader))
         if has_alias:

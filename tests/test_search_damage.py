@@ -1,5 +1,7 @@
 """A sweep goes on in a folder with damaged files: what they said is done again, and they are kept aside."""
 
+import os
+
 import pytest
 from simulated_sweep import LR, smooth
 
@@ -23,6 +25,15 @@ OF_SUMMARIES = DAMAGES | {
 }
 
 
+# What would be waited for without end, or fill the memory.
+NO_FILES = {
+    "a pipe": os.mkfifo,
+    "a device": lambda file: file.symlink_to("/dev/zero"),
+    "itself": lambda file: file.symlink_to(file),
+    "nearly all holes": lambda file: os.truncate(os.open(file, os.O_CREAT | os.O_WRONLY), 1 << 40),
+}
+
+
 def untold(folder):
     """As if the sweep had been killed before it told the study of any trial."""
     journal = folder / "study.journal"
@@ -33,16 +44,20 @@ def untold(folder):
 
 def damage(file, content):
     file.unlink(missing_ok=True)
-    if content is None:
+    if callable(content):
+        content(file)
+    elif content is None:
         file.mkdir()
     else:
         file.write_bytes(content)
 
 
 def damages():
-    yield from (("summary.json", content) for content in (*OF_SUMMARIES.values(), None))
-    yield from (("config.yaml", content) for content in (*DAMAGES.values(), None))
-    yield from (("metrics.csv", content) for content in (*DAMAGES.values(), b"epoch,step\n1,2\n2", None))
+    yield from (("summary.json", content) for content in (*OF_SUMMARIES.values(), *NO_FILES.values(), None))
+    yield from (("config.yaml", content) for content in (*DAMAGES.values(), *NO_FILES.values(), None))
+    yield from (
+        ("metrics.csv", content) for content in (*DAMAGES.values(), *NO_FILES.values(), b"epoch,step\n1,2\n2", None)
+    )
 
 
 def test_a_trial_whose_files_are_damaged_is_done_again(sweep, train, monkeypatch):
@@ -63,7 +78,9 @@ def test_a_trial_whose_files_are_damaged_is_done_again(sweep, train, monkeypatch
     assert len(told) == len(cases)
     for place, (name, content) in enumerate(cases):
         aside = left.folder / str(place) / f"{name}.damaged"
-        assert aside.is_dir() if content is None else aside.read_bytes() == content
+        assert os.path.lexists(aside)
+        assert not isinstance(content, bytes) or aside.read_bytes() == content
+        assert content is not None or aside.is_dir()
         assert f"sweep/{place}/{name} is damaged: it is set aside as {aside.name}, and the trial is done again." in told
 
 
@@ -72,7 +89,7 @@ def test_a_damaged_definition_is_one_line(sweep, train):
     for name in ("sweep.yaml", "settings.json"):
         file = left.folder / name
         sound = file.read_bytes()
-        contents = [*DAMAGES.values(), sound[: len(sound) // 2], sound[:-20], b"id: 5\n", None]
+        contents = [*DAMAGES.values(), sound[: len(sound) // 2], sound[:-20], b"id: 5\n", os.mkfifo, None]
         contents += [sound.replace(b"minimize: false", b"minimize: 3")] if name == "sweep.yaml" else []
         for content in contents if name == "sweep.yaml" else contents[::3]:  # which are read alike
             damage(file, content)
@@ -82,11 +99,13 @@ def test_a_damaged_definition_is_one_line(sweep, train):
             assert "Traceback" not in outcome.stderr
             if content is None:
                 file.rmdir()
-        file.write_bytes(sound)
+        damage(file, sound)
     assert train("-m", "search.resume=sweep").exit_code == 0
 
 
-@pytest.mark.parametrize("content", [*DAMAGES.values(), "half", None], ids=[*DAMAGES, "half", "a folder"])
+@pytest.mark.parametrize(
+    "content", [*DAMAGES.values(), "half", os.mkfifo, None], ids=[*DAMAGES, "half", "a pipe", "a folder"]
+)
 def test_a_damaged_journal_is_set_aside_and_the_sweep_goes_on(sweep, train, content):
     _, left = sweep("search=random", "search.num_trials=4", LR)
     before = {row["optimizer.lr"]: row["val_accuracy"] for row in left.rows}

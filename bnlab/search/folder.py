@@ -18,6 +18,7 @@ from bnlab.command_line import Origin, command, override, shown
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.search.address import anchored
+from bnlab.stored_file import read_bytes, read_text
 from bnlab.yaml_text import read_yaml, to_yaml
 
 __all__ = ["UNFINISHED", "Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
@@ -200,7 +201,7 @@ class SweepFolder:
             UserError: they are not there.
         """
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
-            settings = json.loads(self.settings.read_text())
+            settings = json.loads(read_text(self.settings))
             if not (isinstance(settings, dict) and all(isinstance(of_job, dict) for of_job in settings.values())):
                 raise ValueError(f"{self.settings.name} is damaged")
             return settings
@@ -309,7 +310,7 @@ _STATUSES = ("completed", "diverged", "pruned", "failed", "interrupted")
 
 def _read_summary(file: Path) -> dict[str, Any]:
     try:
-        summary = json.loads(file.read_bytes())
+        summary = json.loads(read_bytes(file))
     except (IsADirectoryError, RecursionError) as error:
         raise ValueError(f"{file.name} is damaged") from error
     numbers = ("objective", "seconds", "test_accuracy")
@@ -335,7 +336,7 @@ def _read_config(file: Path) -> None:
 
 
 def _read_metrics(file: Path) -> None:
-    text = file.read_bytes().decode()
+    text = read_text(file)
     header, *rows = csv.reader(text.splitlines(), strict=True)
     if "epoch" not in header or any(len(row) != len(header) for row in rows) or not text.endswith("\n"):
         raise ValueError(f"{file.name} is damaged")

@@ -107,10 +107,10 @@ def mend(path: Path) -> None:
     What follows is set aside in a file `.damaged-<n>`, and a line on stderr says so. A last line whose end is missing,
     as a machine that went off while writing leaves it, goes without a word.
     """
-    if path.is_dir():
+    if path.exists() and not path.is_file():
         aside = _free_name(path)
         path.rename(aside)
-        print(f"{path.name} is a folder: it is set aside as {aside.name}.", file=sys.stderr)
+        print(f"{path.name} is not a file: it is set aside as {aside.name}.", file=sys.stderr)
     if not path.is_file():
         return
     with _locked(path) as file:
