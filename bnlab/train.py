@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlab.errors import UserError, one_line, report_user_errors
+from bnlab.import_path import current_folder_last
 from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt, interruptible
 from bnlab.stacked.nursery import begun_early
 
@@ -74,6 +75,7 @@ def task(config: "DictConfig") -> float | None:
 
 
 def main() -> None:
+    sys.path[:] = current_folder_last()
     with report_user_errors(), interruptible(), begun_early(sys.argv):
         _main()
 

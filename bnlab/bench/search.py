@@ -26,6 +26,7 @@ from rich.table import Table
 from bnlab.bench.interleaved import interleaved_medians
 from bnlab.config import config_folder
 from bnlab.errors import report_user_errors
+from bnlab.import_path import python, safe_environment
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.plugin import register, register_plugin
 from bnlab.train import main as train
@@ -106,7 +107,9 @@ def help_seconds(num_rounds: int) -> float:
     seconds = []
     for _ in range(num_rounds):
         start = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "bnlab.train", "--help"], stdout=subprocess.DEVNULL, check=True)
+        subprocess.run(
+            python("bnlab.train", "--help"), stdout=subprocess.DEVNULL, env=os.environ | safe_environment(), check=True
+        )
         seconds.append(time.perf_counter() - start)
     return median(seconds)
 

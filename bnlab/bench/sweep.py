@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bnlab.errors import report_user_errors
+from bnlab.import_path import python, safe_environment
 
 __all__ = ["main"]
 
@@ -76,38 +77,19 @@ def sweep(launcher: str, case: Case, num_networks: int, num_workers: int, root: 
     """`python -m bnlab.train -m`, in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
-            *(sys.executable, "-m", "bnlab.train", "-m", f"hydra.sweep.dir={folder}/sweep", *case.overrides(root)),
+            *python("bnlab.train", "-m", f"hydra.sweep.dir={folder}/sweep", *case.overrides(root)),
             "optimizer.lr=" + ",".join(f"{rate:.6g}" for rate in rates(num_networks)),
             f"hydra/launcher={launcher}",
             *([] if launcher == "basic" else [f"hydra.launcher.n_jobs={num_workers}"]),
         ]
         start = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, capture_output=True, env=os.environ | safe_environment(), text=True, check=False)
         wall_s = time.perf_counter() - start
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(command)} ended with {done.returncode}: {done.stdout}{done.stderr}")
         summaries = [json.loads(file.read_text()) for file in Path(folder, "sweep").glob("*/summary.json")]
         assert len(summaries) == num_networks
         return Measured(wall_s)
-
-
-# What each process of a way does, timed from its first step to its last: no data are read, nothing is written.
-_WORK = """
-import json, sys, time
-import torch
-torch.set_num_threads(1)
-from omegaconf import OmegaConf
-from bnlab.bench.sweep_steps import {function}
-config, rates, num_epochs = json.loads(sys.stdin.readline())
-config = OmegaConf.create(config)
-{function}(config, rates[:1])(1)  # what comes once a process: imports, first allocations
-prepared = {function}(config, rates)
-print("ready", flush=True)
-sys.stdin.readline()
-start = time.process_time()
-num_steps = prepared(num_epochs)
-print(json.dumps([time.process_time() - start, num_steps]), flush=True)
-"""
 
 
 def steps(function: str, case: Case, num_networks: int, num_workers: int, root: str) -> tuple[float, float]:
@@ -124,10 +106,10 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
     dealt = [rates(num_networks)[worker::num_workers] for worker in range(num_workers)]
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", _WORK.format(function=function)],
+            python("bnlab.bench.sweep_steps", function),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=os.environ | ONE_THREAD,
+            env=os.environ | ONE_THREAD | safe_environment(),
             text=True,
         )
         for _ in dealt

@@ -1,10 +1,13 @@
 """The steps of a sweep alone, in one process: of plain PyTorch loops, and of stacks."""
 
+import json
+import sys
+import time
 from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.batch_norm import BatchNorm1d
@@ -17,7 +20,7 @@ from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.optimizers import StackedOptimizer
 
-__all__ = ["plain_steps", "stacked_steps"]
+__all__ = ["main", "plain_steps", "stacked_steps"]
 
 
 def plain_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], int]:
@@ -69,3 +72,26 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
         return num_steps
 
     return run
+
+
+def main(name: str) -> None:
+    """One of the processes of the way `name`, timed from its first step to its last: no data are read meanwhile.
+
+    Over stdin it is told the config, the learning rates and the epochs, and, when it is ready, to start; it prints how
+    long its core was busy, and the number of steps.
+    """
+    torch.set_num_threads(1)
+    make = {"plain_steps": plain_steps, "stacked_steps": stacked_steps}[name]
+    settings, rates, num_epochs = json.loads(sys.stdin.readline())
+    config = OmegaConf.create(settings)
+    make(config, rates[:1])(1)  # what comes once a process: imports, first allocations
+    prepared = make(config, rates)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    start = time.process_time()
+    num_steps = prepared(num_epochs)
+    print(json.dumps([time.process_time() - start, num_steps]), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

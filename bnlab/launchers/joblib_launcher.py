@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bnlab.errors import reason
+from bnlab.import_path import Environment, restore_environment, safe_for_children
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.outside import is_outside, wait_for_room
 from bnlab.shared_process import leave_removed_folder
@@ -90,19 +91,22 @@ class JoblibLauncher(Launcher):
             jobs.put(job)
         returns = self.returns = {}
         num_workers = min(self.n_jobs, len(job_overrides))
-        workers = [_Worker(context, folder, jobs, returns, initial_job_idx) for _ in range(num_workers)]
-        try:
-            for worker in workers:
-                worker.start()
-            for worker in workers:
-                while worker.is_alive():
-                    worker.join(0.1)  # a plain join would not let Ctrl-C through
-        except BaseException:
-            for worker in workers:
-                worker.stop()
-            raise
-        finally:
-            self.returns = {}  # those of the next batch are not there yet
+        with safe_for_children() as environment:
+            workers = [
+                _Worker(context, environment, folder, jobs, returns, initial_job_idx) for _ in range(num_workers)
+            ]
+            try:
+                for worker in workers:
+                    worker.start()
+                for worker in workers:
+                    while worker.is_alive():
+                        worker.join(0.1)  # a plain join would not let Ctrl-C through
+            except BaseException:
+                for worker in workers:
+                    worker.stop()
+                raise
+            finally:
+                self.returns = {}  # those of the next batch are not there yet
         for worker in workers:
             if worker.error is not None:
                 raise worker.error
@@ -115,6 +119,7 @@ class _Worker(threading.Thread):
     def __init__(
         self,
         context: bytes,
+        environment: Environment,
         folder: Path,
         jobs: "queue.SimpleQueue[tuple[int, Sequence[str]]]",
         returns: dict[int, JobReturn],
@@ -122,6 +127,7 @@ class _Worker(threading.Thread):
     ) -> None:
         super().__init__(daemon=True)
         self._context = context
+        self._environment = environment
         self._folder = folder
         self._jobs = jobs
         self._returns = returns
@@ -149,7 +155,10 @@ class _Worker(threading.Thread):
                 return
             if self._process is None:
                 self._process = ProcessPoolExecutor(
-                    max_workers=1, initializer=_prepare, initargs=(self._context, os.getpid()), env=ONE_THREAD
+                    max_workers=1,
+                    initializer=_prepare,
+                    initargs=(self._context, self._environment, os.getpid()),
+                    env=ONE_THREAD,
                 )
             try:
                 future = self._process.submit(_run_job, self._initial_job_idx + index, list(overrides))
@@ -204,7 +213,7 @@ def _exit_codes(error: BaseException) -> str:
 _context: tuple[HydraContext, DictConfig, TaskFunction] | None = None
 
 
-def _prepare(context: bytes, parent: int) -> None:
+def _prepare(context: bytes, environment: Environment, parent: int) -> None:
     """Bring a new process to the state of the one that launched it, and end it when that one is gone."""
     from cloudpickle import loads
 
@@ -214,6 +223,7 @@ def _prepare(context: bytes, parent: int) -> None:
         os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+    restore_environment(environment)
     global _context
     state, *rest = loads(context)
     leave_to_parent()

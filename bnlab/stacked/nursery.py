@@ -14,13 +14,13 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
+from bnlab.import_path import python, safe_environment
 from bnlab.shared_process import leave_removed_folder, restored
 from bnlab.signals import REQUESTS, leave_to_parent
 
@@ -42,11 +42,10 @@ class Nursery:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "bnlab.stacked.nursery"],
+                python("bnlab.stacked.nursery"),
                 stdin=theirs.fileno(),
-                env=_NO_OTHER_DEVICES | os.environ | _ONE_THREAD,
+                env=_NO_OTHER_DEVICES | os.environ | _ONE_THREAD | safe_environment(),
             )
-        self._tell([entry or os.getcwd() for entry in sys.path])
 
     def fileno(self) -> int:
         """Readable when a worker can be taken, or the process has ended."""
@@ -114,7 +113,6 @@ def main() -> None:
     parent = socket.socket(fileno=os.dup(0))
     orders = parent.makefile()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
-    sys.path[:] = json.loads(orders.readline())
     from bnlab.stacked.drawing import Drawer, open_studio
 
     studio = open_studio(not_its=[orders, parent])
