@@ -28,6 +28,8 @@ _ENDS_WITHIN_S = 20.0  # processes of a sweep that has ended
 _HANGS_AFTER_S = 300.0
 _DISK = "32m"
 _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+# Where torch is imported at the moment at which the working folder goes, its BLAS ends the process.
+_TORCHS = "oneMKL FATAL ERROR: Cannot load"
 # One that was killed and begun again complains, and does no harm.
 _LOKYS = "loky/backend/resource_tracker.py"
 # A trial may rightly fail for these; `search.retry_failed=true` then tries it again.
@@ -169,7 +171,8 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
         if any(_LOKYS not in traceback for traceback in output.split("Traceback")[1:]):
             round_.faults.append(f"attempt {index} shows a traceback")
             return
-        if code not in _FAIR_CODES:
+        is_torchs = name == "removed working folder" and _TORCHS in output
+        if code not in _FAIR_CODES and not is_torchs:
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
         left = attempt.left_after()
