@@ -2,6 +2,7 @@
 
 import ctypes
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +19,9 @@ from bnlab.stacked.loss import cross_entropy_and_gradient
 from bnlab.stacked.mlp import StackedMLP
 from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.same_bits import same_loss, same_products
+from bnlab.stacked.training import Interrupted
+from bnlab.stacked.trial import Job
+from bnlab.stacked.worker import train_chunk
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],
@@ -336,3 +340,30 @@ def test_a_network_that_diverges_leaves_its_neighbours_as_they_were_bit_for_bit(
         for name, tensor in trial.last.network().items():
             assert torch.equal(tensor, neighbour.last.network()[name])
         assert trial.test_metrics == neighbour.test_metrics
+
+
+def test_a_network_that_ended_before_the_stack_is_interrupted_has_its_test_metrics(tmp_path: Path) -> None:
+    """A resumed sweep takes it for done: nobody would test it later."""
+    each = [{"optimizer.lr": lr} for lr in (0.01, 32.768)]  # the second diverges in its second epoch
+    settings = ["trainer.max_epochs=9", "trainer.accelerator=cpu", "model.hidden=[40,40]", "norm=ghost"]
+    configs = configs_of([*settings, "optimizer=nesterov"], each)
+
+    def summaries(folder: Path, last_epoch: int) -> list[dict]:
+        def look(epoch: int, num_trials: int) -> None:
+            if epoch > last_epoch:
+                raise Interrupted
+
+        jobs = [Job(number, config, folder / str(number)) for number, config in enumerate(configs)]
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("bnlab.stacked.training.LOOK_EVERY_S", 0.0)
+            ended = dict(train_chunk(jobs, look, lambda curves: [b""] * len(curves)))
+        return [ended[number] for number in range(len(jobs))]
+
+    whole, interrupted = summaries(tmp_path / "whole", 9), summaries(tmp_path / "interrupted", 3)
+    assert [summary["status"] for summary in whole] == ["completed", "diverged"]
+    assert [summary["status"] for summary in interrupted] == ["interrupted", "diverged"]
+    assert whole[1]["test_accuracy"] is not None
+    measured = {"seconds", "samples_per_second"}
+    assert {key: value for key, value in interrupted[1].items() if key not in measured} == {
+        key: value for key, value in whole[1].items() if key not in measured
+    }

@@ -128,7 +128,7 @@ class Training:
 
     @torch.no_grad()
     def run(self, is_interrupted: bool = False) -> bool:
-        """Train all to their end, and test the best weights of each.
+        """Train all to their end, and test the best weights of each that comes to its own.
 
         Args:
             is_interrupted: end them where they stand.
@@ -144,9 +144,9 @@ class Training:
             for trial in self._trials:
                 trial.end_training("interrupted")
             self._trials = []
-            return False
+            is_interrupted = True
         self._test_best()
-        return True
+        return not is_interrupted
 
     def _run_epoch(self) -> None:
         model, optimizer = self._model, self._optimizer
@@ -191,8 +191,8 @@ class Training:
             self._optimizer.read()
 
     def _test_best(self) -> None:
-        """The test metrics of each network's best weights, all in one stack once more."""
-        trials = [trial for trial in self.all_trials if trial.best is not None]
+        """The test metrics of the best weights of each network that was not interrupted, in one stack once more."""
+        trials = [trial for trial in self.all_trials if trial.best is not None and trial.status != "interrupted"]
         if not trials:
             return
         self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype)
