@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is usin
 EPOCHS = 3
 BASE = tiny("scheduler=constant", "trainer.precision=64-true", f"trainer.max_epochs={EPOCHS}")
 RATES, BETAS = st.sampled_from([0.003, 0.02, 0.1]), st.sampled_from([0.0, 0.3, 0.9])
-SQUARES = st.sampled_from([0.9, 0.999])  # of 0, an update is nearly a sign: rounding grows too fast to compare
+SQUARES = st.sampled_from([0.0, 0.3, 0.9, 0.999])
 FLAGS = st.booleans()
 
 # What each network has for itself, and what all networks of a stack share; mostly what has a stacked form.
@@ -74,7 +74,21 @@ SCHEDULES: dict[str, dict[str, st.SearchStrategy]] = {
     },
     "StepLR": {"step_size": st.integers(1, 2)},
 }
-NORMS = {"batch": "bnlab.batch_norm.BatchNorm1d", "torch": "torch.nn.BatchNorm1d"}
+NORMS = {
+    "batch": "bnlab.batch_norm.BatchNorm1d",
+    "torch": "torch.nn.BatchNorm1d",
+    "ghost": "bnlab.batch_norm.GhostBatchNorm1d",
+    "renorm": "bnlab.batch_norm.BatchRenorm1d",
+}
+OF_NORM: dict[str, dict[str, st.SearchStrategy]] = {
+    "ghost": {"virtual_batch_size": st.sampled_from([2, 5, 32])},
+    "renorm": {
+        "r_max": st.sampled_from([1.0, 1.5, 3.0]),
+        "d_max": st.sampled_from([0.0, 0.5, 5.0]),
+        "ramp_start": st.sampled_from([0, 3]),
+        "ramp_end": st.sampled_from([3, 9]),
+    },
+}
 
 
 @st.composite
@@ -86,13 +100,14 @@ def pairs(draw: st.DrawFn) -> list[DictConfig]:
         shared.optimizer = {"_target_": f"torch.optim.{name}"}
         for key in draw(st.sets(st.sampled_from(sorted(SHARED[name])), max_size=1)):
             shared.optimizer[key] = draw(SHARED[name][key])
-        norm = draw(st.sampled_from(["batch", "torch", "none"]))
+        norm = draw(st.sampled_from([*NORMS, "none"]))
         if norm == "none":
             shared.norm = {"_target_": None}
         else:
             shared.norm = {"_target_": NORMS[norm], "placement": draw(st.sampled_from(["before", "after"]))}
             shared.norm.update({"eps": 1e-5, "momentum": draw(st.sampled_from([0.1, 0.1, None]))})
             shared.norm.update({"affine": draw(FLAGS), "track_running_stats": draw(FLAGS)})
+            shared.norm.update({key: draw(strategy) for key, strategy in OF_NORM.get(norm, {}).items()})
         shared.model.bias = draw(st.sampled_from(["auto", True]))
         shared.model.activation = draw(st.sampled_from(["relu", "tanh"]))
         shared.data.batch_size = draw(st.sampled_from([7, 16, 59, "full"]))
@@ -105,7 +120,7 @@ def pairs(draw: st.DrawFn) -> list[DictConfig]:
             config.seed = draw(st.integers(0, 3))
             config.optimizer.update({"lr": draw(RATES), "weight_decay": draw(st.sampled_from([0, 0.1]))})
             config.optimizer.update({key: draw(strategy) for key, strategy in OF_EACH[name].items()})
-            if norm != "none" and shared.norm.momentum is not None:
+            if norm in ("batch", "torch") and shared.norm.momentum is not None:
                 config.norm.eps, config.norm.momentum = draw(st.sampled_from([(1e-5, 0.1), (0.1, 1.0)]))
             config.scheduler = draw(schedules())
             config.callbacks = draw(callbacks())
@@ -139,12 +154,21 @@ def callbacks(draw: st.DrawFn) -> dict[str, Any]:
     return {"stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", **arguments}}
 
 
-def alone(config: DictConfig, folder: Path) -> tuple[Recorder, dict[str, Any], dict[str, Any]]:
-    """The history, and best.ckpt and last.ckpt, as `bnlab.fit.fit` has them, without figure and test."""
+Alone = tuple[Recorder, dict[str, Any], dict[str, Any]]
+
+
+def alone(config: DictConfig, folder: Path, start: float = 1.0) -> Alone:
+    """The history, and best.ckpt and last.ckpt, as `bnlab.fit.fit` has them, without figure and test.
+
+    The initial parameters are multiplied by `start`.
+    """
     run = RunFolder(folder)
     run.create(config, ())
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
+    with torch.no_grad():
+        for parameter in network.double().parameters():
+            parameter.mul_(start)
     recorder = Recorder(run, config.objective)
     trainer = build_trainer(config, run, [recorder])
     make = partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
@@ -153,22 +177,31 @@ def alone(config: DictConfig, folder: Path) -> tuple[Recorder, dict[str, Any], d
     return recorder, best, torch.load(run.last_checkpoint, weights_only=True)
 
 
-def check_same(own: Any, expected: Any, where: str) -> None:
+def check_same(own: Any, expected: Any, where: str, moved: Any) -> None:
+    """`moved` is what an ulp in the start makes of `expected`: rounding may move the stack ten times as far."""
     if isinstance(expected, dict):
         assert own.keys() == expected.keys(), where
         for key in expected:
-            check_same(own[key], expected[key], f"{where}.{key}")
+            check_same(own[key], expected[key], f"{where}.{key}", moved[key])
     elif isinstance(expected, list | tuple):
         assert len(own) == len(expected), where
         for index, (one, other) in enumerate(zip(own, expected, strict=True)):
-            check_same(one, other, f"{where}.{index}")
+            check_same(one, other, f"{where}.{index}", moved[index])
     elif isinstance(expected, torch.Tensor):
         assert own.dtype == expected.dtype, where
-        torch.testing.assert_close(own, expected, rtol=1e-6, atol=1e-8, equal_nan=True, msg=lambda text: where + text)
+        atol = 1e-8 + 10 * distance(moved, expected)
+        torch.testing.assert_close(own, expected, rtol=1e-6, atol=atol, equal_nan=True, msg=lambda text: where + text)
     elif isinstance(expected, float):
-        assert own == pytest.approx(expected, rel=1e-6, abs=1e-8, nan_ok=True), where
+        atol = 1e-8 + 10 * distance(torch.tensor(moved), torch.tensor(expected))
+        assert own == pytest.approx(expected, rel=1e-6, abs=atol, nan_ok=True), where
     else:
         assert own == expected, where
+
+
+def distance(moved: torch.Tensor, expected: torch.Tensor) -> float:
+    if not expected.is_floating_point() or expected.numel() == 0:
+        return 0.0
+    return float((moved - expected).nan_to_num(0, 0, 0).abs().max())
 
 
 def check_case(configs: list[DictConfig], index: int) -> None:
@@ -191,19 +224,30 @@ def check_case(configs: list[DictConfig], index: int) -> None:
                 text in refusal for text in ("stacked form", "`optimizer`, `scheduler`", "`scheduler.total_steps`")
             )
             return
-        recorder, best, last = alone(configs[index], Path(folder, "alone"))
-        rows = [{key: value for key, value in row.items() if key != "seconds"} for row in trial.history.rows]
-        check_same(rows, [{key: row[key] for key in rows[0]} for row in recorder.rows], "metrics")
-        assert (trial.history.diverged_epoch, trial.history.best_epoch) == (
-            recorder.diverged_epoch,
-            recorder.best_epoch,
-        )
+        expected = alone(configs[index], Path(folder, "alone"))
         trial.write_progress()
-        for path, expected in ((trial.run.best_checkpoint, best), (trial.run.last_checkpoint, last)):
-            if expected:
-                own = torch.load(path, weights_only=True)
-                for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
-                    check_same(own[part], expected[part], f"{path.name}: {part}")
+        try:
+            check_trial(trial, expected, expected)
+        except AssertionError:
+            # A gradient that is zero but for rounding, as of a bias that batch norm subtracts, may be divided by its
+            # own size: such an update is rounding alone, and differs as much where nothing but an ulp does.
+            check_trial(trial, expected, alone(configs[index], Path(folder, "moved"), start=1 + 2**-52))
+
+
+def check_trial(trial: Any, expected: Alone, moved: Alone) -> None:
+    (recorder, best, last), (recorder_moved, best_moved, last_moved) = expected, moved
+    assert (trial.history.diverged_epoch, trial.history.best_epoch) == (recorder.diverged_epoch, recorder.best_epoch)
+    rows = [{key: value for key, value in row.items() if key != "seconds"} for row in trial.history.rows]
+    alike = [[{key: row[key] for key in rows[0]} for row in one.rows] for one in (recorder, recorder_moved)]
+    check_same(rows, alike[0], "metrics", alike[1])
+    for path, whole, other in (
+        (trial.run.best_checkpoint, best, best_moved),
+        (trial.run.last_checkpoint, last, last_moved),
+    ):
+        if whole:
+            own = torch.load(path, weights_only=True)
+            for part in ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+                check_same(own[part], whole[part], f"{path.name}: {part}", other[part])
 
 
 # What fails is not made smaller: that takes minutes.
