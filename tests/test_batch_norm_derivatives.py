@@ -201,13 +201,17 @@ def test_hand_written_derivative_is_the_one_that_runs(mode: str, monkeypatch: py
     torch.testing.assert_close(wrong, 3 * right)
 
 
-@pytest.mark.parametrize("way", ["kernel", "centered", "in_place"])
+@pytest.mark.parametrize("way", ["kernel", "kernel_asking_in_python", "centered", "in_place"])
 def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from bnlab.batch_norm import centered, in_place
 
     with use_kernel(True):
-        if way == "kernel" and not kernel.is_available():
+        if way.startswith("kernel") and not kernel.is_available():
             pytest.skip("no C compiler for the kernel")
+        if way == "kernel" and not kernel.knows_tensors():
+            pytest.skip("the kernel does not know this torch's tensors")
+    if way == "kernel_asking_in_python":
+        monkeypatch.setattr(kernel, "run_tensors", None)
     dtype = torch.float64
     if way == "in_place":  # which half types have
         dtype = torch.bfloat16
@@ -217,7 +221,7 @@ def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monk
     def gradients() -> tuple[Tensor, ...]:
         return torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], g)
 
-    with use_kernel(way == "kernel"):
+    with use_kernel(way.startswith("kernel")):
         right = gradients()
         if way == "centered":  # dL/dx comes from these sums
             true_sums = centered.sums
@@ -226,11 +230,12 @@ def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monk
             torch.testing.assert_close((dweight, dbias), (3 * right[1], 3 * right[2]))
             assert not torch.allclose(dx, right[0])
             return
-        module = {"kernel": kernel, "in_place": in_place}[way]
-        true_backward = module.backward
-        monkeypatch.setattr(
-            module, "backward", lambda *a: tuple(None if t is None else 3 * t for t in true_backward(*a))
+        module, name = (
+            in_place if way == "in_place" else kernel,
+            "backward_of_tensors" if way == "kernel" else "backward",
         )
+        true_backward = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a: tuple(None if t is None else 3 * t for t in true_backward(*a)))
         torch.testing.assert_close(gradients(), tuple(3 * gradient for gradient in right))
 
 

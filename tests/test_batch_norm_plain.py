@@ -22,11 +22,13 @@ KINDS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-@pytest.fixture(params=["kernel", "plain"])
-def path(request: pytest.FixtureRequest) -> Iterator[str]:
-    if request.param == "kernel" and not kernel.is_available():
+@pytest.fixture(params=["kernel", "kernel_asking_in_python", "plain"])
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    if request.param != "plain" and not kernel.is_available():
         pytest.skip("no C compiler for the CPU kernel")
-    with use_kernel(request.param == "kernel"):
+    if request.param == "kernel_asking_in_python":  # as where C cannot know another torch's tensors
+        monkeypatch.setattr(kernel, "run_tensors", None)
+    with use_kernel(request.param != "plain"):
         yield request.param
 
 
@@ -297,3 +299,81 @@ def test_inference_tensors_are_taken_and_refused_as_by_torch(path: str) -> None:
             layer.eval()(x)
     torch.testing.assert_close(inside[0].running_mean, inside[1].running_mean)
     assert inside[0].num_batches_tracked == inside[1].num_batches_tracked
+
+
+FREED = {
+    "all": lambda t: freed(t, t),
+    "part": lambda t: freed(whole := torch.cat([t, t]), whole[len(t) :]),
+}
+
+
+def freed(whole: Tensor, tensor: Tensor) -> Tensor:
+    whole.untyped_storage().resize_(0)
+    return tensor
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "mask", "half"])
+@pytest.mark.parametrize("where", ["input", "weight", "running_var"])
+@pytest.mark.parametrize("what", FREED)
+def test_memory_that_was_freed_is_an_error_in_forward(what: str, where: str, mode: str, path: str) -> None:
+    layer, x = BatchNorm1d(4).train(mode != "eval"), torch.randn(6, 4)
+    if mode == "half":
+        layer, x = layer.half(), x.half()
+    if where == "input":
+        x = FREED[what](x)
+    elif where == "weight":
+        layer.weight.data = FREED[what](layer.weight.data)
+    else:
+        layer.running_var = FREED[what](layer.running_var)
+    mask = torch.ones(6, dtype=torch.bool) if mode == "mask" else None
+    with pytest.raises(RuntimeError, match=r"Batch norm must read its tensors, but the memory of one, .* been freed"):
+        layer(x, mask)
+    assert layer.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("mode", ["train", "eval", "mask", "half"])
+@pytest.mark.parametrize("where", ["input", "gradient", "weight"])
+def test_memory_that_was_freed_is_an_error_in_backward(where: str, mode: str, path: str) -> None:
+    layer, x = BatchNorm1d(4).train(mode != "eval"), torch.randn(6, 4)
+    if mode == "half":
+        layer, x = layer.half(), x.half()
+    y = layer(x.requires_grad_(), torch.ones(6, dtype=torch.bool) if mode == "mask" else None)
+    g = torch.ones_like(y)
+    {"input": x.data, "gradient": g, "weight": layer.weight.data}[where].untyped_storage().resize_(0)
+    if where == "input" and path == "plain" and mode == "train":
+        y.backward(g)  # has kept x less its mean instead of x
+        return
+    with pytest.raises(RuntimeError, match=r"Batch norm must read its tensors, but the memory of one, .* been freed"):
+        y.backward(g)
+
+
+def test_storage_that_was_cut_short_is_not_read_past_its_end() -> None:
+    if not kernel.knows_tensors():
+        pytest.skip("no C compiler for the CPU kernel, or it does not know this torch's tensors")
+    x = torch.randn(6, 4)
+    settings = (None, None, None, 0.1, 1e-5, None, 0)
+    x.untyped_storage().resize_(95)
+    with pytest.raises(kernel.UnreadableError):
+        kernel.forward_of_tensors(x, None, None, settings)
+    x.untyped_storage().resize_(96)
+    kernel.forward_of_tensors(x, None, None, settings)
+
+
+def test_the_kernel_knows_the_tensors_of_the_torch_that_it_is_tested_with() -> None:
+    """Else everything works, and takes longer than torch's own layer does."""
+    assert kernel.knows_tensors() == kernel.is_available()
+
+
+def test_what_asks_in_c_and_what_asks_in_python_give_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernel.knows_tensors():
+        pytest.skip("no C compiler for the CPU kernel, or it does not know this torch's tensors")
+    for shape in ((60, 100), (5, 3, 7), (2, 1), (9, 4, 1)):
+        for dtype in (torch.float32, torch.float64):
+            results = []
+            for run_tensors in (kernel.run_tensors, None):
+                monkeypatch.setattr(kernel, "run_tensors", run_tensors)
+                torch.manual_seed(0)
+                layer, x, g = BatchNorm1d(shape[1], dtype=dtype), torch.randn(shape, dtype=dtype), torch.randn(shape)
+                results.append(everything(layer, x, g.to(dtype)))
+            monkeypatch.undo()
+            torch.testing.assert_close(*results, rtol=0, atol=0)

@@ -14,23 +14,26 @@ from torch import Tensor
 from bnlab.batch_norm import centered, formulas, in_place, kernel
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import Statistics
-from bnlab.batch_norm.plain import are_in_memory, in_memory
+from bnlab.batch_norm.plain import PLAIN, are_in_memory, check_memory, in_memory
 
 __all__ = [
     "CenteredBatchNormFunction",
     "InPlaceBatchNormFunction",
     "KernelBatchNormFunction",
     "apply_centered",
+    "apply_checked",
     "apply_in_place",
     "apply_kernel",
     "are_plain",
     "is_eager",
     "kernel_takes",
+    "may_be_plain",
 ]
 
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 
 KERNEL_DTYPES = {torch.float32, torch.float64}
+PLAIN_OR_NONE = {*PLAIN, type(None)}
 
 forward_ad = torch.autograd.forward_ad
 is_compiling = torch.compiler.is_compiling
@@ -38,7 +41,7 @@ transforms_active = torch._C._are_functorch_transforms_active
 dispatch_modes = torch._C._len_torch_dispatch_stack
 tracing_state = torch._C._get_tracing_state
 set_tracing_state = getattr(torch._C, "_set_tracing_state", lambda state: None)
-is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
+is_batched = kernel.is_batched
 is_grad_enabled = torch.is_grad_enabled
 keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
 hooks_on_saved = torch._C._autograd._top_saved_tensors_default_hooks
@@ -112,14 +115,42 @@ def are_plain(
     return True
 
 
+def may_be_plain(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    num_batches_tracked: Tensor | None,
+) -> bool:
+    """What `are_plain` asks and C cannot, and the dtype and device that others have most often."""
+    return (
+        type(x) in PLAIN
+        and x.dtype in KERNEL_DTYPES
+        and x.is_cpu
+        and 2 <= x.dim() <= 3
+        and type(weight) in PLAIN_OR_NONE
+        and type(bias) in PLAIN_OR_NONE
+        and type(num_batches_tracked) in PLAIN_OR_NONE
+        and (
+            running_mean is running_var is None
+            or (
+                type(running_mean) in PLAIN
+                and type(running_var) in PLAIN
+                and not running_mean.requires_grad  # type: ignore[union-attr]
+                and not running_var.requires_grad  # type: ignore[union-attr]
+            )
+        )
+    )
+
+
 class KernelBatchNormFunction(torch.autograd.Function):
-    """`BatchNormFunction` by the CPU kernel, which updates the running statistics too."""
+    """`BatchNormFunction` by the CPU kernel, which updates the running statistics too; of what `are_plain`."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
         y, statistics = kernel.forward(x, weight, bias, settings)
         ctx.settings = settings
-        ctx.saved_as_they_are = hooks_on_saved(True) is None
         ctx.save_for_backward(x, weight, statistics)
         return y
 
@@ -127,19 +158,31 @@ class KernelBatchNormFunction(torch.autograd.Function):
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, weight, statistics = ctx.saved_tensors
         stack_dims = ctx.settings[-1]
-        if (
-            is_grad_enabled()
-            or not is_eager()
-            or is_batched(grad_y)
-            or not kernel.takes_back(x, grad_y, weight, statistics, stack_dims, saved_as_they_are=ctx.saved_as_they_are)
-        ):
-            mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1])
-            return differentiable_backward(ctx, grad_y, x, weight, None, mean, inv_std)
-        needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
-        return (
-            *kernel.backward(x, grad_y, weight, statistics, stack_dims, needs_x, needs_weight, needs_bias),
-            None,
-        )
+        if not is_grad_enabled() and is_eager():
+            needs_x, needs_weight, needs_bias, _ = ctx.needs_input_grad
+            if kernel.run_tensors is not None and not stack_dims:
+                gradients = kernel.backward_of_tensors(x, grad_y, weight, statistics, needs_x, needs_weight, needs_bias)
+                if gradients is not None:
+                    return *gradients, None
+            check_memory(x, grad_y, weight, statistics)
+            if not is_batched(grad_y) and kernel.takes_back(x, grad_y, weight, statistics, stack_dims):
+                return (
+                    *kernel.backward(x, grad_y, weight, statistics, stack_dims, needs_x, needs_weight, needs_bias),
+                    None,
+                )
+        mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1])
+        return differentiable_backward(ctx, grad_y, x, weight, None, mean, inv_std)
+
+
+class CheckedBatchNormFunction(KernelBatchNormFunction):
+    """The same of what `may_be_plain`, for one network; raises `UnreadableError` if it is not."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> Tensor:
+        y, statistics = kernel.forward_of_tensors(x, weight, bias, settings)
+        ctx.settings = settings
+        ctx.save_for_backward(x, weight, statistics)
+        return y
 
 
 class CenteredBatchNormFunction(torch.autograd.Function):
@@ -166,6 +209,7 @@ class CenteredBatchNormFunction(torch.autograd.Function):
             return in_memory(grad_c), None, None, None
         grad_y, grad_c = in_memory(grad_y), in_memory(grad_c)
         c, weight, residual, inv_std = ctx.saved_tensors
+        check_memory(c, grad_y, grad_c, weight)
         if grad_c is not None or is_grad_enabled() or not is_eager() or is_batched(grad_y):
             grad_x, *gradients = differentiable_backward(ctx, grad_y, c, weight, None, residual, inv_std)
             return (grad_x if grad_x is None or grad_c is None else grad_x + grad_c), gradients[0], gradients[1], None
@@ -205,6 +249,7 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> Gradients:
         x, weight, mask, mean, inv_std = ctx.saved_tensors
+        check_memory(x, grad_y, weight)
         grad_y = in_memory(grad_y)
         if is_grad_enabled() or mask is not None or not is_eager() or is_batched(grad_y):
             return differentiable_backward(ctx, grad_y, x, weight, mask, mean, inv_std)
@@ -213,6 +258,7 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
 
 
 # Function.apply first looks for what functorch has left behind; where is_eager() holds there is nothing.
+apply_checked = super(torch.autograd.Function, CheckedBatchNormFunction).apply
 apply_kernel = super(torch.autograd.Function, KernelBatchNormFunction).apply
 apply_centered = super(torch.autograd.Function, CenteredBatchNormFunction).apply
 apply_in_place = super(torch.autograd.Function, InPlaceBatchNormFunction).apply

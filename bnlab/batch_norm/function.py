@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.formulas import Statistics
-from bnlab.batch_norm.plain import in_memory
+from bnlab.batch_norm.plain import check_memory, in_memory
 
 __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
 
@@ -167,6 +167,8 @@ class FixedStatisticsFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, mean, inv_std, mask = ctx.saved_tensors
+        if not torch.compiler.is_compiling():
+            check_memory(x, grad_y, weight)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         g = formulas.masked(in_memory(grad_y).to(mean.dtype), mask, ctx.stack_dims)
         grad_x = grad_weight = grad_bias = None

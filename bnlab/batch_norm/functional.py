@@ -9,10 +9,12 @@ from bnlab.batch_norm import formulas, kernel
 from bnlab.batch_norm.arguments import check_arguments, check_stack_dims, numbers_of_networks
 from bnlab.batch_norm.eager import (
     apply_centered,
+    apply_checked,
     apply_in_place,
     apply_kernel,
     are_plain,
     is_eager,
+    may_be_plain,
     set_tracing_state,
     tracing_state,
 )
@@ -22,7 +24,7 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
 )
-from bnlab.batch_norm.plain import in_memory
+from bnlab.batch_norm.plain import check_memory, in_memory
 from bnlab.batch_norm.recomputation import recomputing
 
 __all__ = ["batch_norm"]
@@ -104,12 +106,23 @@ def normalize(
     if type(eps) is not float or type(momentum) is not float:
         eps, momentum = numbers_of_networks(eps, momentum, input, stack_dims, training, eager)
     settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
+    of_whole_batch = training and eager and mask is None
     if (
-        training
-        and eager
-        and mask is None
-        and are_plain(input, running_mean, running_var, weight, bias, eps, stack_dims)
+        of_whole_batch
+        and not stack_dims
+        and type(momentum) is float
+        and type(eps) is float
+        and eps > 0
+        and kernel.knows_tensors()
+        and may_be_plain(input, running_mean, running_var, weight, bias, num_batches_tracked)
     ):
+        try:
+            return apply_checked(input, weight, bias, settings)
+        except kernel.UnreadableError:
+            pass
+    if eager:
+        check_memory(input, running_mean, running_var, weight, bias)
+    if of_whole_batch and are_plain(input, running_mean, running_var, weight, bias, eps, stack_dims):
         if kernel.is_available():
             return apply_kernel(input, weight, bias, settings)
         return apply_centered(input, weight, bias, settings)[0]

@@ -115,6 +115,8 @@ static void finish_writing(void) {
 #endif
 }
 
+#include "tensors.c"
+
 static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 
 #define JOIN(a, b) a##_##b

@@ -54,12 +54,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import c_library
+from bnlab.batch_norm import c_library, tensors_in_c
 from bnlab.batch_norm.arguments import Settings, one_nth
 from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, pack
-from bnlab.batch_norm.plain import are_in_memory
+from bnlab.batch_norm.plain import PLAIN, are_in_memory
 
-__all__ = ["backward", "forward", "is_available", "use_kernel"]
+__all__ = [
+    "UnreadableError",
+    "backward",
+    "backward_of_tensors",
+    "forward",
+    "forward_of_tensors",
+    "is_available",
+    "knows_tensors",
+    "use_kernel",
+]
 
 log = logging.getLogger(__name__)
 
@@ -67,9 +76,14 @@ SOURCE = Path(__file__).with_name("kernel.c")
 
 ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor in every operation
 
+empty_like = torch.empty_like
+is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
+pack_tensors = tensors_in_c.pack_tensors
+
 Run = Callable[[bytes], None]
 run_of: dict[torch.dtype, Run] = {}
 state = {"wanted": os.environ.get("BNLAB_KERNEL", "1") not in ("0", "off", "false"), "loaded": False, "forked": False}
+run_tensors: Callable[[bytes], int] | None = None
 loading = threading.Lock()
 
 
@@ -93,12 +107,18 @@ def is_available() -> bool:
     return state["wanted"] and bool(run_of)
 
 
+def knows_tensors() -> bool:
+    """Whether the kernel is there, and can check for itself what a tensor is."""
+    return is_available() and run_tensors is not None
+
+
 def load() -> None:
+    global run_tensors
     symbols = {torch.float32: "run_float", torch.float64: "run_double"}
     library = c_library.load(
         SOURCE,
         SOURCE.with_name("kernel_check.py"),
-        ["configure", *symbols.values()],
+        ["configure", "configure_tensors", "run_tensors", *symbols.values()],
         otherwise="Batch norm runs as plain torch operations",
     )
     if library is None:
@@ -113,6 +133,7 @@ def load() -> None:
         run = getattr(library, name)
         run.argtypes, run.restype = [ctypes.c_char_p], None
         run_of[dtype] = run
+    run_tensors = tensors_in_c.connect(library)
     if hasattr(os, "register_at_fork"):
         # A forked child has none of OpenMP's threads and would wait for them for ever.
         os.register_at_fork(after_in_child=lambda: state.update(forked=True))
@@ -120,19 +141,16 @@ def load() -> None:
 
 def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int, int]:
     """K, N, C, L of x (*stack, N, C) or (*stack, N, C, L), and how many threads to use."""
-    shape = x.shape
-    # Asking for the threads costs time, and for little work the kernel would not use them.
-    threads = 1 if x.numel() <= 32768 or state["forked"] else torch.get_num_threads()
+    shape, threads = x.shape, num_threads(x)
     if len(shape) == 2:
         return 1, shape[0], shape[1], 1, threads
     length = shape[stack_dims + 2 :].numel()
     return shape[:stack_dims].numel(), shape[stack_dims], shape[stack_dims + 1], length, threads
 
 
-def without_memory() -> int:
-    raise RuntimeError(
-        "Batch norm must read its tensors, but the memory of one has been freed (its storage has been resized to 0)."
-    )
+def num_threads(x: Tensor) -> int:
+    """How many threads to use: asking costs time, and for little work the kernel would not use them."""
+    return 1 if x.numel() <= 32768 or state["forked"] else torch.get_num_threads()
 
 
 def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[Tensor | None, int, float]:
@@ -146,6 +164,99 @@ def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[T
     if not are_in_memory((value,), x.dtype) or not value.is_contiguous():
         value = torch.empty(value.shape, dtype=x.dtype, device="cpu").copy_(value.detach())
     return value, value.data_ptr(), 0.0
+
+
+class UnreadableError(Exception):
+    """A tensor is not what the kernel reads; nothing has been computed."""
+
+
+def forward_of_tensors(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+) -> tuple[Tensor, Tensor]:
+    """As `forward`, of tensors that C looks at, for one network: momentum and eps are numbers, stack_dims is 0.
+
+    Types are to be plain, because C does not see them, and x of float32 or float64 on the CPU, because others come here
+    in vain often.
+
+    Raises:
+        UnreadableError: so `forward` may be tried, and batch norm in plain torch.
+    """
+    running_mean, running_var, num_batches_tracked, momentum, eps, _, _ = settings
+    if not x.is_contiguous():
+        x = x.contiguous()
+    y = empty_like(x)
+    statistics = x.new_empty(2 * x.shape[1])
+    if not run_tensors(  # type: ignore[misc]
+        pack_tensors(
+            FORWARD,
+            x._cdata,
+            0,
+            y._cdata,
+            0 if weight is None else weight._cdata,
+            0 if bias is None else bias._cdata,
+            0,
+            0,
+            statistics._cdata,
+            0 if running_mean is None else running_mean._cdata,
+            0 if running_var is None else running_var._cdata,
+            0 if num_batches_tracked is None else num_batches_tracked._cdata,
+            num_threads(x),
+            eps,
+            momentum,
+        )
+    ):
+        raise UnreadableError
+    return y, statistics
+
+
+def backward_of_tensors(
+    x: Tensor,
+    grad_y: Tensor,
+    weight: Tensor | None,
+    statistics: Tensor,
+    needs_x: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
+    """dL/dx, dL/dweight and dL/dbias, those that are needed, for one network; None if C cannot read all this."""
+    if (
+        type(grad_y) not in PLAIN
+        or is_batched(grad_y)
+        or type(x) not in PLAIN
+        or type(statistics) not in PLAIN
+        or (weight is not None and type(weight) not in PLAIN)
+    ):
+        return None
+    if not x.is_contiguous():
+        x = x.contiguous()
+    if not grad_y.is_contiguous():
+        grad_y = grad_y.contiguous()
+    grad_x = empty_like(x) if needs_x else None
+    grad_weight = empty_like(weight) if needs_weight and weight is not None else None
+    grad_bias = None
+    if needs_bias:
+        grad_bias = x.new_empty(x.shape[1]) if weight is None else empty_like(weight)
+    if run_tensors(  # type: ignore[misc]
+        pack_tensors(
+            BACKWARD,
+            x._cdata,
+            grad_y._cdata,
+            0 if grad_x is None else grad_x._cdata,
+            0 if weight is None else weight._cdata,
+            0,
+            0 if grad_weight is None else grad_weight._cdata,
+            0 if grad_bias is None else grad_bias._cdata,
+            statistics._cdata,
+            0,
+            0,
+            0,
+            num_threads(x),
+            0.0,
+            0.0,
+        )
+    ):
+        return grad_x, grad_weight, grad_bias
+    return None
 
 
 def forward(
@@ -179,17 +290,17 @@ def forward(
     run_of[x.dtype](
         pack(
             FORWARD,
-            x.data_ptr() or without_memory(),
+            x.data_ptr(),
             0,
             y.data_ptr(),
-            0 if weight is None else weight.data_ptr() or without_memory(),
-            0 if bias is None else bias.data_ptr() or without_memory(),
+            0 if weight is None else weight.data_ptr(),
+            0 if bias is None else bias.data_ptr(),
             0,
             0,
             mean,
             mean + num_networks * num_features * x.itemsize,
-            0 if running_mean is None else running_mean.data_ptr() or without_memory(),
-            0 if running_var is None else running_var.data_ptr() or without_memory(),
+            0 if running_mean is None else running_mean.data_ptr(),
+            0 if running_var is None else running_var.data_ptr(),
             0,
             eps_pointer,
             momentum_pointer,
@@ -201,28 +312,20 @@ def forward(
     return y, statistics
 
 
-def takes_back(
-    x: Tensor,
-    grad_y: Tensor,
-    weight: Tensor | None,
-    statistics: Tensor,
-    stack_dims: int,
-    *,
-    saved_as_they_are: bool,
-) -> bool:
+def takes_back(x: Tensor, grad_y: Tensor, weight: Tensor | None, statistics: Tensor, stack_dims: int) -> bool:
     """Whether `backward` can read what autograd hands over.
 
     The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data
     since (as `layer.double()` does), and a hook on saved tensors may return what it likes.
     """
     dtype, shape = statistics.dtype, x.shape
-    if grad_y.shape != shape or x.dtype is not dtype or not are_in_memory((grad_y,), dtype):
-        return False
-    if not saved_as_they_are and not (are_in_memory((x, weight, statistics), dtype) and statistics.is_contiguous()):
-        return False
     size = statistics.numel() // 2
-    return size == shape[:stack_dims].numel() * shape[stack_dims + 1] and (
-        weight is None or (weight.dtype is dtype and weight.numel() == size and weight.is_contiguous())
+    return (
+        grad_y.shape == shape
+        and are_in_memory((x, grad_y, weight, statistics), dtype)
+        and statistics.is_contiguous()
+        and size == shape[:stack_dims].numel() * shape[stack_dims + 1]
+        and (weight is None or (weight.numel() == size and weight.is_contiguous()))
     )
 
 
@@ -242,7 +345,7 @@ def backward(
     if not grad_y.is_contiguous():
         grad_y = grad_y.contiguous()
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
-    mean = statistics.data_ptr() or without_memory()
+    mean = statistics.data_ptr()
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.empty_like(weight) if needs_weight and weight is not None else None
     grad_bias = None
@@ -253,10 +356,10 @@ def backward(
     run_of[x.dtype](
         pack(
             BACKWARD,
-            x.data_ptr() or without_memory(),
-            grad_y.data_ptr() or without_memory(),
+            x.data_ptr(),
+            grad_y.data_ptr(),
             0 if grad_x is None else grad_x.data_ptr(),
-            0 if weight is None else weight.data_ptr() or without_memory(),
+            0 if weight is None else weight.data_ptr(),
             0,
             0 if grad_weight is None else grad_weight.data_ptr(),
             0 if grad_bias is None else grad_bias.data_ptr(),

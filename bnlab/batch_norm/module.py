@@ -14,6 +14,8 @@ from bnlab.errors import UserError
 
 __all__ = ["BatchNorm1d"]
 
+CALL = nn.Module.__call__  # until someone, such as torch.fx, puts another in its place
+
 
 class BatchNorm1d(nn.BatchNorm1d):
     r"""Batch norm over (N, C) or (N, C, L), a drop-in for `torch.nn.BatchNorm1d`; see `batch_norm` for the formulas.
@@ -96,6 +98,8 @@ class BatchNorm1d(nn.BatchNorm1d):
         """As any module's. To `torch.fx` the layer is a leaf, as torch's own is: mode and statistics stay its own."""
         if isinstance(args[0] if args else kwargs.get("input"), Proxy):
             return call_in_graph(self, *args, **kwargs)
+        if CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # as it says itself, a call sooner
+            return self._call_impl(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
