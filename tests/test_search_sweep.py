@@ -294,3 +294,12 @@ def test_a_folder_with_a_sweep_is_not_overwritten(sweep):
     outcome, _ = sweep("search=random", "search.num_trials=1", LR)
     assert outcome.exit_code == 2
     assert "search.resume" in outcome.stderr
+
+
+def test_a_sweep_that_is_said_to_have_ended_survives_a_power_cut(sweep, powered):
+    disk, after_power_cut = powered
+    outcome, left = sweep("optimizer.lr=0.1,0.01", folder=f"{disk}/s")
+    assert outcome.exit_code == 0, outcome.stderr
+    copy = after_power_cut() / "s"
+    for name in ("trials.csv", "best.yaml", "leaderboard.md", "study.journal", "0/summary.json", "1/summary.json"):
+        assert (copy / name).read_bytes() == (left.folder / name).read_bytes(), name

@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from optuna.storages import BaseStorage, JournalStorage
 from rich.console import Console
 
+from bnlab.atomic_file import to_disk
 from bnlab.command_line import shown
 from bnlab.errors import UserError, one_line, reason
 from bnlab.outside import is_outside, wait_for_room
@@ -367,6 +368,7 @@ class RunningSweep:
     def _finish(self, interrupted: bool) -> list[Trial]:
         try:
             leaderboard = self._write()
+            to_disk([self._folder.path])
         except Exception as error:
             if not is_outside(error):
                 raise
