@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from bnlab.torch_import import end_if_cut_short
+
 __all__ = [
     "EXIT_INTERRUPTED",
     "REQUESTS",
@@ -44,7 +46,12 @@ def interruptible() -> Iterator[None]:
         yield
     except UserInterrupt:
         print("Interrupted.", file=sys.stderr)
+        end_if_cut_short(EXIT_INTERRUPTED)
         raise SystemExit(EXIT_INTERRUPTED) from None
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            end_if_cut_short(stop.code)
+        raise
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

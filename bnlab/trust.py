@@ -16,6 +16,7 @@ from bnlab.errors import UserError
 __all__ = [
     "UNTRUSTED_DATA_SETS",
     "check_settings",
+    "known_by_name",
     "known_target",
     "reasons_of_interpolations",
     "reasons_of_targets",
@@ -41,6 +42,7 @@ _LIGHTNINGS = {
     "lightning.pytorch.loggers.TensorBoardLogger",
 }
 _TORCHS = ("torch.nn.", "torch.optim.")
+_CLASS_OF_TORCH = re.compile(r"torch\.(nn|optim)(\.[a-z_]\w*)*\.[A-Z]\w*")
 # Those of torchvision that are checked against a published sum before they are read.
 UNTRUSTED_DATA_SETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 
@@ -63,6 +65,11 @@ def known_target(name: str) -> Callable[..., Any] | None:
     except (ImportError, AttributeError):
         return None  # Hydra says what is wrong
     return target if name in _OURS or _is_of_torch(target) else None
+
+
+def known_by_name(name: str) -> bool:
+    """Whether `name` looks like one that `known_target` knows; nothing is imported. For advice, not for safety."""
+    return name in _OURS or _CLASS_OF_TORCH.fullmatch(name) is not None
 
 
 def _is_of_torch(target: Any) -> bool:
@@ -108,11 +115,11 @@ def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
         )
 
 
-def reasons_of_targets(settings: Any) -> Iterator[str]:
+def reasons_of_targets(settings: Any, is_known: Callable[[str], object] = known_target) -> Iterator[str]:
     """The targets that need the user's trust: "asks for 'os.system' in `model`", one after the other."""
     for key, node in _nodes(settings):
         if isinstance(node, Mapping) and "_target_" in node:
-            yield from _reasons_of_target(node, key or "it")
+            yield from _reasons_of_target(node, key or "it", is_known)
 
 
 def reasons_of_interpolations(settings: Any) -> Iterator[str]:
@@ -135,14 +142,11 @@ def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
             yield from _nodes(value, f"{key}[{index}]")
 
 
-def _reasons_of_target(settings: Mapping[str, Any], shown: str) -> Iterator[str]:
+def _reasons_of_target(settings: Mapping[str, Any], shown: str, is_known: Callable[[str], object]) -> Iterator[str]:
     target = settings["_target_"]
-    if target is None:
+    if target is None or (isinstance(target, str) and target in _LIGHTNINGS):
         return
-    part = known_target(target) if isinstance(target, str) else None
-    if isinstance(target, str) and target in _LIGHTNINGS:
-        return
-    if part is None:
+    if not isinstance(target, str) or not is_known(target):
         yield f"asks for {target!r} in `{shown}`"
-    elif part.__name__ == "from_torchvision" and settings.get("name") not in UNTRUSTED_DATA_SETS:
+    elif _OURS.get(target) == "bnlab.data.from_torchvision" and settings.get("name") not in UNTRUSTED_DATA_SETS:
         yield f"asks for torchvision's data set {settings.get('name')!r} in `{shown}`"

@@ -111,7 +111,6 @@ def test_any_change_of_a_result_is_seen(whole, tmp_path, file, change):
         ("1/summary.json", in_json("sweep", {"id": "another", "folder": "1"})),
         ("trials.csv", in_csv(1, "seconds", "99")),
     ],
-    ids=str,
 )
 def test_what_was_measured_may_differ(whole, tmp_path, file, change):
     copy = shutil.copytree(whole, tmp_path / "copy")

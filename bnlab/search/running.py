@@ -32,7 +32,7 @@ from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import declare_planned, join_or_create, release
 from bnlab.search.subdir import Subdirs, job_override
 from bnlab.search.trials import Trial, read_trials
-from bnlab.search.trust import reasons_of_configs, reasons_of_definition
+from bnlab.search.trust import needs_trust
 from bnlab.search.watch import Watch
 from bnlab.shared_process import leave_removed_folder
 from bnlab.signals import EXIT_INTERRUPTED, REQUESTS, is_for_us
@@ -408,7 +408,7 @@ class RunningSweep:
         else:
             left = _count(self._retries.num_left, "trial")
             why = f"To be tried again: {left}, for reasons not their own, at last {self._retries.reason}."
-        trust = any((*reasons_of_definition(self._definition), *reasons_of_configs(self._config)))
+        trust = needs_trust(self._definition, self._config)
         self._say(f"{why} Continue with:\n{resume_command(self._folder, trust=trust)}")
 
 

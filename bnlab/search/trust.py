@@ -1,6 +1,6 @@
 """Going on with a sweep that somebody else made: what its folder asks for that only its maker can answer for."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,9 +10,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.command_line import Origin, key_of
 from bnlab.search.folder import Definition
-from bnlab.trust import UNTRUSTED_DATA_SETS, reasons_of_interpolations, reasons_of_targets
+from bnlab.trust import (
+    UNTRUSTED_DATA_SETS,
+    known_by_name,
+    known_target,
+    reasons_of_interpolations,
+    reasons_of_targets,
+)
 
-__all__ = ["TRUST", "reasons_of_configs", "reasons_of_definition"]
+__all__ = ["TRUST", "needs_trust", "reasons_of_configs", "reasons_of_definition"]
 
 TRUST = "search.trust"
 
@@ -21,21 +27,29 @@ _OF_HYDRA = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.launcher.n_jobs")
 _CHOICES = {"hydra/launcher": ("basic", "joblib", "stacked"), "hydra.mode": ("MULTIRUN",)}
 
 
-def reasons_of_definition(stored: Definition) -> Iterator[str]:
+IsKnown = Callable[[str], object]
+
+
+def needs_trust(stored: Definition, config: DictConfig) -> bool:
+    """Whether whoever goes on with this sweep has to say so; by names alone, which costs no import of torch."""
+    return any((*reasons_of_definition(stored, known_by_name), *reasons_of_configs(config, known_by_name)))
+
+
+def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) -> Iterator[str]:
     """Why `sweep.yaml` needs the user's trust: what it says of Hydra, of the study and of targets."""
     yield from _reasons_of_origin(stored.origin)
     if stored.storage is not None and ("${" in stored.storage or not _is_inside(stored.storage)):
         yield "keeps its study elsewhere (`search.storage`)"  # an address may hold a password: it is not shown
     yield from reasons_of_interpolations({"overrides": [*stored.overrides, *stored.origin.overrides]})
     for line in stored.overrides:
-        yield from _reasons_of_override(line)
+        yield from _reasons_of_override(line, is_known)
 
 
-def reasons_of_configs(config: DictConfig) -> Iterator[str]:
+def reasons_of_configs(config: DictConfig, is_known: IsKnown = known_target) -> Iterator[str]:
     """Why what is composed of it needs that trust; `config` is a sweep's, with the choices that all jobs share."""
     settings: Any = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra")  # `_reasons_of_origin` leaves nothing there but bnlab's own
-    yield from reasons_of_targets(settings)
+    yield from reasons_of_targets(settings, is_known)
 
 
 def _reasons_of_origin(origin: Origin) -> Iterator[str]:
@@ -54,7 +68,7 @@ def _is_inside(storage: str) -> bool:
     return scheme == "sqlite" and not file.startswith(("/", "file:")) and ".." not in file and "?" not in file
 
 
-def _reasons_of_override(line: str) -> Iterator[str]:
+def _reasons_of_override(line: str, is_known: IsKnown) -> Iterator[str]:
     key = key_of(line)
     try:
         values = _values_of(OverridesParser.create().parse_override(line))
@@ -64,7 +78,7 @@ def _reasons_of_override(line: str) -> Iterator[str]:
         return
     for value in values:
         last = key.rpartition(".")[2].partition("@")[0]
-        yield from reasons_of_targets({key: {last: value} if last == "_target_" else value})
+        yield from reasons_of_targets({key: {last: value} if last == "_target_" else value}, is_known)
         if key == "data.name" and value not in UNTRUSTED_DATA_SETS:
             yield f"asks for torchvision's data set {value!r} in `data`"
 
