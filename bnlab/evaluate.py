@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 
 from bnlab.errors import UserError, one_line, report_user_errors
+from bnlab.lost_reader import outlast_readers
+from bnlab.signals import interruptible
 
 __all__ = ["evaluate", "main"]
 
@@ -55,7 +57,8 @@ def main() -> None:
     parser.add_argument("folder", help="the folder of a run, such as outputs/runs/2026-01-31/12-00-00-1a2b3c")
     parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
     options = parser.parse_args()
-    with report_user_errors():
+    outlast_readers()
+    with report_user_errors(), interruptible():
         for name, value in evaluate(options.folder, trust=options.trust).items():
             print(f"{name} {value!r}")
 

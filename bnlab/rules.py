@@ -9,6 +9,8 @@ from bnlab.errors import UserError
 
 __all__ = ["RULES", "Rule", "boolean", "either", "integer", "literal", "number", "one_of", "optional", "sequence_of"]
 
+_MOST_THREADS = 1024  # systems limit the threads of a process, and OpenMP ends one that has reached the limit
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -138,7 +140,9 @@ _EPOCHS_OF_COSINE = Rule(f"{_T_MAX.text} (where trainer.max_epochs is -1, set it
 
 RULES: dict[str, Rule] = {
     "seed": integer(minimum=0, maximum=2**32 - 1),
-    "num_threads": either(integer(minimum=1), literal("auto", "one for a small network, more for larger ones")),
+    "num_threads": either(
+        integer(minimum=1, maximum=_MOST_THREADS), literal("auto", "one for a small network, more for larger ones")
+    ),
     "objective": one_of("val_accuracy", "val_loss"),
     "callbacks": mapping("a mapping of names to callbacks, {} for none"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from bnlab.errors import UserError, one_line, report_user_errors
 from bnlab.import_path import current_folder_last
+from bnlab.lost_reader import outlast_readers
 from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt, interruptible
 from bnlab.stacked.nursery import begun_early
 
@@ -76,6 +77,7 @@ def task(config: "DictConfig") -> float | None:
 
 def main() -> None:
     sys.path[:] = current_folder_last()
+    outlast_readers()
     with report_user_errors(), interruptible(), begun_early(sys.argv):
         _main()
 

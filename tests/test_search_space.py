@@ -198,6 +198,10 @@ WRONG = {
     "number": (["search=random", "optimizer.lr=interval(0,1)", "search.num_trials=interval(1,5)"], "has one value"),
     "spaces": (["search=random", "search/space=learning_rate,all"], "`search/space` says how to search"),
     "folder": (["search.resume=a,b"], "or quote a value that has a comma in it"),
+    "nested": (
+        ["search=random", "search.num_trials=2", "optimizer=adam", "+search.space={optimizer:{beta1:0.9}}"],
+        "`search.space` names each setting in full, but has a mapping for `optimizer`: write `optimizer.beta1: 0.9`",
+    ),
     "entry": (["+search.space.seed=1,2"], "'+search.space.seed=1,2' is searched if it is given by itself: seed=1,2"),
     "entry of the search": (["+search.space={objective: val_loss}"], "`objective` is what trials are compared by"),
     "entry of Hydra": (["+search.space={hydra.sweep.dir: x}"], "`hydra.sweep.dir` says how to search"),

@@ -101,6 +101,13 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
             f"`search.space` must be settings and what each is searched over, but got {space_file!r}: choose one by "
             "search/space=learning_rate, or name settings such as optimizer.lr=0.1,0.01."
         )
+    for key, value in space_file.items():
+        if isinstance(value, Mapping):
+            below = next(iter(value), "...")
+            raise UserError(
+                f"`search.space` names each setting in full, but has a mapping for `{key}`: write "
+                f"`{key}.{below}: {value.get(below)}` in place of `{key}: {{{below}: {value.get(below)}}}`."
+            )
     given = _last_of_each([override for override in overrides if not _is_of_search(override.key_or_group)])
     named = {override.key_or_group for override in given}
     entries = [_entry(parser, key, value) for key, value in space_file.items() if key not in named]
