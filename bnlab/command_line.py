@@ -11,9 +11,21 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from bnlab.concealing import override_to_write
 from bnlab.yaml_text import is_number
 
-__all__ = ["Origin", "command", "differences", "key_of", "override", "shown", "without", "word", "written"]
+__all__ = [
+    "Interpolation",
+    "Origin",
+    "command",
+    "differences",
+    "key_of",
+    "override",
+    "shown",
+    "without",
+    "word",
+    "written",
+]
 
 PROGRAM = ("python", "-m", "bnlab.train")
 CONFIG_NAME = "train"
@@ -24,6 +36,10 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _CONSTANTS = ("null", "true", "false")
 # Who runs a job, and where it goes, are no part of what the job is.
 _OF_THE_SWEEP = re.compile(r"[+~]*hydra([./](launcher|sweeper|sweep|run)\b|\.mode\b)")
+
+
+class Interpolation(str):
+    """A text with `${...}` in it that is to be resolved by whoever reads it."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +104,20 @@ def given_overrides(node: Any) -> list[str]:
 
 
 def command(overrides: Iterable[str], origin: Origin = Origin(), *, multirun: bool = False) -> str:
-    """The line to type in a shell; `overrides` are written in Hydra's grammar already, as they were given."""
+    """The line to type in a shell; `overrides` are written in Hydra's grammar already, as they were given.
+
+    Secrets in them are masked: who types it has to give them again.
+    """
     return " ".join(
-        map(word, [*PROGRAM, *origin.flags(), *(["-m"] if multirun else []), *origin.overrides, *overrides])
+        map(
+            word,
+            [
+                *PROGRAM,
+                *origin.flags(),
+                *(["-m"] if multirun else []),
+                *map(override_to_write, [*origin.overrides, *overrides]),
+            ],
+        )
     )
 
 
@@ -133,9 +160,15 @@ def written(value: Any) -> str:
 
 
 def _text(text: str) -> str:
+    if isinstance(text, Interpolation):
+        return _quoted(text)
     if _PLAIN.fullmatch(text) and text.lower() not in _CONSTANTS and not is_number(text):
         return text
     text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # or OmegaConf would look for what it names
+    return _quoted(text)
+
+
+def _quoted(text: str) -> str:
     text = re.sub(r'(\\+)(?="|\Z)', r"\1\1", text)
     return '"' + text.replace('"', '\\"') + '"'  # the other quotes are those of the shell
 

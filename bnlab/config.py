@@ -12,11 +12,23 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.command_line import differences
+from bnlab.concealing import is_masked
+from bnlab.confidential import from_environment, leaves, settings_to_write
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
 from bnlab.yaml_text import to_yaml
 
-__all__ = ["WIDTHS", "check", "compose", "config_folder", "describe", "overrides_of", "plain"]
+__all__ = [
+    "WIDTHS",
+    "check",
+    "compose",
+    "config_folder",
+    "describe",
+    "interpolations_of",
+    "overrides_of",
+    "plain",
+    "plain_to_write",
+]
 
 WIDTHS = ("num_layers", "num_units")  # of `model`: numbers from which the config makes the list `hidden`
 
@@ -64,17 +76,17 @@ _composed: dict[bytes, list[str]] = {}
 """The overrides that gave a config, by its content: they are not those of one that was changed afterwards."""
 
 
-def overrides_of(settings: dict[str, Any]) -> list[str] | None:
+def overrides_of(settings: dict[str, Any], written: dict[str, Any] | None = None) -> list[str] | None:
     """Overrides that make `python -m bnlab.train` train with these settings (of `plain`); None where none do.
 
     They are those that `compose` was given or, of a config that was changed or made by hand, its differences from the
-    defaults.
+    defaults; for these, `written` are the settings as they may be written down (of `plain_to_write`).
     """
     composed = _composed.get(_digest(settings))
     if composed is not None:
         return list(composed)
     try:
-        return differences(_defaults(), settings)
+        return differences(_defaults(), settings if written is None else written)
     except ValueError:
         return None
 
@@ -83,6 +95,16 @@ def plain(config: DictConfig) -> dict[str, Any]:
     """The config as plain values, resolved; without how Hydra runs it and how a search found it."""
     container: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in container.items() if key not in ("hydra", "search")}
+
+
+def plain_to_write(config: DictConfig) -> dict[str, Any]:
+    """`plain`, as it may be written down: what the environment says stays there, secrets are masked."""
+    return {key: value for key, value in settings_to_write(config).items() if key not in ("hydra", "search")}
+
+
+def interpolations_of(config: DictConfig) -> dict[tuple[Any, ...], str]:
+    """What of `plain` the environment gives, as `bnlab.confidential.from_environment` says it."""
+    return {key: text for key, text in from_environment(config).items() if key[0] not in ("hydra", "search")}
 
 
 @functools.cache
@@ -102,6 +124,12 @@ def check(config: DictConfig) -> None:
     """
     with user_errors():
         settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    for key, value in leaves(settings):
+        if is_masked(value):
+            raise UserError(
+                f"`{key}` is {value!r}, where *** stands for a secret that was not written down: give it again, "
+                f"best as {key}='${{oc.env:NAME}}'."
+            )
     for key, rule in RULES.items():
         value = settings
         for part in key.split("."):

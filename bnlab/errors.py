@@ -6,6 +6,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bnlab.concealing import conceal
+
 __all__ = ["UserError", "one_line", "reason", "report_user_errors", "user_errors"]
 
 
@@ -41,7 +43,7 @@ def _message(error: BaseException) -> str:
         lines = [line for line in str(error).splitlines() if not _INTERNAL.fullmatch(line)]
     except Exception as second:
         return f"its message cannot be read, which raised {type(second).__name__}"
-    text = " ".join(" ".join(lines).split()) or type(error).__name__
+    text = conceal(" ".join(" ".join(lines).split()) or type(error).__name__)
     # A lone surrogate fits into no file, and a control character is for the terminal to obey.
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
@@ -77,5 +79,6 @@ def report_user_errors() -> Iterator[None]:
     except UserError as error:
         if WANTS_TRACEBACK:
             raise
-        print(" ".join(line.strip() for line in str(error).splitlines()), file=sys.stderr)  # blanks in names stay
+        line = " ".join(line.strip() for line in str(error).splitlines())  # blanks in names stay
+        print(conceal(line), file=sys.stderr)
         raise SystemExit(2) from None

@@ -22,7 +22,8 @@ from rich.console import Console
 from bnlab.build import arguments_of, build_logger, build_network, build_splits, check_batch_sizes
 from bnlab.callbacks import build_callbacks
 from bnlab.classifier import Classifier
-from bnlab.config import check, describe, overrides_of, plain
+from bnlab.confidential import learn, settings_to_write
+from bnlab.config import check, describe, overrides_of, plain, plain_to_write
 from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
@@ -71,7 +72,8 @@ def fit(
     run = RunFolder(Path(folder))
     check(config)
     if overrides is None:
-        overrides = overrides_of(plain(config))
+        overrides = overrides_of(plain(config), plain_to_write(config))
+    learn(config)
     with run.locked(), _user_errors_of_the_disk(run):
         run.create(config, overrides)
         summary = beginning(config, overrides, command, sweep)
@@ -225,7 +227,7 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
     logger = build_logger(config, run.path)
     if logger:
         with user_errors("`logger`: "):  # here loggers first reach for their servers
-            logger.log_hyperparams(arguments_of(config))
+            logger.log_hyperparams(settings_to_write(config))
     # Every step is logged where a callback logs steps; else Lightning warns of short epochs.
     defaults = {
         "log_every_n_steps": 1,

@@ -4,7 +4,16 @@ import logging
 import sys
 from contextlib import suppress
 
-__all__ = ["LogFile"]
+from bnlab.concealing import conceal
+
+__all__ = ["Concealing", "LogFile"]
+
+
+class Concealing(logging.Formatter):
+    """Without passwords and keys, in tracebacks either."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return conceal(super().format(record))
 
 
 class LogFile(logging.FileHandler):

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
+from bnlab.concealing import override_to_write
+from bnlab.confidential import close_to_others, may_hold_secrets, settings_to_write
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
 from bnlab.stored_file import read_text
-from bnlab.trust import check_settings
+from bnlab.trust import check_settings, without_interpolations_of_this_machine
 from bnlab.yaml_text import read_yaml, to_yaml
 
 if TYPE_CHECKING:
@@ -37,8 +39,9 @@ _PATIENCE_S = 0.5
 class RunFolder:
     """The names and formats of a run's files, and the right to write them.
 
-    config.yaml (resolved), overrides.yaml, metrics.csv (a row an epoch), summary.json, checkpoints/best.ckpt and
-    last.ckpt, curves.png, train.log.
+    config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (a row an epoch),
+    summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
+    (`bnlab.confidential`).
 
     Readers never see half of a file, and one run at a time writes (`locked`). Where summary.json is, it is the last
     file of a run that has ended; it and all others are then on the disk (`bnlab.atomic_file.to_disk`).
@@ -143,8 +146,10 @@ class RunFolder:
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
             remove_unfinished((self.config, self.overrides, *self.results))
-            write_text(self.config, to_yaml(config))
-            write_text(self.overrides, to_yaml(list(overrides or ())))
+            if may_hold_secrets(config):
+                close_to_others(self.path)
+            write_text(self.config, to_yaml(settings_to_write(config)))
+            write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """One row an epoch; numbers at full precision, so that reading gives back the same floats."""
@@ -224,6 +229,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
         settings = _checked_settings(read_yaml(folder.config))
     if not trust:
         check_settings(settings, f"The run in {str(folder.path)!r}", used)
+        settings = without_interpolations_of_this_machine(settings)
     summary = folder.read_summary()
     with _reading(folder, folder.summary):
         sample_shape, num_classes = _checked_sizes(summary)

@@ -14,6 +14,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bnlab.concealing import print_concealed, withhold_from_process_list
 from bnlab.errors import UserError, one_line, report_user_errors
 from bnlab.import_path import current_folder_last
 from bnlab.lost_reader import outlast_readers
@@ -37,12 +38,17 @@ def task(config: "DictConfig") -> float | None:
     from omegaconf import open_dict
 
     from bnlab.command_line import Origin, command, given_overrides
+    from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config import check, config_folder
 
     hydra_config = HydraConfig.get()
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
     with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
+        learn(config)
         check(config)  # before two seconds of imports
+        if hydra_config.mode == RunMode.RUN:
+            warn_of_literals(config)
+        conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
         from bnlab.fit import fit
@@ -78,6 +84,8 @@ def task(config: "DictConfig") -> float | None:
 def main() -> None:
     sys.path[:] = current_folder_last()
     outlast_readers()
+    sys.excepthook = print_concealed
+    withhold_from_process_list(sys.argv)
     with report_user_errors(), interruptible(), begun_early(sys.argv):
         _main()
 

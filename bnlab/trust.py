@@ -21,6 +21,7 @@ __all__ = [
     "reasons_of_interpolations",
     "reasons_of_targets",
     "refuse",
+    "without_interpolations_of_this_machine",
 ]
 
 # Each by every name that a config of ours may have for it. None of them takes code or a file of code.
@@ -90,17 +91,36 @@ def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str])
     Args:
         settings: as `bnlab.yaml_text.read_yaml` gives them.
         owner: opens the sentence, such as "The run in 'folder'".
-        used: the groups whose targets are going to be built. Interpolations count wherever they are: what is used can
-            refer to the rest.
+        used: the groups whose targets are going to be built. Interpolations count in all that a network is trained
+            and tested with; elsewhere they are for `without_interpolations_of_this_machine`.
     Raises:
         UserError: the first that needs the user's trust.
     """
     built = {group: settings[group] for group in used if group in settings}
     refuse(
         owner,
-        [*reasons_of_targets(built), *reasons_of_interpolations(settings)],
+        [*reasons_of_targets(built), *reasons_of_interpolations(_computed_with(settings))],
         "trust=True` (`--trust` for commands)",
     )
+
+
+# Where a run is logged, and what a user adds, is read by nobody.
+_COMPUTED_WITH = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "seed", "objective", "num_threads")
+
+
+def _computed_with(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key in _COMPUTED_WITH}
+
+
+def without_interpolations_of_this_machine(settings: Any) -> Any:
+    """The unresolved settings, in which what would read the environment or files is the text that it is."""
+    if isinstance(settings, Mapping):
+        return {key: without_interpolations_of_this_machine(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return list(map(without_interpolations_of_this_machine, settings))
+    if isinstance(settings, str) and _reads_this_machine(settings):
+        return settings.replace("${", "\\${")
+    return settings
 
 
 def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
@@ -125,10 +145,12 @@ def reasons_of_targets(settings: Any, is_known: Callable[[str], object] = known_
 def reasons_of_interpolations(settings: Any) -> Iterator[str]:
     """The interpolations that need it."""
     for key, node in _nodes(settings):
-        if isinstance(node, str):
-            found = _RESOLVER.findall(node)
-            if any(colon and name not in _HARMLESS_RESOLVERS for name, colon in found):
-                yield f"has the interpolation {node!r} in `{key}`"
+        if isinstance(node, str) and _reads_this_machine(node):
+            yield f"has the interpolation {node!r} in `{key}`"
+
+
+def _reads_this_machine(text: str) -> bool:
+    return any(colon and name not in _HARMLESS_RESOLVERS for name, colon in _RESOLVER.findall(text))
 
 
 def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:

@@ -31,7 +31,7 @@ class _OmegaConfDumper(_Dumper):
 
 def _represent_text(dumper: Any, text: str) -> Any:
     is_other = text in _TRUTH_VALUES or is_number(text)
-    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if is_other else None)
+    return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="'" if is_other else None)
 
 
 def is_number(text: str) -> bool:
@@ -43,7 +43,7 @@ def is_number(text: str) -> bool:
     return True
 
 
-_OmegaConfDumper.add_representer(str, _represent_text)
+_OmegaConfDumper.add_multi_representer(str, _represent_text)
 
 
 def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:

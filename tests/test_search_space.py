@@ -202,6 +202,10 @@ WRONG = {
         ["search=random", "search.num_trials=2", "optimizer=adam", "+search.space={optimizer:{beta1:0.9}}"],
         "`search.space` names each setting in full, but has a mapping for `optimizer`: write `optimizer.beta1: 0.9`",
     ),
+    "secret": (
+        ["optimizer.lr=0.1,0.2", "+service.api_key=first-key,second-key"],
+        "`service.api_key` is named like a secret",
+    ),
     "entry": (["+search.space.seed=1,2"], "'+search.space.seed=1,2' is searched if it is given by itself: seed=1,2"),
     "entry of the search": (["+search.space={objective: val_loss}"], "`objective` is what trials are compared by"),
     "entry of Hydra": (["+search.space={hydra.sweep.dir: x}"], "`hydra.sweep.dir` says how to search"),

@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bnlab.command_line import Origin, command, given_overrides
-from bnlab.config import config_folder
+from bnlab.concealing import known
+from bnlab.confidential import learn, may_hold_secrets
+from bnlab.config import config_folder, interpolations_of
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.search.folder import TrialFolder
@@ -145,6 +148,9 @@ class _Batch:
                     is_node = OmegaConf.is_config(value)
                     container[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
                 job = PlainJob(index, container, str(folder.absolute()), *self._about(config.hydra))
+                if may_hold_secrets(config):
+                    learn(config)
+                    job = replace(job, from_environment=interpolations_of(config), secrets=known())
             except Exception as error:
                 self._return(index, JobStatus.FAILED, error)
                 continue

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.command_line import same
+from bnlab.concealing import is_masked
+from bnlab.confidential import to_write
 from bnlab.search.scales import Scale
 from bnlab.search.space import Choice, Parameter
 
@@ -45,7 +47,8 @@ def composed(search: "Search", config: DictConfig, loader: "SweepConfigLoader") 
         label = " ".join(space[key].override(value) for key, value in choice.items() if key in point)
         container: Any = OmegaConf.to_container(job, resolve=False, enum_to_str=True)
         of_job = {key: value for key, value in container.items() if key not in ("hydra", "search")}
-        settings[label] = json.loads(json.dumps(dict(_flat(of_job)), default=str))
+        written = {key: to_write(key, value) for key, value in _flat(of_job)}
+        settings[label] = json.loads(json.dumps(written, default=str))
     of_search: Any = OmegaConf.to_container(config.search, resolve=False)  # which is no part of the jobs
     flat = {key: value for key, value in _flat({"search": of_search}) if not _is(key, _HOW)}
     return {**settings, "": flat | settings[""]}
@@ -74,7 +77,7 @@ def changes(before: Settings, after: Settings) -> list[str]:
     for label in [*before, *(label for label in after if label not in before)]:
         old, new = before.get(label, {}), after.get(label, {})
         for key in [*old, *(key for key in new if key not in old)]:
-            if key not in lines and not same(old.get(key), new.get(key)):
+            if key not in lines and not same(old.get(key), new.get(key)) and not is_masked(old.get(key)):
                 where = f" with {label}" if label else ""
                 lines[key] = f"`{key}`{where} was {_shown(old, key)}, is {_shown(new, key)}"
     return list(lines.values())

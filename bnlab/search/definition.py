@@ -13,6 +13,7 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from bnlab.concealing import is_named_secret
 from bnlab.config import check
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.rules import RULES, one_of
@@ -94,6 +95,7 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     for override in overrides:
         if override.is_sweep_override():
             _check_is_no_setting_of_the_search(override.key_or_group, str(override.input_line))
+            _check_is_no_secret(override.key_or_group)
     settings = SearchSettings.read(node)
     space_file = node.get("space") or {}
     if not isinstance(space_file, Mapping):
@@ -164,6 +166,14 @@ def _check_is_no_setting_of_the_search(key: str, text: str) -> None:
         )
     if key == "objective":
         raise UserError("`objective` is what trials are compared by: it cannot be searched itself.")
+
+
+def _check_is_no_secret(key: str) -> None:
+    if is_named_secret(key):
+        raise UserError(
+            f"`{key}` is named like a secret, and the values of a search stand in its tables: give it one value, best "
+            f"as {key}='${{oc.env:NAME}}', or rename it."
+        )
 
 
 def _entry(parser: OverridesParser, key: str, value: Any) -> Override:

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from bnlab.atomic_file import remove_unfinished, write_text
 from bnlab.command_line import Origin, command, override, shown
+from bnlab.concealing import conceal_address, is_masked, override_to_write, remember_address, revealed
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.search.address import anchored
@@ -38,7 +39,8 @@ class Definition:
         overrides: of the settings, among them the space and those of `search`.
         origin: Hydra's flags and its own overrides, such as the launcher.
         study: its name in the storage.
-        storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder.
+        storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder. A password
+            in it is not written down.
         pruner: `search.pruner`.
         minimize: whether a lower objective is better.
         trials_per_round: of coarse_to_fine.
@@ -58,7 +60,13 @@ class Definition:
         if self.storage is None:
             return None
         with user_errors("`search.storage`: "):
-            url: str = OmegaConf.create({"url": self.storage}).url
+            url: str = OmegaConf.create({"url": revealed(self.storage)}).url
+        if is_masked(url):
+            raise UserError(
+                f"`search.storage` was {url}, whose password was not written down: say search.storage=ADDRESS again, "
+                "best as search.storage='${oc.env:NAME}'; or leave the password to PGPASSWORD or ~/.pgpass."
+            )
+        remember_address(url)
         return anchored(url, Path.cwd() if "${" in self.storage else folder)
 
 
@@ -115,7 +123,10 @@ class SweepFolder:
 
     def write_definition(self, definition: Definition) -> None:
         plain = asdict(definition)
-        plain["origin"]["overrides"] = list(plain["origin"]["overrides"])
+        plain["origin"]["overrides"] = list(map(override_to_write, plain["origin"]["overrides"]))
+        plain["overrides"] = list(map(override_to_write, plain["overrides"]))
+        if plain["storage"] is not None:
+            plain["storage"] = conceal_address(plain["storage"])
         write_text(self.definition, to_yaml(plain))
 
     def read_definition(self) -> Definition:
@@ -274,15 +285,16 @@ class TrialFolder:
         return {"id": sweep_id, "folder": self.name}
 
 
-def resume_command(folder: SweepFolder, *, trust: bool = False) -> str:
+def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage: bool = False) -> str:
     """The line that goes on with a sweep: its flags and overrides are in its folder.
 
     Args:
+        asks_for_storage: take its address from the environment, as its password was not written down.
         trust: say that the folder is trusted: only where this user made it.
     """
-    return command(
-        [override("search.resume", shown(folder.path)), *(["search.trust=true"] if trust else [])], multirun=True
-    )
+    storage = ["search.storage=${oc.env:STUDY}"] if asks_for_storage else []
+    trusting = ["search.trust=true"] if trust else []
+    return command([override("search.resume", shown(folder.path)), *trusting, *storage], multirun=True)
 
 
 def is_owned(summary: Mapping[str, Any], sweep_id: str, name: str) -> bool:

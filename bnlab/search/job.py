@@ -3,9 +3,9 @@
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bnlab.atomic_file import write_text
+from bnlab.concealing import remember_all
+from bnlab.confidential import conceal_files_of_hydra, learn
 from bnlab.errors import reason
 from bnlab.folder_lock import FolderLock
 from bnlab.outside import is_outside, wait_for_room
@@ -41,10 +43,12 @@ class Job:
 
     Attributes:
         sweep_id: of the sweep, which takes no other's summary for its trial's.
+        secrets: of the sweep, for the process of the job to know (`bnlab.concealing.known`).
     """
 
     task: Callable[[DictConfig], Any]
     sweep_id: str
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def __call__(self, config: DictConfig) -> Any:
         hydra = HydraConfig.get()
@@ -54,6 +58,9 @@ class Job:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.CRITICAL)
         logging.raiseExceptions = False  # a log on a full disk is not to fill the screen with tracebacks
+        remember_all(self.secrets)
+        learn(config)
+        conceal_files_of_hydra(hydra)
         start = time.monotonic()
         try:
             with restored():

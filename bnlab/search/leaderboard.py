@@ -17,6 +17,7 @@ from rich.text import Text
 from bnlab.atomic_file import write_bytes, write_text
 from bnlab.command_line import Origin, shown
 from bnlab.command_line import command as command_line
+from bnlab.concealing import override_to_write
 from bnlab.search.folder import SweepFolder
 from bnlab.search.scales import Scale
 from bnlab.search.space import Choice, Parameter, Point, Space
@@ -205,7 +206,7 @@ class Leaderboard:
                 "objective_name": self.objective,
                 "trials": [trial.number for trial in configuration.trials],
                 "folder": _inside(configuration.trials[0], folder),
-                "overrides": self.overrides(configuration.values),
+                "overrides": list(map(override_to_write, self.overrides(configuration.values))),
                 "command": self.command(configuration),
             }
         )

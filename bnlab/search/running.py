@@ -17,6 +17,7 @@ from rich.console import Console
 
 from bnlab.atomic_file import to_disk
 from bnlab.command_line import shown
+from bnlab.concealing import holds_address_secret
 from bnlab.errors import UserError, one_line, reason
 from bnlab.outside import is_outside, wait_for_room
 from bnlab.search.changes import Settings, of_the_task
@@ -409,7 +410,10 @@ class RunningSweep:
             left = _count(self._retries.num_left, "trial")
             why = f"To be tried again: {left}, for reasons not their own, at last {self._retries.reason}."
         trust = needs_trust(self._definition, self._config)
-        self._say(f"{why} Continue with:\n{resume_command(self._folder, trust=trust)}")
+        is_unknown = self._definition.storage is not None and holds_address_secret(self._definition.storage)
+        given = ", with the address of the study in the variable STUDY" if is_unknown else ""
+        line = resume_command(self._folder, trust=trust, asks_for_storage=is_unknown)
+        self._say(f"{why} Continue with{given}:\n{line}")
 
 
 @contextmanager

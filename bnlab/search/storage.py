@@ -11,6 +11,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from sqlalchemy import Engine, event
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
+from bnlab.concealing import conceal_address
 from bnlab.errors import UserError, user_errors
 from bnlab.search.changes import Settings, changes
 from bnlab.search.journal import Journal
@@ -38,7 +39,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
     """
     if url is None:
         return JournalStorage(Journal(journal))
-    with user_errors(f"`search.storage`: {_without_password(url)} cannot be opened: "):
+    with user_errors(f"`search.storage`: {conceal_address(url)} cannot be opened: "):
         if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
             url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # of the two drivers, the one that is here
         for _ in range(_ATTEMPTS):
@@ -163,9 +164,3 @@ def study_id(storage: BaseStorage, name: str) -> int:
 
 def trial_id(storage: BaseStorage, study: int, number: int) -> int:
     return storage.get_trial_id_from_study_id_trial_number(study, number)
-
-
-def _without_password(url: str) -> str:
-    start, separator, rest = url.partition("://")
-    credentials, at, host = rest.rpartition("@")
-    return f"{start}{separator}{credentials.partition(':')[0]}:***{at}{host}" if at and ":" in credentials else url

@@ -14,6 +14,8 @@ from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnlab.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
+from bnlab.concealing import is_masked, known
+from bnlab.confidential import close_to_others, learn, may_hold_secrets, warn_of_literals
 from bnlab.config import config_folder
 from bnlab.errors import UserError, user_errors
 from bnlab.search.address import anchored, portable
@@ -69,6 +71,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         raise UserError(
             f"A sweep's folder must not have ${{ in its path, which Hydra would resolve: {str(folder.path)!r}."
         )
+    learn(config)
     as_given = copy.deepcopy(config)
     origin = _fix_folder(config, folder)
     search = read_search(config, arguments, loader)
@@ -85,9 +88,13 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
     HydraConfig.instance().set_config(config)
     launcher = Plugins.instance().instantiate_launcher(
-        config=config, hydra_context=context, task_function=Job(task, sweep_id)
+        config=config, hydra_context=context, task_function=Job(task, sweep_id, known())
     )
+    if stored is None:
+        warn_of_literals(config)
     with folder.lock():
+        if may_hold_secrets(config):
+            close_to_others(folder.path)
         mend(folder.journal)
         address = stored.storage if stored and keeps_storage else _storage(search, config, folder)
         definition = _definition(search, arguments, folder, sweep_id, origin, address, stored)
@@ -126,7 +133,8 @@ def _resumed(
     """The config and overrides of the stored sweep, with the new launcher and the few settings that may change."""
     given = Origin.of(config.hydra, config_folder())
     new = without(arguments, "search.resume", TRUST)
-    refused = [line for line in new if key_of(line) not in _MAY_CHANGE]
+    masked = [key_of(line) for line in stored.overrides if is_masked(line.partition("=")[2])]  # to be given again
+    refused = [line for line in new if key_of(line) not in (*_MAY_CHANGE, *masked)]
     refused += [line for line in given.overrides if key_of(line).startswith("hydra.sweep.")]
     if given.config_name not in (CONFIG_NAME, stored.origin.config_name):
         refused.append(f"--config-name {given.config_name}")

@@ -4,9 +4,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from omegaconf import DictConfig
 
 from bnlab.errors import UserError
 from bnlab.runs import RunFolder
@@ -24,7 +26,11 @@ class PlainJob:
     """A training to be done, as it travels between processes: a DictConfig takes 30 times as long.
 
     Attributes:
+        config: resolved.
         overrides, command, sweep: for the summary, as `bnlab.summary.beginning` takes them.
+        from_environment: settings that the environment gives, by their keys and indices from the root on, and their
+            interpolations, which are what is written down.
+        secrets: that may turn up anywhere, and what is shown in their place (`bnlab.concealing.known`).
     """
 
     number: int
@@ -33,6 +39,17 @@ class PlainJob:
     overrides: Sequence[str] | None
     command: str | None = None
     sweep: Mapping[str, str] | None = None
+    from_environment: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def interpolated(self, config: DictConfig) -> DictConfig:
+        """`config`, which was made of this job's, with the interpolations in it again."""
+        for (*above, last), text in self.from_environment.items():
+            node = config
+            for part in above:
+                node = node[part]
+            node[last] = text
+        return config
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
-from bnlab.config import overrides_of, plain
+from bnlab.concealing import known
+from bnlab.confidential import learn
+from bnlab.config import interpolations_of, overrides_of, plain, plain_to_write
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.rules import one_of
@@ -89,9 +90,9 @@ def _train(
     report: Callable[[Report], None],
 ) -> list[Summary]:
     summaries: dict[int, Summary] = {}
-    to_train: dict[int, dict[str, Any]] = {}
+    to_train: dict[int, DictConfig] = {}
     occupied: list[int] = []
-    for number, config in enumerate(map(plain, configs)):
+    for number, config in enumerate(configs):
         run = RunFolder(root / str(number))
         if run.holds_results:
             run.require_idle()
@@ -100,7 +101,7 @@ def _train(
                     f"{str(run.path)!r} already holds a run: exist='skip' keeps the complete ones and trains the rest, "
                     "exist='overwrite' replaces them."
                 )
-            stored = stored_summary(run, config) if exist == "skip" else None
+            stored = stored_summary(run, plain_to_write(config)) if exist == "skip" else None
             if stored is not None:
                 summaries[number] = stored
                 continue
@@ -118,7 +119,7 @@ def _train(
 
     places = {number: root / str(number) for number in to_train}
     places |= {number: replacement.folder for number, replacement in replacements.items()}
-    jobs = [PlainJob(number, config, str(places[number]), overrides_of(config)) for number, config in to_train.items()]
+    jobs = [_job(number, config, places[number]) for number, config in to_train.items()]
     pool = Pool(min(num_workers or num_cores(), max(len(jobs), 1)))
     try:
         if jobs:
@@ -129,6 +130,15 @@ def _train(
             replacement.discard()
     shutil.rmtree(unfinished, ignore_errors=True)
     return [summaries[number] for number in sorted(summaries)]
+
+
+def _job(number: int, config: DictConfig, folder: Path) -> PlainJob:
+    learn(config)
+    settings = plain(config)
+    overrides = overrides_of(settings, plain_to_write(config))
+    return PlainJob(
+        number, settings, str(folder), overrides, from_environment=interpolations_of(config), secrets=known()
+    )
 
 
 def run_jobs(

@@ -219,7 +219,7 @@ class Pool:
 
     def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
         job = refusal.job
-        config: Any = OmegaConf.create(job.config)
+        config: Any = job.interpolated(OmegaConf.create(job.config))
         summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
         if refusal.is_outside:
             summary["outside"] = True

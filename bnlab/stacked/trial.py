@@ -21,6 +21,7 @@ from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.history import History
+from bnlab.log_file import Concealing
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.outside import is_outside
 from bnlab.runs import RunFolder
@@ -33,7 +34,7 @@ from bnlab.summary import Summary, beginning, ending
 
 __all__ = ["Job", "Trial", "draw", "finish"]
 
-_LINE = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
+_LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
 
 
 @dataclass(frozen=True)

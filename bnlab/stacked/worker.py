@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from bnlab.concealing import remember_all
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
-from bnlab.log_file import LogFile
+from bnlab.log_file import Concealing, LogFile
 from bnlab.outside import is_outside
 from bnlab.runs import RunFolder
 from bnlab.search.folder import Definition, SweepFolder, TrialFolder
@@ -103,6 +104,8 @@ def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
         for key, value in plain.config.items():
             if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
                 config[key] = value
+        remember_all(plain.secrets)
+        config = plain.interpolated(config)
         jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides, plain.command, plain.sweep))
     return jobs
 
@@ -233,7 +236,7 @@ def train_alone(job: Job, reason: str) -> Summary:
 
     job.folder.mkdir(parents=True, exist_ok=True)
     handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     root = logging.getLogger()
     level = root.level
     root.addHandler(handler)
