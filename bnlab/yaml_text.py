@@ -43,7 +43,8 @@ def is_number(text: str) -> bool:
     return True
 
 
-_OmegaConfDumper.add_multi_representer(str, _represent_text)
+_OmegaConfDumper.add_representer(str, _represent_text)
+_OmegaConfDumper.add_multi_representer(str, _represent_text)  # an `Interpolation` is one, too
 
 
 def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:
