@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+from typing import Any
 
 __all__ = ["outlast_readers"]
 
@@ -10,7 +11,7 @@ __all__ = ["outlast_readers"]
 class _Outlasting(io.FileIO):
     """A descriptor that leads to nowhere from when nobody reads it, for whoever else writes to it as well."""
 
-    def write(self, data: "memoryview | bytes") -> int | None:  # type: ignore[override]
+    def write(self, data: Any, /) -> int:
         try:
             return super().write(data)
         except BrokenPipeError:
