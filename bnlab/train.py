@@ -106,6 +106,11 @@ def _main() -> None:
     parser = get_args_parser()
     arguments = parser.parse_args()
     with _errors_of_hydra("sweep" if arguments.multirun or MULTIRUN in arguments.overrides else "run"):
+        if "${" in os.getcwd():
+            raise UserError(
+                f"Hydra would resolve the ${{ in the path of the current folder, {os.getcwd()!r}: go to another, "
+                "with hydra.run.dir= or hydra.sweep.dir=."
+            )
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
                 _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")

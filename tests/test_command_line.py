@@ -114,6 +114,18 @@ def test_a_traceback_is_there_for_who_asks(train: Callable, monkeypatch: pytest.
         train("norm.placement=sideways")
 
 
+@pytest.mark.parametrize("mode", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
+def test_a_folder_that_hydra_would_take_for_an_interpolation_is_refused(mode, train, monkeypatch, tmp_path) -> None:
+    folder = tmp_path / "${oc.env:HOME}"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    outcome = train(*mode)
+    assert outcome.exit_code == 2
+    assert outcome.stderr.startswith("Hydra would resolve the ${ in the path of the current folder")
+    assert outcome.stderr.count("\n") == 1
+    assert list(folder.iterdir()) == []
+
+
 def test_a_second_run_in_the_same_folder_is_refused(train: Callable) -> None:
     assert train(*QUICK, "hydra.run.dir=here").exit_code == 0
     outcome = train(*QUICK, "hydra.run.dir=here")
