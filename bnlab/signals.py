@@ -15,6 +15,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "REQUESTS",
     "UserInterrupt",
+    "end_without_words",
     "interruptible",
     "is_for_us",
     "leave_to_parent",
@@ -55,6 +56,12 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end_without_words() -> None:
+    """From now on Ctrl-C ends the process at once: all is written, and Python would say where on its way out it was."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_for_us(number: signal.Signals) -> bool:

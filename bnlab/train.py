@@ -157,6 +157,10 @@ def _errors_of_hydra(kind: str) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    from bnlab.signals import end_without_words
     from bnlab.train import main as main_of_the_module  # not __main__'s, which another process could not import
 
-    main_of_the_module()
+    try:
+        main_of_the_module()
+    finally:
+        end_without_words()
