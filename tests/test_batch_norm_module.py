@@ -12,7 +12,7 @@ from torch.ao.quantization.fuser_method_mappings import fuse_linear_bn
 from torch.fx.experimental.optimization import fuse
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm
 from bnlab.errors import UserError
 from bnlab.network import MLP
 
@@ -148,3 +148,20 @@ def test_torchs_ways_of_fusing_take_the_layer_or_say_no(cls: type[nn.Module]) ->
     assert isinstance(fused[1], nn.Identity)
     torch.testing.assert_close(fused(x), net(x), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(optimized(x), net(x), rtol=1e-5, atol=1e-5)
+
+
+def test_the_function_is_one_node_of_a_traced_graph() -> None:
+    class Network(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(3))
+            self.register_buffer("var", torch.ones(3))
+
+        def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return batch_norm(2 * x, self.mean, self.var, training=True, momentum=0.3, mask=mask).relu()
+
+    x, mask, network = torch.randn(6, 3), torch.arange(6) > 1, Network()
+    graph = torch.fx.symbolic_trace(copy.deepcopy(network))
+    assert [node.target for node in graph.graph.nodes].count(batch_norm) == 1
+    torch.testing.assert_close(graph(x, mask), network(x, mask), rtol=0, atol=0)
+    torch.testing.assert_close(dict(graph.named_buffers()), dict(network.named_buffers()), rtol=0, atol=0)

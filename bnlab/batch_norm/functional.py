@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from bnlab.batch_norm import formulas, kernel
 from bnlab.batch_norm.arguments import check_arguments, check_stack_dims, numbers_of_networks
@@ -67,6 +68,10 @@ def batch_norm(
     Raises:
         ValueError, RuntimeError: as `torch.nn.functional.batch_norm` does.
     """
+    if isinstance(input, Proxy):  # one node of the graph, as torch's own is
+        arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps)
+        named = {"num_batches_tracked": num_batches_tracked, "mask": mask, "stack_dims": stack_dims}
+        return input.tracer.create_proxy("call_function", batch_norm, arguments, named)
     return normalize(
         input,
         running_mean,
