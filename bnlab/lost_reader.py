@@ -32,6 +32,7 @@ def outlast_readers() -> None:
         if is_own:
             stream.flush()
             raw = _Outlasting(descriptor, "w", closefd=False)
+            raw.name = stream.name  # by which others know it
             wrapped = io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,

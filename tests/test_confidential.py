@@ -196,7 +196,7 @@ def test_the_password_of_a_database_is_nowhere_while_a_sweep_runs_and_afterwards
         time.sleep(0.05)
     stdout, stderr = process.communicate()
     assert process.returncode == 0, stdout + stderr
-    assert len([line for line in seen if f"hydra/launcher={launcher}" in line]) == 1
+    assert len([line for line in seen if f"search.study={launcher}-{kind}" in line]) == 1  # it was looked at
     assert [line for line in seen if PASSWORD in line or KEY in line] == []
     assert files_with(tmp_path, PASSWORD, KEY, NOTE) == []
     assert not any(secret in stdout + stderr for secret in (PASSWORD, KEY, NOTE))
