@@ -24,6 +24,7 @@ def with_setting(base: DictConfig, key: str, value: Any) -> DictConfig:
 @pytest.mark.parametrize(
     ("key", "refused", "accepted"),
     [
+        ("num_threads", [0, -1, 1.5, 1025, 100000, "all", None], [1, 2, 1024, "auto"]),
         ("trainer.devices", [2, "0,1", [0, 1], -1, 0, True, "2", ",", None], [1, "1", "auto", [1], "1,"]),
         ("trainer.num_nodes", [2, 0], [1]),
         ("trainer.strategy", ["ddp", "ddp_spawn", "fsdp", "deepspeed", {"_target_": "a.Strategy"}], ["auto"]),
