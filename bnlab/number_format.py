@@ -1,0 +1,43 @@
+"""How a metric is written wherever a person reads it: an accuracy as `96.67 %`, any other with four digits."""
+
+__all__ = ["difference", "is_share", "mean_and_deviation", "metric", "number", "percent"]
+
+MISSING = "none"
+
+
+def is_share(name: str) -> bool:
+    """Whether the metric called `name` is a share of 1, which is read in percent."""
+    return name == "accuracy" or name.endswith("_accuracy")
+
+
+def percent(share: float | None) -> str:
+    """0.96667 as `96.67 %`: two decimals tell one image of ten thousand."""
+    return MISSING if share is None else f"{100 * share:.2f} %"
+
+
+def number(value: float | None) -> str:
+    """Four digits, the zeros at the end with them: 0.1 as `0.1000`, 12345.6 as `12346`."""
+    if value is None:
+        return MISSING
+    return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:#.4g}"
+
+
+def metric(name: str, value: float | None) -> str:
+    """`value` of the metric called `name`, such as val_accuracy or test_loss."""
+    return percent(value) if is_share(name) else number(value)
+
+
+def mean_and_deviation(name: str, mean: float | None, deviation: float | None) -> str:
+    """`96.67 ± 0.31 %`, or the mean alone where one run tells of no deviation."""
+    if mean is None or deviation is None:
+        return metric(name, mean)
+    if is_share(name):
+        return f"{100 * mean:.2f} ± {100 * deviation:.2f} %"
+    return f"{number(mean)} ± {number(deviation)}"
+
+
+def difference(name: str, value: float) -> str:
+    """With its sign; of two accuracies in percentage points, `+0.31 pp`, as 1 % of 50 % would be something else."""
+    if is_share(name):
+        return f"{100 * value:+.2f} pp"
+    return f"+{number(value)}" if value >= 0 else number(value)
