@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from bnlab.curves import Curves
-from bnlab.figures import DPI, _canvas, curves, picture, pictures_of_many
+from bnlab.figures import DPI, curves, picture, pictures_of_many
+from bnlab.figures.many import _canvas
 from bnlab.png import png
 
 TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's

@@ -1,0 +1,87 @@
+"""The figures of many trainings, drawn on one background."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.font_manager import FontProperties, findfont
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from bnlab.curves import Curves
+from bnlab.figures.files import DPI
+from bnlab.figures.scales import number_log_axis
+from bnlab.figures.training import COLOURS, QUANTITIES, TITLE_POINTS, curves, fits_log_scale
+from bnlab.png import png
+
+__all__ = ["pictures_of_many"]
+
+
+def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
+    """`curves` of each training as PNG, all on the same axes, so that pictures can be compared.
+
+    Axes, grid, ticks and legend are drawn once, and the lines of each training over a copy: 8 ms a picture instead of
+    80. What is drawn on is kept for the next call.
+    """
+    together = {
+        name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
+    }
+    canvas = _canvas(fits_log_scale(together), max(together["epoch"]) < 3)
+    figure = canvas.figure
+    for axes, quantity in zip(figure.axes, QUANTITIES, strict=True):
+        _set_lines(axes, Curves(together, "", best_epoch=1), quantity)
+        axes.relim()
+        axes.autoscale_view()
+        if axes.get_yscale() == "log":
+            number_log_axis(axes.yaxis, decades_apart=3)
+    canvas.draw()
+    background = canvas.copy_from_bbox(figure.bbox)
+    for training in trainings:
+        canvas.restore_region(background)
+        for axes, quantity in zip(figure.axes, QUANTITIES, strict=True):
+            _set_lines(axes, training, quantity)
+            for line in axes.lines if training.best_epoch is not None else axes.lines[:-1]:
+                axes.draw_artist(line)
+        pixels = np.array(canvas.buffer_rgba())
+        title = _title(training.title, pixels.shape[1])
+        pixels[: len(title)] = title
+        yield png(pixels)
+
+
+@cache
+def _canvas(is_log: bool, is_short: bool) -> FigureCanvasAgg:
+    """`curves` of something, with lines that are left out when it is drawn; the grid is a matter of `is_log`."""
+    epochs = range(1, 2 if is_short else 4)
+    loss = [1.0 if is_log else 0.0] * len(epochs)
+    metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in QUANTITIES}
+    figure = curves({"epoch": list(epochs), **metrics}, "", best_epoch=1)
+    figure.set_dpi(DPI)
+    for axes in figure.axes:
+        for line in axes.lines:
+            line.set_animated(True)
+    return FigureCanvasAgg(figure)
+
+
+def _set_lines(axes: Axes, training: Curves, quantity: str) -> None:
+    epochs = training.metrics["epoch"]
+    *lines, best = axes.lines
+    for split, line in zip(COLOURS, lines, strict=True):
+        line.set_data(epochs, training.metrics[f"{split}_{quantity}"])
+        line.set_marker("o" if len(epochs) < 3 else "")
+    if training.best_epoch is not None:
+        best.set_xdata([training.best_epoch] * 2)
+
+
+def _title(text: str, width: int) -> NDArray[np.uint8]:
+    """(height, `width`, 4): the line at the top, by Pillow: matplotlib takes 9 ms for it."""
+    font = _font(TITLE_POINTS * DPI / 72)
+    image = Image.new("RGBA", (width, round(2.7 * font.size)), "white")
+    ImageDraw.Draw(image).text((width / 2, 0.33 * font.size), text, fill="black", font=font, anchor="ma")
+    return np.asarray(image)
+
+
+@cache
+def _font(size: float) -> ImageFont.FreeTypeFont:
+    return ImageFont.truetype(findfont(FontProperties()), size)
