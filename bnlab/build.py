@@ -30,10 +30,13 @@ def build_splits(config: DictConfig) -> Splits:
         UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
     """
     with user_errors("`data`: "):
-        return as_splits(build_target(arguments_of(config.data, "batch_size", "normalize")))
+        splits = as_splits(build_target(arguments_of(config.data, "batch_size", "normalize")))
+        if splits.num_classes is None:
+            raise UserError("the data must have classes, but `num_classes` of bnlab.data.Splits is None.")
+        return splits
 
 
-def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
     """The network of `config.model` and `config.norm` with the initial weights of `config.seed`.
 
     The weights are a function of the seed alone: the global generator is seeded for them, and left as it was.
@@ -54,7 +57,7 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_classes
         return build_target(
             arguments_of(config.model, *(WIDTHS if "hidden" in config.model else ())),
             input_shape=sample_shape,
-            num_classes=num_classes,
+            num_classes=num_outputs,
             **layers,
         )
 

@@ -114,7 +114,7 @@ def _fit_and_test(
     config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback], summary: Summary
 ) -> None:
     data = build_data(config)
-    network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
+    network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     check_batch_sizes(network, data.train_dataloader().sizes)
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)

@@ -73,6 +73,7 @@ def ending(
         "samples_per_second": samples_per_second,
         "sample_shape": list(splits.sample_shape),
         "num_classes": splits.num_classes,
+        "class_names": None if splits.class_names is None else list(splits.class_names),
     }
 
 

@@ -32,7 +32,7 @@ _OURS = {
         for package in ("bnlab.batch_norm", "bnlab")
         for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
     },
-    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in ("digits", "from_torchvision")},
+    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in ("digits", "from_csv", "from_npz", "from_torchvision")},
     "bnlab.optimizer.inverse_time": "bnlab.optimizer.inverse_time",
 }
 # Built by Hydra, as they are Lightning's.

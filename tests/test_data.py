@@ -199,7 +199,7 @@ def write_mnist(root: Path, **changes: np.ndarray) -> None:
         ({"train_labels": np.arange(100) % 13}, r"`train\.y` .* in 0 \.\. 9, .* but has 12"),
         ({"t10k_labels": np.arange(40) % 11}, r"`test\.y` .* but has 10"),
         ({"t10k_images": np.zeros((40, 32, 32))}, r"`test\.x` .* \(1, 28, 28\), .* but got \(1, 32, 32\)"),
-        ({"t10k_labels": np.arange(100) % 10}, "as many samples as classes, but got 40 and 100"),
+        ({"t10k_labels": np.arange(100) % 10}, "as many samples as labels, but got 40 and 100"),
         ({"t10k_images": np.zeros((0, 28, 28)), "t10k_labels": np.zeros(0)}, "damaged"),
         ({"train_images": np.arange(100)}, "3 dimension instead of 1"),
         ({"train_labels": np.zeros(100)}, "at least 2 classes, but all are of class 0"),
@@ -240,6 +240,6 @@ def test_a_batch_size_that_is_no_number_is_refused(batch_size) -> None:
 
 
 def test_splits_of_unequal_length_are_refused() -> None:
-    with pytest.raises(UserError, match="as many samples as classes, but got 3 and 2"):
+    with pytest.raises(UserError, match="as many samples as labels, but got 3 and 2"):
         Split(torch.zeros(3, 1), torch.zeros(2).long())
     assert Splits(*[random_split(4)] * 3, num_classes=4).sample_shape == (3,)

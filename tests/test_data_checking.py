@@ -46,7 +46,7 @@ REFUSED = {
     "too many classes": (lambda: splits_of(y=Y * 2), r"in 0 \.\. 2, .* but has 4: num_classes=5 would count them"),
     "-100": (lambda: splits_of(test=Split(X, Y.where(Y > 0, -100))), r"`test\.y` .* but has -100: no class is ignored"),
     "a class above uint8": (lambda: splits_of(y=(Y + 254).to(torch.uint8), num_classes=255), r"0 \.\. 254, .* has 255"),
-    "floats as classes": (lambda: splits_of(y=Y.float()), r"`y` .* integers, but got float32: y\.long\(\)"),
+    "floats as classes": (lambda: splits_of(y=Y.float()), r"`train\.y` .* integers, but got real numbers: y\.long\(\)"),
     "one-hot classes": (lambda: splits_of(y=F.one_hot(Y)), r"shape \(N,\), .* got \(60, 3\): y\.argmax\(1\)"),
     "one-hot floats": (lambda: splits_of(y=F.one_hot(Y).double()), r"y\.argmax\(1\)"),
     "classes in a column": (lambda: splits_of(y=Y[:, None]), r"got \(60, 1\): y\.flatten\(\)"),
@@ -74,7 +74,7 @@ REFUSED = {
     "masked samples": (lambda: splits_of(x=np.ma.masked_array(X.numpy(), X.numpy() > 0)), r"a masked one: fill"),
     "lists": (lambda: splits_of(X.tolist(), Y.tolist()), r"tensor or an array, but got an object of type list"),
     "objects": (lambda: splits_of(x=X.numpy().astype(object)), r"numbers, but got an array of object"),
-    "samples without classes": (lambda: splits_of(y=Y[:-1]), r"as many samples as classes, but got 60 and 59"),
+    "samples without classes": (lambda: splits_of(y=Y[:-1]), r"as many samples as labels, but got 60 and 59"),
     "an empty split": (
         lambda: splits_of(val=Split(X[:0], Y[:0])),
         r"`val` of the data must have samples, but is empty",

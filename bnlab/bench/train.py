@@ -72,7 +72,7 @@ def plain_loop(x: Tensor, y: Tensor) -> float:
 
 def bnlab_run(config: Any, data: DataModule, *, whole: bool) -> float:
     """An epoch of what `python -m bnlab.train` runs; `whole` counts validation, metrics and checkpoints in."""
-    network = build_network(config, data.splits.sample_shape, data.splits.num_classes)
+    network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )

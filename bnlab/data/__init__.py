@@ -3,14 +3,27 @@
 from typing import TYPE_CHECKING, Any
 
 from bnlab.data.batches import Batches, EpochOrder
+from bnlab.data.csv_table import from_csv
 from bnlab.data.datasets import digits, from_torchvision
 from bnlab.data.normalization import Normalization
+from bnlab.data.npz_archive import from_npz
 from bnlab.data.splits import Split, Splits
 
 if TYPE_CHECKING:
     from bnlab.data.module import DataModule
 
-__all__ = ["Batches", "DataModule", "EpochOrder", "Normalization", "Split", "Splits", "digits", "from_torchvision"]
+__all__ = [
+    "Batches",
+    "DataModule",
+    "EpochOrder",
+    "Normalization",
+    "Split",
+    "Splits",
+    "digits",
+    "from_csv",
+    "from_npz",
+    "from_torchvision",
+]
 
 
 def __getattr__(name: str) -> Any:

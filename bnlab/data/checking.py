@@ -10,7 +10,15 @@ from torch import Tensor
 
 from bnlab.errors import UserError
 
-__all__ = ["as_classes", "as_samples", "check_classes", "check_num_classes", "check_samples"]
+__all__ = [
+    "as_labels",
+    "as_samples",
+    "as_targets",
+    "check_classes",
+    "check_num_classes",
+    "check_samples",
+    "check_targets",
+]
 
 _LARGEST = torch.finfo(torch.float32).max
 
@@ -39,24 +47,27 @@ def as_samples(x: object) -> Tensor:
     return x.to(torch.float32 if is_exact else torch.float64)
 
 
-def as_classes(y: object) -> Tensor:
-    """(N,), int64, from a tensor or an array of integers of any type, or of booleans.
+def as_labels(y: object) -> Tensor:
+    """(N,): classes, int64, from integers of any type or booleans; targets of a regression, float64, from real numbers.
 
     Raises:
-        UserError: classes of another form.
+        UserError: labels of another form.
     """
     y = _as_tensor("y", y)
     if y.dim() != 1:
         way_out = "y.argmax(1) gives the classes of one-hot rows" if y.dim() == 2 and y.shape[1] > 1 else "y.flatten()"
         raise UserError(
-            f"`y` of a split must have the shape (N,), a class for each sample, but got {tuple(y.shape)}: {way_out}."
+            f"`y` of a split must have the shape (N,), a class or a number for each sample, but got {tuple(y.shape)}: "
+            f"{way_out}."
         )
-    if y.is_floating_point() or y.is_complex():
-        raise UserError(
-            f"`y` of a split must hold classes, which are integers, but got {_name(y.dtype)}: y.long() makes integers "
-            "of numbers that are whole."
-        )
-    return y.to(torch.int64)
+    if y.is_complex():
+        raise UserError(f"`y` of a split must be real, but got {_name(y.dtype)}: y.real gives the real part.")
+    return y.to(torch.float64 if y.is_floating_point() else torch.int64)
+
+
+def as_targets(y: Tensor) -> Tensor:
+    """Labels as what a regression predicts, float64."""
+    return y.to(torch.float64)
 
 
 def check_num_classes(num_classes: Any) -> int:
@@ -95,6 +106,13 @@ def check_classes(y_of: Mapping[str, Tensor], num_classes: int) -> None:
     Raises:
         UserError: a class outside of 0, ..., num_classes - 1, or a training split, the first, of a single class.
     """
+    for name, y in y_of.items():
+        if y.is_floating_point():
+            raise UserError(
+                f"`{name}.y` of the data must hold classes, which are integers, but got real numbers: y.long() "
+                "makes integers of numbers that are whole, and num_classes=None says that real numbers are to be "
+                "predicted."
+            )
     bounds = {name: tuple(map(int, y.aminmax())) for name, y in y_of.items()}
     for name, (low, high) in bounds.items():
         if low < 0 or high >= num_classes:
@@ -105,6 +123,27 @@ def check_classes(y_of: Mapping[str, Tensor], num_classes: int) -> None:
     (name, (low, high)), *_ = bounds.items()
     if low == high:
         raise UserError(f"`{name}.y` of the data must have samples of at least 2 classes, but all are of class {low}.")
+
+
+def check_targets(y_of: Mapping[str, Tensor]) -> None:
+    """Hold the targets of a regression against what can be predicted and measured.
+
+    Raises:
+        UserError: targets that are not finite or too large, or the same for all samples of a split, whose R^2 is 0/0.
+    """
+    for name, y in y_of.items():
+        is_bad = ~(y.abs() <= _LARGEST)
+        if is_bad.any():
+            first = int(is_bad.nonzero()[0])
+            raise UserError(
+                f"`{name}.y` of the data must hold numbers that float32 holds, but {int(is_bad.sum())} of "
+                f"{len(y)} are not, the first that of sample {first}, {float(y[first]):g}: leave such samples out."
+            )
+        low, high = map(float, y.aminmax())
+        if low == high:
+            raise UserError(
+                f"`{name}.y` of the data must vary, but all {len(y)} targets are {low:g}: there is nothing to predict."
+            )
 
 
 def _way_out(bounds: Sequence[tuple[int, ...]], num_classes: int) -> str:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from bnlab.data.checking import check_classes, check_samples
+from bnlab.data.parts import cut
 from bnlab.data.splits import Split, Splits, stratified_split
 from bnlab.errors import UserError, one_line
 
@@ -32,15 +33,9 @@ def digits(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed:
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
-    if val_fraction + test_fraction >= 1:
-        raise UserError(
-            f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val_fraction} + {test_fraction}."
-        )
     table = torch.from_numpy(_digits_table())
     whole = Split(table[:, :-1].float().div_(16).reshape(-1, 1, 8, 8), table[:, -1].long())
-    rest, test = stratified_split(whole, test_fraction, split_seed)
-    train, val = stratified_split(rest, val_fraction / (1 - test_fraction), split_seed)
-    return Splits(train, val, test, num_classes=10)
+    return cut(whole, 10, val_fraction=val_fraction, test_fraction=test_fraction, split_seed=split_seed)
 
 
 def _digits_table() -> NDArray[np.uint8]:

@@ -58,7 +58,7 @@ class Normalization:
         """
         train, val, test = (Split(self(split.x), split.y) for split in (splits.train, splits.val, splits.test))
         try:
-            return Splits(train, val, test, splits.num_classes)
+            return Splits(train, val, test, splits.num_classes, splits.class_names)
         except UserError as error:
             raise UserError(
                 "Divided by the training set's deviation, a feature that hardly varies there overflows; drop it, or "

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bnlab.data.checking import as_classes, as_samples, check_classes, check_num_classes, check_samples
+from bnlab.data.checking import (
+    as_labels,
+    as_samples,
+    as_targets,
+    check_classes,
+    check_num_classes,
+    check_samples,
+    check_targets,
+)
 from bnlab.data.stratification import stratified_indices
 from bnlab.errors import UserError
 
@@ -14,12 +22,12 @@ __all__ = ["Split", "Splits", "as_splits", "stratified_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Samples x (N, *shape), float32 or float64, and their classes y (N,), int64.
+    """Samples x (N, *shape), float32 or float64, and their labels y (N,): classes, int64, or real numbers, float64.
 
     Tensors and arrays of other numbers are converted (`bnlab.data.checking`).
 
     Raises:
-        UserError: what is neither, or not as many samples as classes.
+        UserError: what is neither, or not as many samples as labels.
     """
 
     x: Tensor
@@ -27,9 +35,9 @@ class Split:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "x", as_samples(self.x))
-        object.__setattr__(self, "y", as_classes(self.y))
+        object.__setattr__(self, "y", as_labels(self.y))
         if len(self.x) != len(self.y):
-            raise UserError(f"A split needs as many samples as classes, but got {len(self.x)} and {len(self.y)}.")
+            raise UserError(f"A split needs as many samples as labels, but got {len(self.x)} and {len(self.y)}.")
 
     def __len__(self) -> int:
         return len(self.y)
@@ -40,19 +48,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of one data set; `num_classes` counts the classes of y: 0, ..., num_classes - 1.
+    """The three splits of one data set. They are kept contiguous in the CPU's memory, x in float64 if one is.
 
-    They are kept contiguous in the CPU's memory, all in float64 if one is.
-
+    Args:
+        num_classes: y are classes, 0, ..., num_classes - 1; None for a regression, where y are real numbers.
+        class_names: what the classes are called, in their order; None where they have no names.
     Raises:
         UserError: what cannot be trained on: an empty split, samples of different shapes, values that are not finite, a
-            class out of range, or only one class to train on.
+            class out of range, only one class to train on, or targets that do not vary.
     """
 
     train: Split
     val: Split
     test: Split
-    num_classes: int
+    num_classes: int | None
+    class_names: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
@@ -62,13 +72,28 @@ class Splits:
                     f"`{name}` of the data must be a bnlab.data.Split, but got an object of type "
                     f"{type(split).__name__}: Split(x, y) makes one."
                 )
-        object.__setattr__(self, "num_classes", check_num_classes(self.num_classes))
         check_samples({name: split.x for name, split in splits.items()})
-        check_classes({name: split.y for name, split in splits.items()}, self.num_classes)
+        y_of = {name: split.y for name, split in splits.items()}
+        if self.num_classes is None:
+            y_of = {name: as_targets(y) for name, y in y_of.items()}
+            check_targets(y_of)
+        else:
+            object.__setattr__(self, "num_classes", check_num_classes(self.num_classes))
+            check_classes(y_of, self.num_classes)
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise UserError(
+                f"`class_names` of the data must have a name for each of the {self.num_classes} classes, but has "
+                f"{len(self.class_names)}."
+            )
         is_double = torch.float64 in [split.x.dtype for split in splits.values()]
         for name, split in splits.items():
             x = split.x.to("cpu", torch.float64 if is_double else torch.float32).contiguous()
-            object.__setattr__(self, name, Split(x, split.y.cpu().contiguous()))
+            object.__setattr__(self, name, Split(x, y_of[name].cpu().contiguous()))
+
+    @property
+    def num_outputs(self) -> int:
+        """The width that the network's output needs."""
+        return 1 if self.num_classes is None else self.num_classes
 
     @property
     def sample_shape(self) -> tuple[int, ...]:
@@ -83,7 +108,8 @@ def as_splits(value: object) -> Splits:
     if not isinstance(value, Splits):
         raise UserError(
             f"The data must be bnlab.data.Splits, but got an object of type {type(value).__name__}: "
-            "Splits(Split(x, y), Split(x_val, y_val), Split(x_test, y_test), num_classes) makes them."
+            "Splits(Split(x, y), Split(x_val, y_val), Split(x_test, y_test), num_classes) makes them; num_classes=None "
+            "where y are real numbers."
         )
     return value
 

@@ -105,7 +105,7 @@ class Trial:
         """
         config, splits = self.config, data.splits
         self.data = data
-        network = build_network(config, splits.sample_shape, splits.num_classes)
+        network = build_network(config, splits.sample_shape, splits.num_outputs)
         check_batch_sizes(network, Batches(splits.train, self.batch_size).sizes)
         with user_errors("`optimizer`, `scheduler`: "):
             self.optimizer: Optimizer = build_optimizer(config.optimizer, network.parameters())

@@ -1,0 +1,155 @@
+"""A table of the user's own as a data set: a text file with a header, a row per sample."""
+
+import csv
+import difflib
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bnlab.data.labels import as_targets, number_classes
+from bnlab.data.own_file import read_own_file
+from bnlab.data.parts import cut
+from bnlab.data.splits import Split, Splits
+from bnlab.errors import UserError
+
+__all__ = ["from_csv"]
+
+_DELIMITERS = (",", ";", "\t", "|")
+
+
+def from_csv(
+    path: str,
+    target: str,
+    *,
+    drop: Sequence[str] = (),
+    delimiter: str | None = None,
+    task: str = "classification",
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Splits:
+    """The rows of a CSV file, cut into three random parts, stratified where classes are learned.
+
+    Every column but `target` and those of `drop` is a feature and holds numbers.
+
+    Args:
+        path: of the file, in UTF-8; its first line names the columns.
+        target: the column to be predicted. Classes may be text, and are numbered in the order of their names.
+        drop: columns to leave out, such as identifiers.
+        delimiter: None for the one of comma, semicolon, tab and | that the first line has most of.
+        task: "classification", or "regression" to predict real numbers.
+        val_fraction, test_fraction: of all rows.
+        split_seed: decides which rows go where.
+    Raises:
+        UserError: what is not such a table, with the column and the line.
+    """
+    name = Path(path).name
+    text = _decoded(name, read_own_file(path))
+    columns = _columns(name, text, delimiter)
+    for wanted in (target, *drop):
+        if wanted not in columns:
+            near = difflib.get_close_matches(wanted, columns, 1)
+            shown = f"did you mean {near[0]!r}?" if near else f"it has {_listed(list(columns))}."
+            raise UserError(f"{name} has no column {wanted!r}: {shown}")
+    if target in drop:
+        raise UserError(f"`data.target` is the column {target!r}, which `data.drop` leaves out: take it out of one.")
+    features = [_numbers(name, key, cells) for key, cells in columns.items() if key != target and key not in drop]
+    if not features:
+        raise UserError(f"{name} has no column beside the target {target!r}, but a network needs a feature at least.")
+    x = torch.from_numpy(np.column_stack(features))
+    labels = f"The column {target!r} of {name}"
+    if task == "regression":
+        numbers = as_targets(labels, _numbers(name, target, columns[target], is_target=True))
+        whole, num_classes, class_names = Split(x, torch.from_numpy(numbers)), None, None
+    else:
+        classes, class_names = number_classes(labels, _numbers_or_text(columns[target]))
+        whole, num_classes = Split(x, torch.from_numpy(classes)), len(class_names)
+    return cut(
+        whole,
+        num_classes,
+        class_names=class_names,
+        val_fraction=val_fraction,
+        test_fraction=test_fraction,
+        split_seed=split_seed,
+    )
+
+
+def _decoded(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{name} must be text in UTF-8, but line {line} is not: save it as UTF-8.") from error
+
+
+def _columns(name: str, text: str, delimiter: str | None) -> dict[str, list[str]]:
+    """Name -> cells of each column."""
+    first, _, _ = text.partition("\n")
+    if delimiter is None:
+        delimiter = max(_DELIMITERS, key=first.count)
+    if len(delimiter) != 1:
+        raise UserError(f"`data.delimiter` must be a single character, but got {delimiter!r}.")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    try:
+        header = [cell.strip() for cell in next(reader, [])]
+        rows = [(reader.line_num, row) for row in reader if row]
+    except csv.Error as error:
+        raise UserError(f"{name} cannot be read as a table: {error} in line {reader.line_num}.") from error
+    if not header:
+        raise UserError(f"{name} is empty, but its first line must name the columns.")
+    if all(map(_is_number, header)):
+        raise UserError(f"The first line of {name} must name the columns, but holds numbers: {_listed(header)}.")
+    twice = [key for key in header if header.count(key) > 1]
+    if twice:
+        raise UserError(f"Each column of {name} must have a name of its own, but {twice[0]!r} names two.")
+    for line, row in rows:
+        if len(row) != len(header):
+            raise UserError(
+                f"{name} has {len(header)} columns, but {len(row)} in line {line}: each row needs as many as the first "
+                "line names."
+            )
+    if not rows:
+        raise UserError(f"{name} has no rows below its first line.")
+    return dict(zip(header, map(list, zip(*(row for _, row in rows), strict=True)), strict=True))
+
+
+def _numbers(name: str, key: str, cells: Sequence[str], *, is_target: bool = False) -> NDArray[np.float64]:
+    try:
+        return np.array(cells).astype(np.float64)
+    except ValueError:
+        row, cell = next((row, cell) for row, cell in enumerate(cells) if not _is_number(cell))
+    found = f"{cell!r}" if cell.strip() else "nothing"
+    way_out = (
+        "task=classification learns classes"
+        if is_target
+        else f"fill it in, or leave the column out by data.drop=[{key}]"
+    )
+    raise UserError(
+        f"The column {key!r} of {name} must hold numbers, but has {found} in row {row + 1} below the names: {way_out}."
+    )
+
+
+def _numbers_or_text(cells: Sequence[str]) -> NDArray[np.float64] | NDArray[np.str_]:
+    """Numbers where all cells are, so that the classes 2 and 10 keep their order and 1 and 1.0 are one."""
+    text = np.array([cell.strip() for cell in cells])
+    try:
+        return text.astype(np.float64)
+    except ValueError:
+        return text
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -1,0 +1,112 @@
+"""Arrays of the user's own as a data set, from a file that `numpy.savez` wrote."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from bnlab.data.labels import as_targets, number_classes
+from bnlab.data.own_file import read_own_file
+from bnlab.data.parts import cut, cut_off
+from bnlab.data.splits import Split, Splits
+from bnlab.errors import UserError, one_line
+
+__all__ = ["from_npz"]
+
+_WHOLE = ("x", "y")
+_PARTS = ("x_train", "y_train", "x_test", "y_test")
+_VALIDATION = ("x_val", "y_val")
+
+
+def from_npz(
+    path: str,
+    *,
+    task: str = "classification",
+    val_fraction: float = 0.2,
+    test_fraction: float = 0.2,
+    split_seed: int = 0,
+) -> Splits:
+    """The arrays of an .npz file: x and y, or x_train, y_train, x_test, y_test and perhaps x_val, y_val.
+
+    x is (N, features, ...), y (N,): text or whole numbers for classes, which are numbered in the order of their names,
+    or real numbers. What the file does not cut into parts is cut at random, stratified where classes are learned.
+    Python objects in the file are never unpickled.
+
+    Args:
+        path: of the file.
+        task: "classification", or "regression" to predict real numbers.
+        val_fraction: of all samples, or of the training part that the file has.
+        test_fraction: of all samples.
+        split_seed: decides which samples go where.
+    Raises:
+        UserError: what is no such file.
+    """
+    name = Path(path).name
+    arrays = _arrays(name, read_own_file(path))
+    parts = [key.removeprefix("x_") for key in ("x_train", "x_val", "x_test") if key in arrays]
+    with_validation = (*_PARTS, *_VALIDATION) if any(key in arrays for key in _VALIDATION) else _PARTS
+    needed = with_validation if parts else _WHOLE
+    missing = [key for key in needed if key not in arrays]
+    if missing:
+        raise UserError(
+            f"{name} must hold x and y, or x_train, y_train, x_test, y_test and perhaps x_val, y_val, but lacks "
+            f"{', '.join(missing)}: it has {', '.join(arrays) or 'no array'}."
+        )
+    y_of, class_names = _labels(name, {key: arrays[key] for key in needed if key.startswith("y")}, task)
+    num_classes = None if class_names is None else len(class_names)
+    split_of = {key: Split(_samples(name, f"x{key[1:]}", arrays), y) for key, y in y_of.items()}
+    if not parts:
+        return cut(
+            split_of["y"],
+            num_classes,
+            class_names=class_names,
+            val_fraction=val_fraction,
+            test_fraction=test_fraction,
+            split_seed=split_seed,
+        )
+    train, test = split_of["y_train"], split_of["y_test"]
+    if "y_val" in split_of:
+        return Splits(train, split_of["y_val"], test, num_classes, class_names)
+    train, val = cut_off(train, val_fraction, split_seed)
+    return Splits(train, val, test, num_classes, class_names)
+
+
+def _arrays(name: str, content: bytes) -> dict[str, NDArray[Any]]:
+    try:
+        archive = np.load(io.BytesIO(content), allow_pickle=False)
+        if isinstance(archive, np.ndarray):
+            raise UserError(f"{name} holds a single array, but x and y are needed: numpy.savez(path, x=x, y=y).")
+        return {key: archive[key] for key in archive.files}
+    except UserError:
+        raise
+    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{name} cannot be read as arrays ({one_line(error)}): numpy.savez(path, x=x, y=y) writes them."
+        ) from error
+
+
+def _samples(name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> torch.Tensor:
+    x = arrays[key]
+    if x.dtype.kind not in "biuf":
+        raise UserError(f"{key} of {name} must hold real numbers, but got an array of {x.dtype}.")
+    return torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), ["C", "W"]))
+
+
+def _labels(
+    name: str, y_of: Mapping[str, NDArray[Any]], task: str
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...] | None]:
+    """The labels of each part, numbered alike in all, and the names of the classes; None for real numbers."""
+    if task == "regression":
+        return {key: torch.from_numpy(as_targets(f"{key} of {name}", y)) for key, y in y_of.items()}, None
+    for key, y in y_of.items():
+        if y.ndim == 2 and y.shape[1] > 1:
+            raise UserError(f"{key} of {name} must have the shape (N,), but got {y.shape}: {key}.argmax(1) of one-hot.")
+    flat = {key: y.reshape(-1) if y.ndim == 2 else y for key, y in y_of.items()}
+    classes, names = number_classes(f"{' and '.join(flat)} of {name}", np.concatenate([*flat.values()]))
+    ends = np.cumsum([len(y) for y in flat.values()])[:-1]
+    return dict(zip(flat, map(torch.from_numpy, np.split(classes, ends)), strict=True)), names

@@ -1,0 +1,24 @@
+"""Opening a data file of the user's own."""
+
+from pathlib import Path
+
+from bnlab.errors import UserError
+from bnlab.stored_file import read_bytes
+
+__all__ = ["read_own_file"]
+
+_MOST_BYTES = 1 << 34  # it is held in memory several times over
+
+
+def read_own_file(path: str) -> bytes:
+    """
+    Raises:
+        UserError: it is not there, no file, or cannot be read.
+    """
+    try:
+        return read_bytes(Path(path).expanduser(), _MOST_BYTES)
+    except FileNotFoundError as error:
+        raise UserError(f"`data.path`={path!r} does not exist; it is looked for in {str(Path.cwd())!r}.") from error
+    except (OSError, ValueError) as error:
+        told = error.strerror if isinstance(error, OSError) else str(error)
+        raise UserError(f"`data.path`={path!r} cannot be read: {told}.") from error
