@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from bnlab.data import Normalization
 
-__all__ = ["Run", "RunFolder", "load"]
+__all__ = ["Run", "RunFolder", "load", "read_metrics"]
 
 
 # A process that was killed is gone a moment after others learn of it.
@@ -234,7 +234,8 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     with _reading(folder, folder.summary):
         sample_shape, num_classes = _checked_sizes(summary)
     with _reading(folder, folder.metrics):
-        metrics = _read_metrics(folder.metrics, summary.get("epochs"))
+        metrics = read_metrics(folder.metrics)
+        _check_is_whole(metrics, summary.get("epochs"))
     with _reading(folder, folder.overrides):
         overrides = _checked_overrides(read_yaml(folder.overrides))
 
@@ -284,13 +285,18 @@ def _checked_sizes(summary: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
     return tuple(shape), num_classes
 
 
-def _read_metrics(path: Path, num_epochs: Any) -> dict[str, list[float]]:
+def read_metrics(path: Path) -> dict[str, list[float]]:
+    """The columns of a metrics.csv; a value that is missing is NaN.
+
+    Raises:
+        ValueError, OSError: it is none, or damaged.
+    """
     lines = list(io.StringIO(read_text(path), newline=""))
     header, *rows = csv.reader(lines, strict=True) if lines else [[]]
     if not {"epoch", "step"} <= set(header):
         raise ValueError("it has no columns `epoch` and `step`")
-    if len(rows) != num_epochs or not lines[-1].endswith("\n"):
-        raise ValueError(f"its end is missing: it has {len(rows)} epochs, where summary.json says {num_epochs!r}")
+    if not lines[-1].endswith("\n"):
+        raise ValueError("its end is missing")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ValueError(f"its row {number} has {len(row)} values for {len(header)} columns")
@@ -299,6 +305,12 @@ def _read_metrics(path: Path, num_epochs: Any) -> dict[str, list[float]]:
         name: [float(value) if value else math.nan for value in column]
         for name, column in zip(header, columns, strict=True)
     }
+
+
+def _check_is_whole(metrics: Mapping[str, Sequence[float]], num_epochs: Any) -> None:
+    found = len(metrics["epoch"])
+    if found != num_epochs:
+        raise ValueError(f"its end is missing: it has {found} epochs, where summary.json says {num_epochs!r}")
 
 
 def _load_checkpoint(path: Path, network: "nn.Module", sample_shape: tuple[int, ...]) -> "Normalization | None":

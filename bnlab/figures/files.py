@@ -1,12 +1,15 @@
 """A figure as the bytes of a file."""
 
+import io
+
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from bnlab.png import png
 
-__all__ = ["DPI", "picture"]
+__all__ = ["DPI", "VECTOR_FORMATS", "file_of", "picture", "vector_file"]
 
 DPI = 120
 
@@ -17,3 +20,20 @@ def picture(figure: Figure) -> bytes:
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return png(np.asarray(canvas.buffer_rgba()))
+
+
+def file_of(figure: Figure, suffix: str) -> bytes:
+    """`figure` as a file whose name ends with `suffix`: .png, .svg or .pdf."""
+    return picture(figure) if suffix == ".png" else vector_file(figure, suffix.removeprefix("."))
+
+
+VECTOR_FORMATS = ("svg", "pdf")
+
+
+def vector_file(figure: Figure, format: str) -> bytes:
+    """The SVG or PDF file of a figure, the same bytes for the same figure; a PDF's letters stay letters."""
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
+    buffer = io.BytesIO()
+    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bnlab"}):
+        figure.savefig(buffer, format=format, metadata=undated)
+    return buffer.getvalue()

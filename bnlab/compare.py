@@ -1,0 +1,73 @@
+"""`python -m bnlab.compare FOLDER...`: the runs and sweeps in these folders beside each other."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from bnlab.errors import report_user_errors
+from bnlab.lost_reader import outlast_readers
+from bnlab.signals import interruptible
+
+__all__ = ["main"]
+
+_DESCRIPTION = """\
+Compare runs: loss and accuracy over each other in a picture, and a table of what differs: the settings, and what
+came of them. Runs that differ in the seed alone are one line with a band, and one row with mean ± standard deviation.
+All trials of a sweep take part."""
+
+_EPILOG = """\
+examples:
+  python -m bnlab.compare outputs/runs/2026-01-31/*
+  python -m bnlab.compare outputs/sweeps/2026-01-31/12-00-00-1a2b3c --baseline norm=none
+  python -m bnlab.compare SWEEP --table latex > ablation.tex
+  python -m bnlab.compare RUN RUN --output figure.pdf"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bnlab.compare",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", nargs="+", help="of a run or of a sweep")
+    parser.add_argument(
+        "--baseline",
+        metavar="SETTINGS",
+        help="the row that differences are from, such as norm=none or norm=none,lr=0.1 (default: the first); where it "
+        "fits several rows, each other row is compared with the one that has its other settings",
+    )
+    parser.add_argument(
+        "--table",
+        choices=("screen", "markdown", "csv", "latex"),
+        default="screen",
+        help="how the table is printed (default: screen); in another form it is all that is printed, and files are "
+        "written by --output alone",
+    )
+    parser.add_argument(
+        "--output",
+        metavar="FILE",
+        action="append",
+        default=[],
+        help="a file to write: .png, .svg or .pdf for the picture, .md, .csv or .tex for the table; may be given "
+        "several times; a name without such an ending is a folder for all six (default: a new one in "
+        "outputs/comparisons)",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace files of --output that are there")
+    options = parser.parse_args()
+    outlast_readers()
+    with report_user_errors(), interruptible():
+        from bnlab.comparison.comparison import compare
+        from bnlab.comparison.output import new_folder, show, targets, write
+
+        outputs = targets(list(map(Path, options.output)), overwrite=options.overwrite)
+        comparison = compare(options.folder, baseline=options.baseline)
+        show(comparison, options.table)
+        if not outputs and options.table == "screen":
+            outputs = targets([new_folder()])
+        for line in write(comparison, outputs):
+            print(line, file=sys.stdout if options.table == "screen" else sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

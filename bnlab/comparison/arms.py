@@ -1,0 +1,67 @@
+"""Runs as a comparison sees them, and the arms that they make: runs equal but for the seed."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bnlab.comparison.settings import Settings
+
+__all__ = ["Arm", "Result"]
+
+_COUNTED = ("completed", "diverged")  # what a diverged run had reached before is its result, as on a leaderboard
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one run came to.
+
+    Attributes:
+        name: where it is, as it is shown.
+        owner: the folder that it was asked for by: its own, or that of a sweep.
+        settings: all but the seed.
+        status: completed, diverged, pruned, interrupted, failed, running or unfinished.
+        reason: why it failed.
+        values: val_accuracy and the like at the best epoch, and test_accuracy and the like; what there is of them.
+        curves: the columns of metrics.csv.
+        objective: the name of the metric that picked the best epoch.
+    """
+
+    name: str
+    owner: str
+    settings: Settings
+    seed: int
+    status: str
+    reason: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    objective: str = "val_accuracy"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        label: what sets it apart from the others, in a line.
+        settings: those that differ between the arms, as text, by their keys; one that it does not have is left out.
+        results: one a seed.
+    """
+
+    label: str
+    settings: Mapping[str, str]
+    results: tuple[Result, ...]
+
+    @property
+    def states(self) -> Counter[str]:
+        return Counter(result.status for result in self.results)
+
+    def values(self, metric: str) -> dict[int, float]:
+        """By seed, of the runs that count: those that ended by themselves or, without any such, of all."""
+        counted = [result for result in self.results if result.status in _COUNTED] or self.results
+        return {result.seed: result.values[metric] for result in counted if metric in result.values}
+
+    def runs(self) -> str:
+        """As "4 completed, 1 diverged"; of a single run its state alone."""
+        if len(self.results) == 1:
+            return self.results[0].status
+        return ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))

@@ -1,0 +1,60 @@
+"""What the groups of a config were called when they were chosen: `optimizer=nesterov`, told from its settings."""
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bnlab.config import config_folder
+from bnlab.yaml_text import read_yaml
+
+__all__ = ["GROUPS", "UNKNOWN", "choice_of", "default_of"]
+
+UNKNOWN = object()
+
+GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer")
+
+
+@functools.cache
+def _choices(group: str) -> dict[str, dict[str, Any]]:
+    """bnlab's own, by name, with interpolations as they are."""
+    return {file.stem: read_yaml(file) for file in sorted(Path(config_folder(), group).glob("*.yaml"))}
+
+
+def choice_of(group: str, settings: Mapping[str, Any]) -> str:
+    """The choice of `group` that has these settings, such as `nesterov`; of a class of the user's, its name.
+
+    Of choices with the same class (sgd, momentum, nesterov), the one whose settings are all there, that knows the most
+    of them, and has the most of their values.
+    """
+    target = settings.get("_target_")
+    candidates = {name: choice for name, choice in _choices(group).items() if choice.get("_target_") == target}
+    if not candidates:
+        return "none" if target is None else str(target).rpartition(".")[2]
+
+    def fit(choice: Mapping[str, Any]) -> tuple[int, int, int]:
+        known = choice.keys() & settings.keys()
+        return -len(choice.keys() - known), len(known), sum(settings[key] == choice[key] for key in known)
+
+    return max(candidates, key=lambda name: fit(candidates[name]))
+
+
+def default_of(group: str, choice: str, key: str, settings: Mapping[str, Any]) -> Any:
+    """What `key` is with that choice unless it is set, worked out from the run's `settings`; `UNKNOWN` where
+    none of bnlab's choices says.
+
+    Args:
+        settings: of the whole config, nested, without interpolations of its own.
+    """
+    default = _choices(group).get(choice, {}).get(key, UNKNOWN)
+    if not (isinstance(default, str) and "${" in default):
+        return default
+    given: Any = settings.get(group)
+    try:
+        config = OmegaConf.create({**settings, group: {**given, key: default}})
+        value = OmegaConf.select(config, f"{group}.{key}")
+    except Exception:  # whatever a config of somebody else's makes of it
+        return UNKNOWN
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

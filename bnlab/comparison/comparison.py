@@ -1,0 +1,86 @@
+"""Runs and sweeps beside each other: their arms, the table and the figure."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bnlab.comparison.arms import Arm
+from bnlab.comparison.grouping import arms_of
+from bnlab.comparison.reading import read_results
+from bnlab.comparison.table import Table, baselines, make_table, metrics_of
+from bnlab.comparison.title import title_of
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["Comparison", "compare"]
+
+_MANY = 20  # arms, from which on the best come first
+
+
+@dataclass(frozen=True)
+class Comparison:
+    arms: Sequence[Arm]
+    table: Table
+
+    def figure(self) -> "Figure":
+        """The learning curves of all arms over each other."""
+        from bnlab.figures import Series  # matplotlib takes half a second
+        from bnlab.figures import compare as draw
+
+        series = []
+        for number, arm in enumerate(self.arms, 1):
+            drawn = [result for result in arm.results if result.curves.get("epoch")]
+            label = f"{number}: {arm.label}{_remark(arm)}" if len(self.arms) > 1 else f"{arm.label}{_remark(arm)}"
+            unsteady = [result.status == "diverged" for result in drawn]
+            series.append(Series(label, [result.curves for result in drawn], unsteady))
+        title = title_of(self.arms)
+        if any(len(one.runs) > 1 for one in series):
+            title += "; band: ± one standard deviation"
+        return draw(series, title, _quantities(self.arms))
+
+    def failures(self) -> list[str]:
+        """A line for each run that failed, with the reason."""
+        results = [result for arm in self.arms for result in arm.results]
+        return [f"{result.name} failed: {result.reason}" for result in results if result.status == "failed"]
+
+
+def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
+    """
+    Args:
+        paths: folders of runs and of sweeps.
+        baseline: settings of the arm that the others are compared with, such as "norm=none"; None for the first.
+    Raises:
+        UserError: a folder of neither, or that cannot be read; no metrics at all; no arm with the baseline's settings.
+    """
+    keys, arms = arms_of(read_results(list(map(Path, paths))))
+    metrics = metrics_of(arms)
+    if len(arms) > _MANY:
+        arms = sorted(arms, key=lambda arm: _rank(arm, metrics[0]))
+    return Comparison(arms, make_table(keys, arms, metrics, baselines(keys, arms, baseline)))
+
+
+def _quantities(arms: Sequence[Arm]) -> list[str]:
+    """What the validation was measured by: the loss, and what metrics.csv has besides."""
+    columns = dict.fromkeys(name for arm in arms for result in arm.results for name in result.curves)
+    names = [name.removeprefix("val_") for name in columns if name.startswith("val_")]
+    return sorted(names, key=lambda name: name != "loss")
+
+
+def _rank(arm: Arm, metric: str) -> float:
+    """The best first, those without a value last."""
+    values = arm.values(metric).values()
+    if not values:
+        return math.inf
+    return math.fsum(values) / len(values) * (1 if metric.endswith("loss") else -1)
+
+
+def _remark(arm: Arm) -> str:
+    """What became of runs that did not complete: " (2 of 5 diverged)"."""
+    others = Counter({state: count for state, count in arm.states.items() if state != "completed"})
+    number = len(arm.results)
+    parts = [state if number == 1 else f"{count} of {number} {state}" for state, count in sorted(others.items())]
+    return f" ({', '.join(parts)})" if parts else ""

@@ -1,0 +1,150 @@
+"""A table of an ablation as text: Markdown, CSV and LaTeX."""
+
+import csv
+import io
+from collections.abc import Callable
+
+from bnlab.comparison.labels import short_keys
+from bnlab.comparison.statistics import CONFIDENCE, Difference
+from bnlab.comparison.table import Row, Table
+from bnlab.number_format import difference as difference_text
+from bnlab.number_format import is_share, mean_and_deviation
+
+__all__ = ["FORMATS", "SUFFIXES", "cells", "columns", "to_csv", "to_latex", "to_markdown"]
+
+
+def columns(table: Table) -> list[str]:
+    """The headings of `cells`."""
+    names = [metric.replace("_", " ") for metric in table.metrics]
+    differences = [f"{name} difference" for name in names] if table.baseline else []
+    return ["", *short_keys(table.keys), "runs", *names, *differences]
+
+
+def cells(table: Table, index: int) -> list[str]:
+    """Row `index` as text: its number, settings, runs, metrics and differences."""
+    row = table.rows[index]
+    settings = [row.arm.settings.get(key, "") for key in table.keys]
+    metrics = [_metric(table, row, metric) for metric in table.metrics]
+    differences = [_difference(row, metric) for metric in table.metrics] if table.baseline else []
+    return [str(index + 1), *settings, row.arm.runs(), *metrics, *differences]
+
+
+def _metric(table: Table, row: Row, metric: str) -> str:
+    found = row.estimates.get(metric)
+    if found is None:
+        return "none"
+    text = mean_and_deviation(metric, found.mean, found.deviation)
+    return text if found.number == table.seeds else f"{text} ({found.number} of {table.seeds})"
+
+
+def _difference(row: Row, metric: str) -> str:
+    found = row.differences.get(metric)
+    if found is None:
+        return "baseline" if row.is_baseline else "none"
+    text = difference_text(metric, found.mean)
+    if found.low is None or found.high is None:
+        return text
+    unit = " pp" if is_share(metric) else ""
+    low, high = (difference_text(metric, end).removesuffix(unit) for end in (found.low, found.high))
+    return f"{text.removesuffix(unit)} [{low}, {high}]{unit}"
+
+
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$_"})  # what would not be shown as it is
+
+
+def to_markdown(table: Table) -> str:
+    """A table of GitHub's kind, the best in bold, and what the signs mean below."""
+    rows = [[text.translate(_MARKDOWN) for text in columns(table)]]
+    for index in range(len(table.rows)):
+        texts = [text.translate(_MARKDOWN) for text in cells(table, index)]
+        for place, metric in enumerate(table.metrics, start=2 + len(table.keys)):
+            if index in table.best(metric):
+                texts[place] = f"**{texts[place]}**"
+        rows.append(texts)
+    marks = ["---:"] + ["---"] * (len(table.keys) + 1) + ["---:"] * (len(rows[0]) - len(table.keys) - 2)
+    lines = [f"| {' | '.join(row)} |" for row in (rows[0], marks, *rows[1:])]
+    return "\n".join([*lines, "", *table.notes()]).rstrip() + "\n"
+
+
+def to_csv(table: Table) -> str:
+    """Numbers at full precision, shares of 1 as such; a row for each arm."""
+    interval = f"{CONFIDENCE:.0%}"
+    heading = [*table.keys, "runs", "completed", "diverged", "failed", "interrupted", "seeds"]
+    for metric in table.metrics:
+        heading += [f"{metric}_{part}" for part in ("mean", "deviation", "number")]
+        heading += [f"{metric}_{part}" for part in ("difference", f"low_{interval}", f"high_{interval}", "pairs")]
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(heading)
+    for row in table.rows:
+        states = row.arm.states
+        line: list[object] = [row.arm.settings.get(key, "") for key in table.keys]
+        line += [len(row.arm.results), *(states[name] for name in ("completed", "diverged", "failed", "interrupted"))]
+        line.append(" ".join(str(result.seed) for result in row.arm.results))
+        for metric in table.metrics:
+            found = row.estimates.get(metric)
+            line += ["", "", 0] if found is None else [found.mean, found.deviation, found.number]
+            apart: Difference | None = row.differences.get(metric)
+            line += [""] * 4 if apart is None else [apart.mean, apart.low, apart.high, apart.pairs]
+        writer.writerow(line)
+    return buffer.getvalue()
+
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "±": "$\\pm$",
+    "−": "$-$",
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take for its own
+    "β": "$\\beta$",
+    "γ": "$\\gamma$",
+}
+_TO_LATEX = str.maketrans(_LATEX)
+
+
+def to_latex(table: Table) -> str:
+    """A tabular in booktabs' style for a table of your own, the best in bold; what the signs mean in comments."""
+    names = [metric.replace("_", " ") + (r" (\%)" if is_share(metric) else "") for metric in table.metrics]
+    apart = [
+        f"$\\Delta$ {metric.replace('_', ' ')}" + (" (pp)" if is_share(metric) else "") for metric in table.metrics
+    ]
+    heading = [*(key.translate(_TO_LATEX) for key in short_keys(table.keys)), "runs", *names]
+    heading += apart if table.baseline else []
+    num_texts = len(table.keys) + 1
+    lines = [
+        r"% \usepackage{booktabs}",
+        *(f"% {note}" for note in table.notes()),
+        rf"\begin{{tabular}}{{{'l' * num_texts}{'r' * (len(heading) - num_texts)}}}",
+        r"\toprule",
+        " & ".join(heading) + r" \\",
+        r"\midrule",
+    ]
+    for index, row in enumerate(table.rows):
+        texts = [row.arm.settings.get(key, "").translate(_TO_LATEX) for key in table.keys]
+        texts.append(row.arm.runs().translate(_TO_LATEX))
+        for metric in table.metrics:
+            text = _latex_metric(table, row, metric)
+            texts.append(rf"\textbf{{{text}}}" if index in table.best(metric) else text)
+        texts += [_latex_difference(row, metric) for metric in table.metrics] if table.baseline else []
+        lines.append(" & ".join(texts) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+
+
+def _latex_metric(table: Table, row: Row, metric: str) -> str:
+    """The unit stands in the heading."""
+    return _metric(table, row, metric).replace(" %", "").translate(_TO_LATEX) if metric in row.estimates else "--"
+
+
+def _latex_difference(row: Row, metric: str) -> str:
+    if metric not in row.differences:
+        return "baseline" if row.is_baseline else "--"
+    return _difference(row, metric).removesuffix(" pp").replace("-", "$-$").replace("+", "$+$")
+
+
+FORMATS: dict[str, Callable[[Table], str]] = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}
+SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex"}

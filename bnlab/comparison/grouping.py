@@ -1,0 +1,78 @@
+"""From runs to arms: which are equal but for the seed, and what each is called."""
+
+from collections.abc import Mapping, Sequence
+
+from bnlab.comparison.arms import Arm, Result
+from bnlab.comparison.labels import short_keys, value_texts
+from bnlab.comparison.settings import differing
+
+__all__ = ["arms_of"]
+
+_LONGEST = 60  # letters of a label that is made of settings
+
+
+def arms_of(results: Sequence[Result]) -> tuple[list[str], list[Arm]]:
+    """The keys that differ between the runs, and the arms in the order of their first runs.
+
+    Runs with the same settings and the same seed differ in something that no setting says, such as the code or the
+    data: where they were asked for by several folders, each of these makes an arm of its own. In one folder, the one
+    that got furthest counts: the other is an attempt that was made again.
+    """
+    keys = differing([result.settings for result in results])
+    texts = {key: _texts(key, results) for key in keys}
+    groups: dict[tuple[str | None, ...], list[Result]] = {}
+    for index, result in enumerate(results):
+        groups.setdefault(tuple(texts[key][index] for key in keys), []).append(result)
+    arms = []
+    for group, members in groups.items():
+        settings = {key: text for key, text in zip(keys, group, strict=True) if text is not None}
+        for name, part in _parts(members):
+            arms.append(Arm(_label(settings, name), settings, tuple(part)))
+    return keys, _with_labels_of_their_own(arms)
+
+
+def _texts(key: str, results: Sequence[Result]) -> list[str | None]:
+    """Of each run, None where it has no such setting."""
+    having = [index for index, result in enumerate(results) if key in result.settings.values]
+    values = [results[index].settings.values[key] for index in having]
+    texts: list[str | None] = [None] * len(results)
+    for index, text in zip(having, value_texts(values), strict=True):
+        texts[index] = text
+    return texts
+
+
+def _parts(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
+    """One, or one for each owner where seeds repeat; a name where there are several."""
+    owners: dict[str, dict[int, Result]] = {}
+    for result in results:
+        of_owner = owners.setdefault(result.owner, {})
+        known = of_owner.get(result.seed)
+        of_owner[result.seed] = result if known is None else max(known, result, key=_progress)
+    together = [result for of_owner in owners.values() for result in of_owner.values()]
+    if len({result.seed for result in together}) == len(together):
+        return [("", together)]
+    return [(owner, list(of_owner.values())) for owner, of_owner in owners.items()]
+
+
+_PROGRESS = ("unfinished", "running", "failed", "interrupted", "pruned", "diverged", "completed")
+
+
+def _progress(result: Result) -> int:
+    return _PROGRESS.index(result.status) if result.status in _PROGRESS else -1
+
+
+def _label(settings: Mapping[str, str], name: str) -> str:
+    """`norm=none, lr=0.1`, the last parts of the keys where these tell them apart."""
+    parts = [f"{key}={text}" for key, text in zip(short_keys(list(settings)), settings.values(), strict=True)]
+    return ", ".join(filter(None, [*parts, name]))
+
+
+def _with_labels_of_their_own(arms: Sequence[Arm]) -> list[Arm]:
+    """The names of the folders in place of labels that are too long for a legend, or empty."""
+    taken: dict[str, int] = {}
+    named = []
+    for arm in arms:
+        label = arm.label if 0 < len(arm.label) <= _LONGEST else arm.results[0].name
+        taken[label] = number = taken.get(label, 0) + 1
+        named.append(Arm(label if number == 1 else f"{label} ({number})", arm.settings, arm.results))
+    return named

@@ -1,0 +1,33 @@
+"""Settings and their values in a few letters, for columns and legends."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["in_a_line", "short_keys", "value_texts"]
+
+
+def short_keys(keys: Sequence[str]) -> list[str]:
+    """The last part of each key where that says which one it is."""
+    last = Counter(key.rpartition(".")[2] for key in keys)
+    return [key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys]
+
+
+def value_texts(elements: Sequence[Any]) -> list[str]:
+    """Floats with four digits, or with as many as it takes to tell them apart; others as YAML has them."""
+    floats = {element for element in elements if isinstance(element, float)}
+    digits = 4
+    while digits < 17 and len({f"{number:.{digits}g}" for number in floats}) < len(floats):
+        digits += 1
+    return [_text(element, digits) for element in elements]
+
+
+def _text(element: Any, digits: int) -> str:
+    if element is None or isinstance(element, bool):
+        return {None: "null", True: "true", False: "false"}[element]
+    return f"{element:.{digits}g}" if isinstance(element, float) else in_a_line(str(element))
+
+
+def in_a_line(text: str) -> str:
+    """With line breaks and the like as escapes."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -1,0 +1,121 @@
+"""Runs and sweeps read back for a comparison, whatever became of them: no torch, and nothing is built or run."""
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bnlab.command_line import shown
+from bnlab.comparison.arms import Result
+from bnlab.comparison.settings import read_settings
+from bnlab.errors import UserError, one_line
+from bnlab.folder_lock import is_locked
+from bnlab.runs import RunFolder, read_metrics
+from bnlab.stored_file import read_text
+from bnlab.yaml_text import read_yaml
+
+__all__ = ["read_results"]
+
+_DEFINITION, _TRIALS = "sweep.yaml", "trials.csv"
+_STATES = ("completed", "diverged", "pruned", "failed", "interrupted")
+_METRICS = ("train_", "val_", "test_")
+
+
+def read_results(paths: Sequence[Path]) -> list[Result]:
+    """Of the runs in these folders and of all trials of the sweeps in them.
+
+    Raises:
+        UserError: one is the folder of neither, cannot be read, or none has metrics.
+    """
+    results = [result for path in dict.fromkeys(paths) for result in _read(path)]
+    if not any(result.curves for result in results):
+        reasons = [f"{result.name!r} {result.status}" for result in results]
+        raise UserError(
+            f"There is nothing to compare: no run has metrics ({', '.join(reasons[:3])}"
+            f"{', ...' if len(reasons) > 3 else ''})."
+        )
+    return results
+
+
+def _read(path: Path) -> list[Result]:
+    if not path.exists():
+        raise UserError(f"{str(path)!r} is not there: name the folder of a run or of a sweep.")
+    if (path / _DEFINITION).is_file():
+        return _read_sweep(path)
+    folder = RunFolder(path)
+    if folder.config.is_file():
+        return [_read_run(folder, shown(path))]
+    below = sorted(found.parent for name in ("config.yaml", _DEFINITION) for found in path.glob(f"*/{name}"))
+    more = f" Below it there is {shown(below[0])!r}." if below else ""
+    raise UserError(f"{str(path)!r} is the folder of neither a run nor a sweep: it has no config.yaml.{more}")
+
+
+def _read_sweep(path: Path) -> list[Result]:
+    """All trials whose config was written; what failed before that has nothing to be compared by."""
+    rows = {row["folder"]: row for row in _rows(path / _TRIALS) if row.get("folder") and _is_inside(row["folder"])}
+    numbered = sorted((entry.name for entry in path.iterdir() if entry.name.isdecimal()), key=int)
+    results = []
+    for name in dict.fromkeys([*rows, *numbered]):
+        folder = RunFolder(path / name)
+        if folder.config.is_file():
+            state = rows.get(name, {}).get("state", "")
+            results.append(_read_run(folder, shown(path), state if state in _STATES else ""))
+    if not results:
+        raise UserError(f"The sweep in {str(path)!r} has no trial that has begun.")
+    return results
+
+
+def _is_inside(name: str) -> bool:
+    return not Path(name).is_absolute() and ".." not in Path(name).parts
+
+
+def _rows(file: Path) -> list[dict[str, str]]:
+    try:
+        return list(csv.DictReader(read_text(file).splitlines(), strict=True))
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{str(file)!r} cannot be read: {one_line(error)}") from error
+
+
+def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
+    """
+    Args:
+        state: what the sweep says of it, which knows what was tried again; "" for what the run itself says.
+    """
+    try:
+        config = read_yaml(folder.config)
+        if not isinstance(config, dict):
+            raise ValueError("config.yaml has no settings")
+        summary = json.loads(read_text(folder.summary)) if folder.summary.is_file() else {}
+        if not isinstance(summary, dict):
+            raise ValueError("summary.json is damaged")
+        curves = read_metrics(folder.metrics) if folder.metrics.is_file() else {}
+    except (OSError, ValueError, csv.Error, RecursionError) as error:
+        raise UserError(f"The run in {str(folder.path)!r} cannot be read: {one_line(error)}") from error
+    status = state or summary.get("status")
+    if status not in _STATES:
+        status = "running" if is_locked(folder.path) else "unfinished"
+    seed = config.get("seed")
+    return Result(
+        name=shown(folder.path),
+        owner=owner,
+        settings=read_settings(config),
+        seed=seed if type(seed) is int else 0,
+        status=status,
+        reason=str(summary.get("error") or ""),
+        values=_values(summary),
+        curves=curves,
+        objective=str(summary.get("objective_name") or config.get("objective") or "val_accuracy"),
+    )
+
+
+def _values(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Its metrics; null stands for one that is not finite, or that there is none."""
+    return {
+        name: float(value)
+        for name, value in summary.items()
+        if str(name).startswith(_METRICS) and type(value) in (int, float) and math.isfinite(value)
+    }

@@ -1,0 +1,43 @@
+"""A table of an ablation on a terminal."""
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from bnlab.comparison.formats import cells, columns
+from bnlab.comparison.table import Table
+
+__all__ = ["on_screen"]
+
+MOST_ROWS = 20
+_MOST_ACROSS = 6  # arms beside each other
+
+
+def on_screen(table: Table, width: int) -> RichTable:
+    """With a row for each arm or, where these do not fit into `width` characters and are few, a column for each."""
+    headings = [[heading] for heading in columns(table)]
+    rows = [[Text(text) for text in cells(table, index)] for index in range(min(len(table.rows), MOST_ROWS))]
+    first_metric = 2 + len(table.keys)
+    for place, metric in enumerate(table.metrics, start=first_metric):
+        for index in table.best(metric):
+            if index < len(rows):
+                rows[index][place].stylize("bold")
+    grid = [[Text(heading[0]) for heading in headings], *rows]
+    needed = sum(max(cell_len(row[place].plain) for row in grid) + 2 for place in range(len(headings)))
+    if needed > width and len(rows) <= _MOST_ACROSS:
+        return _shown([list(column) for column in zip(*grid, strict=True)], first_metric=1)
+    shown = _shown(grid, first_metric)
+    if len(table.rows) > len(rows):
+        shown.caption = f"{len(table.rows) - len(rows)} more rows are in the files."
+        shown.caption_justify = "left"
+    return shown
+
+
+def _shown(grid: list[list[Text]], first_metric: int) -> RichTable:
+    shown = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for place, heading in enumerate(grid[0]):
+        shown.add_column(heading, justify="left" if 0 < place < first_metric else "right", overflow="fold")
+    for row in grid[1:]:
+        shown.add_row(*row)
+    return shown

@@ -1,0 +1,85 @@
+"""Which settings differ between runs, and which of these are worth a column."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bnlab.comparison.choices import GROUPS, choice_of, default_of
+from bnlab.trust import without_interpolations_of_this_machine
+
+__all__ = ["Settings", "differing", "read_settings"]
+
+# What makes no other run: which of the seeds it is, where things are, and who watches.
+_NOT_OF_THE_RUN = ("seed", "data.root", "logger", "search", "hydra", "resume", "record", "panda", "callbacks")
+
+_ABSENT = object()  # null is a value
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Of a run, by their keys; a group's own name has what was chosen of it: {"norm": "batch", "norm.eps": 1e-5, ...}.
+
+    Attributes:
+        implied: the keys whose values come with the choices and with other settings, as that eps does.
+    """
+
+    values: Mapping[str, Any]
+    implied: frozenset[str] = field(default=frozenset())
+
+
+def read_settings(config: Mapping[str, Any]) -> Settings:
+    """From the config of a run, nested, its interpolations unresolved."""
+    values: dict[str, Any] = {}
+    implied: set[str] = set()
+    harmless: dict[str, Any] = without_interpolations_of_this_machine(config)
+    for group, of_group in config.items():
+        if group in GROUPS and isinstance(of_group, Mapping) and "_target_" in of_group:
+            values[group] = choice = choice_of(group, of_group)
+            of_group = {key: value for key, value in of_group.items() if key != "_target_"}
+            implied |= {
+                f"{group}.{key}" for key in of_group if of_group[key] == default_of(group, choice, key, harmless)
+            }
+        values.update(_leaves(of_group, str(group)))
+    return Settings(
+        {key: value for key, value in values.items() if not _is_below(key, _NOT_OF_THE_RUN)}, frozenset(implied)
+    )
+
+
+def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _leaves(item, f"{key}.{name}")
+    else:
+        yield key, value
+
+
+def _is_below(key: str, above: Sequence[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in above)
+
+
+def differing(runs: Sequence[Settings]) -> list[str]:
+    """The keys whose values are not the same in all runs, in the order of the config.
+
+    Without those that differ only as something else does: that are implied wherever they are there, or that a choice
+    brings, the same each time, which others do not have.
+    """
+    keys = dict.fromkeys(key for run in runs for key in run.values)
+    return [key for key in keys if _differs(key, runs) and not _follows(key, runs)]
+
+
+def _differs(key: str, runs: Sequence[Settings]) -> bool:
+    first = runs[0].values.get(key, _ABSENT)
+    return not all(_are_equal(run.values.get(key, _ABSENT), first) for run in runs)
+
+
+def _follows(key: str, runs: Sequence[Settings]) -> bool:
+    having = [run for run in runs if key in run.values]
+    if all(key in run.implied for run in having):
+        return True
+    group = key.partition(".")[0]
+    return group != key and len(having) < len(runs) and _differs(group, runs) and not _differs(key, having)
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """As settings: true is not 1, but 1.0 is."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

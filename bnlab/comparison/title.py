@@ -1,0 +1,45 @@
+"""What compared runs have in common, in a line for a title."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bnlab.comparison.arms import Arm
+from bnlab.comparison.labels import value_texts
+
+__all__ = ["title_of"]
+
+
+def title_of(arms: Sequence[Arm]) -> str:
+    """As "digits, MLP 100-100-100 relu, optimizer momentum, 15 epochs, 5 seeds": each part where all runs share it."""
+    runs = [result.settings.values for arm in arms for result in arm.results]
+    shared: dict[str, Any] = {
+        key: value for key, value in runs[0].items() if all(run.get(key) == value for run in runs)
+    }
+    hidden = shared.get("model.hidden")
+    shape = "-".join(map(str, hidden)) if isinstance(hidden, list) else ""
+    network = " ".join(filter(None, [shape, str(shared.get("model.activation") or "")]))
+    lr = f" lr {value_texts([shared['optimizer.lr']])[0]}" if "optimizer.lr" in shared else ""
+    parts = [
+        str(shared.get("data", "")),
+        network,
+        _named("norm", shared),
+        _named("optimizer", shared) + lr if "optimizer" in shared else lr.strip(),
+        f"batch {shared['data.batch_size']}" if "data.batch_size" in shared else "",
+        f"{shared['trainer.max_epochs']} epochs" if "trainer.max_epochs" in shared else "",
+        seeds_of(arms),
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def seeds_of(arms: Sequence[Arm]) -> str:
+    """As "5 seeds", "2 to 5 seeds" or "seed 0"."""
+    numbers = {len(arm.results) for arm in arms}
+    if numbers == {1}:
+        seeds = {arm.results[0].seed for arm in arms}
+        return f"seed {seeds.pop()}" if len(seeds) == 1 else "a seed each"
+    low, high = min(numbers), max(numbers)
+    return f"{high} seeds" if low == high else f"{low} to {high} seeds"
+
+
+def _named(group: str, shared: dict[str, Any]) -> str:
+    return f"{group} {shared[group]}" if group in shared else ""

@@ -1,0 +1,30 @@
+"""Colours that colour-blind readers tell apart too, and ways to tell more lines apart than there are colours."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.colors import to_hex
+
+__all__ = ["COLOURS", "MOST_LINES", "OTHERS", "SOLID", "Dashes", "line_style", "ordered_colours"]
+
+# Okabe and Ito's, without the yellow that white paper swallows.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+Dashes = tuple[int, tuple[float, ...]]
+"""Points of ink and of paper in turn, as matplotlib takes them; none for a solid line."""
+
+SOLID: Dashes = (0, ())
+OTHERS = "0.75"  # of lines that are too many to be named
+_DASHES: Sequence[Dashes] = (SOLID, (0, (4, 1.5)), (0, (1, 1.2)))
+
+MOST_LINES = len(COLOURS) * len(_DASHES)
+
+
+def line_style(index: int) -> tuple[str, Dashes]:
+    """The colour and the dashes of line `index`, both together no other's below `MOST_LINES`."""
+    return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
+
+
+def ordered_colours(number: int) -> list[str]:
+    """From light to dark, for what has an order, such as rounds."""
+    return [to_hex(colormaps["viridis_r"](place)) for place in np.linspace(0.15, 0.95, number)]
