@@ -39,5 +39,5 @@ def mean_and_deviation(name: str, mean: float | None, deviation: float | None) -
 def difference(name: str, value: float) -> str:
     """With its sign; of two accuracies in percentage points, `+0.31 pp`, as 1 % of 50 % would be something else."""
     if is_share(name):
-        return f"{100 * value:+.2f} pp"
+        return f"{round(100 * value, 2) + 0.0:+.2f} pp"  # no -0.00
     return f"+{number(value)}" if value >= 0 else number(value)

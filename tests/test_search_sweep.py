@@ -36,7 +36,8 @@ def test_a_sweep_leaves_a_row_a_trial_with_every_parameter_at_full_precision(swe
         assert float(row["seconds"]) >= 0
         summary = json.loads((left.folder / row["folder"] / "summary.json").read_text())
         assert summary["objective"] == float(row["val_accuracy"])
-    assert (left.folder / "search.png").read_bytes().startswith(b"\x89PNG")
+    for suffix, start in (("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF")):
+        assert (left.folder / f"search.{suffix}").read_bytes().startswith(start)
 
 
 def test_the_command_of_the_best_gives_the_same_objective(sweep, train):
@@ -98,7 +99,7 @@ def test_a_choice_is_shown_as_it_is_written_and_reaches_the_job_as_hydra_reads_i
     assert table == rows[:10]
     assert outcome.stdout.splitlines()[-1] == shlex.join(["python", "-m", "bnlab.train", f"+x={rows[0]}"])
     escaped = {"'[b]x|<b>'": r"'[b]x\|\<b>'", "'$_$'": r"'\$_\$'"}
-    listed = [line.rpartition("0.50000 | ")[2][:-2] for line in left.leaderboard.splitlines() if "0.50000" in line]
+    listed = [line.rpartition("50.00 % | ")[2][:-2] for line in left.leaderboard.splitlines() if "50.00 %" in line]
     assert listed == [escaped.get(text, text) for text in rows]
     assert (left.folder / "search.png").exists()
 
@@ -111,12 +112,12 @@ def test_numbers_that_differ_are_shown_with_as_many_digits_as_that_takes(sweep):
     assert all(float(loss) == pytest.approx(1e-10) for loss, _ in shown)
 
 
-@pytest.mark.parametrize("broken", ["write_figure", "table"])
+@pytest.mark.parametrize("broken", ["running.write_figure", "running.write_ablation", "leaderboard.Leaderboard.table"])
 def test_what_cannot_be_shown_does_not_take_the_ending_with_it(sweep, monkeypatch, broken):
     def fail(*arguments):
         raise RuntimeError("out of\ncolour")
 
-    monkeypatch.setattr(f"bnlab.search.leaderboard.Leaderboard.{broken}", fail)
+    monkeypatch.setattr(f"bnlab.search.{broken}", fail)
     outcome, left = sweep("search=random", "search.num_trials=3", LR, task=fails_on_odd)
     assert outcome.exit_code == 1
     assert len(left.rows) == 3
@@ -244,8 +245,8 @@ def test_seeds_rank_configurations_by_their_mean(sweep):
     lr = max(means, key=means.get)
     assert left.best.objective == pytest.approx(means[lr], rel=1e-12)
     deviation = math.sqrt(sum((value - means[lr]) ** 2 for value in groups[lr]) / 2)
-    assert f"{means[lr]:.5f} ± {deviation:.5f}" in left.leaderboard
-    assert f"{means[lr]:.5f} ± {deviation:.5f}" in outcome.stdout
+    assert f"{100 * means[lr]:.2f} ± {100 * deviation:.2f} %" in left.leaderboard
+    assert f"{100 * means[lr]:.2f} ± {100 * deviation:.2f} %" in outcome.stdout
     # the command runs all seeds again, and ends with the same mean
     again, repeated = sweep(*shlex.split(left.best.command)[4:], task=lambda c: smooth(c) * c.seed, folder="again")
     assert again.exit_code == 0

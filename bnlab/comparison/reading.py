@@ -16,7 +16,7 @@ from bnlab.runs import RunFolder, read_metrics
 from bnlab.stored_file import read_text
 from bnlab.yaml_text import read_yaml
 
-__all__ = ["read_results"]
+__all__ = ["read_results", "values_of"]
 
 _DEFINITION, _TRIALS = "sweep.yaml", "trials.csv"
 _STATES = ("completed", "diverged", "pruned", "failed", "interrupted")
@@ -106,13 +106,13 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
         seed=seed if type(seed) is int else 0,
         status=status,
         reason=str(summary.get("error") or ""),
-        values=_values(summary),
+        values=values_of(summary),
         curves=curves,
         objective=str(summary.get("objective_name") or config.get("objective") or "val_accuracy"),
     )
 
 
-def _values(summary: Mapping[str, Any]) -> dict[str, float]:
+def values_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Its metrics; null stands for one that is not finite, or that there is none."""
     return {
         name: float(value)

@@ -1,20 +1,23 @@
 """What compared runs have in common, in a line for a title."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnlab.comparison.arms import Arm
 from bnlab.comparison.labels import value_texts
 
-__all__ = ["title_of"]
+__all__ = ["parts_of", "title_of"]
 
 
 def title_of(arms: Sequence[Arm]) -> str:
-    """As "digits, MLP 100-100-100 relu, optimizer momentum, 15 epochs, 5 seeds": each part where all runs share it."""
+    """As "digits, 100-100-100 relu, optimizer momentum, 15 epochs, 5 seeds": each part where all runs share it."""
     runs = [result.settings.values for arm in arms for result in arm.results]
-    shared: dict[str, Any] = {
-        key: value for key, value in runs[0].items() if all(run.get(key) == value for run in runs)
-    }
+    shared = {key: value for key, value in runs[0].items() if all(run.get(key) == value for run in runs)}
+    return ", ".join([*parts_of(shared), seeds_of(arms)])
+
+
+def parts_of(shared: Mapping[str, Any]) -> list[str]:
+    """What these settings say of the data, the network and its training; settings that are missing say nothing."""
     hidden = shared.get("model.hidden")
     shape = "-".join(map(str, hidden)) if isinstance(hidden, list) else ""
     network = " ".join(filter(None, [shape, str(shared.get("model.activation") or "")]))
@@ -26,9 +29,8 @@ def title_of(arms: Sequence[Arm]) -> str:
         _named("optimizer", shared) + lr if "optimizer" in shared else lr.strip(),
         f"batch {shared['data.batch_size']}" if "data.batch_size" in shared else "",
         f"{shared['trainer.max_epochs']} epochs" if "trainer.max_epochs" in shared else "",
-        seeds_of(arms),
     ]
-    return ", ".join(filter(None, parts))
+    return list(filter(None, parts))
 
 
 def seeds_of(arms: Sequence[Arm]) -> str:
@@ -41,5 +43,5 @@ def seeds_of(arms: Sequence[Arm]) -> str:
     return f"{high} seeds" if low == high else f"{low} to {high} seeds"
 
 
-def _named(group: str, shared: dict[str, Any]) -> str:
+def _named(group: str, shared: Mapping[str, Any]) -> str:
     return f"{group} {shared[group]}" if group in shared else ""

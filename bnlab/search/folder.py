@@ -105,8 +105,19 @@ class SweepFolder:
         return self.path / "best.yaml"
 
     @property
-    def figure(self) -> Path:
-        return self.path / "search.png"
+    def figures(self) -> tuple[Path, ...]:
+        """The same one in three formats."""
+        return tuple(self.path / f"search.{suffix}" for suffix in ("png", "svg", "pdf"))
+
+    @property
+    def ablation(self) -> tuple[Path, ...]:
+        """The table over seeds in three formats, where there are several."""
+        return tuple(self.path / f"ablation.{suffix}" for suffix in ("md", "csv", "tex"))
+
+    @property
+    def results(self) -> tuple[Path, ...]:
+        """What is written anew as trials end."""
+        return self.trials, self.leaderboard, self.best, *self.figures, *self.ablation
 
     @property
     def unfinished(self) -> Path:
@@ -115,8 +126,7 @@ class SweepFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All of them, which no trial's folder may take the place of."""
-        results = (self.trials, self.leaderboard, self.best, self.figure)
-        return (self.definition, self.journal, self.settings, self.unfinished, *results)
+        return (self.definition, self.journal, self.settings, self.unfinished, *self.results)
 
     def trial(self, name: str) -> Path:
         return self.path / name
@@ -154,8 +164,7 @@ class SweepFolder:
                 f"{shown(self.path)!r} already holds a sweep: choose another folder, or go on with it by "
                 f"{resume_command(self)}"
             )
-        files = (self.trials, self.leaderboard, self.best, self.figure)
-        taken = [file.name for file in files if file.exists()] + self.numbered()
+        taken = [file.name for file in self.results if file.exists()] + self.numbered()
         if self.journal.is_file() and self.journal.stat().st_size:  # an empty one is of a sweep that was killed early
             taken.append(self.journal.name)
         if taken:
@@ -230,7 +239,7 @@ class SweepFolder:
         except BlockingIOError:
             raise UserError(f"The sweep in {str(self.path)!r} is still running: wait for its end.") from None
         with lock:
-            remove_unfinished((self.definition, self.settings, self.trials, self.leaderboard, self.best, self.figure))
+            remove_unfinished((self.definition, self.settings, *self.results))
             yield
 
     def has_started(self, name: str) -> bool:

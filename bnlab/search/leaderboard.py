@@ -1,9 +1,8 @@
-"""What a search leaves: trials.csv, leaderboard.md, best.yaml, search.png, and the table that ends it on screen."""
+"""The ranking that a search leaves: trials.csv, leaderboard.md, best.yaml, and the table that ends it on screen."""
 
 import csv
 import io
 import math
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,10 +13,13 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from bnlab.atomic_file import write_bytes, write_text
+from bnlab.atomic_file import write_text
 from bnlab.command_line import Origin, shown
 from bnlab.command_line import command as command_line
+from bnlab.comparison.labels import short_keys, value_texts
+from bnlab.comparison.statistics import estimate
 from bnlab.concealing import override_to_write
+from bnlab.number_format import mean_and_deviation
 from bnlab.search.folder import SweepFolder
 from bnlab.search.scales import Scale
 from bnlab.search.space import Choice, Parameter, Point, Space
@@ -87,29 +89,6 @@ class Leaderboard:
         if best is not None:
             write_text(folder.best, self._best(best, folder))
 
-    def write_figure(self, folder: SweepFolder) -> None:
-        """The objective against each parameter, where there is anything to show."""
-        points = [
-            {**trial.values, "objective": trial.objective, "state": trial.state}
-            for trial in self.trials
-            if trial.objective is not None
-        ]
-        if self.seeds > 1:
-            points = [
-                {**of_point.values, "objective": of_point.mean, "state": "completed"}
-                for of_point in self.ranking
-                if of_point.is_complete
-            ]
-        points = [point for point in points if math.isfinite(point["objective"])]
-        if not points or not self.space.parameters:
-            return
-        from bnlab.figures import picture, search  # matplotlib takes half a second
-
-        axes = {parameter.key: axis_of(parameter) for parameter in self.space.parameters}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
-            write_bytes(folder.figure, picture(search(points, axes, self.objective, minimize=self.minimize)))
-
     def table(self, width: int) -> Table | None:
         """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""
         ranking = self.ranking
@@ -146,7 +125,7 @@ class Leaderboard:
     def _columns(self) -> list[str]:
         has_test = any(trial.test_accuracy is not None for trial in self.trials)
         keys = [parameter.key for parameter in self.space.parameters]
-        return ["", "trial", self.objective, *(["test_accuracy"] if has_test else []), *_short(keys)]
+        return ["", "trial", self.objective, *(["test_accuracy"] if has_test else []), *short_keys(keys)]
 
     def _rows(self, ranking: Sequence[Configuration]) -> list[list[str]]:
         parameters = [
@@ -163,12 +142,13 @@ class Leaderboard:
         cells = [
             str(place),
             _numbers([trial.number for trial in trials]),
-            _with_deviation(configuration.mean, configuration.deviation)
+            mean_and_deviation(self.objective, configuration.mean, configuration.deviation)
             + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
         ]
         if any(trial.test_accuracy is not None for trial in self.trials):
             tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
-            cells.append(f"{math.fsum(tests) / len(tests):.2%}" if tests else "")
+            found = estimate(tests)
+            cells.append("" if found is None else mean_and_deviation("test_accuracy", found.mean, found.deviation))
         return cells
 
     def _csv(self, folder: SweepFolder) -> str:
@@ -270,12 +250,6 @@ def axis_of(parameter: Parameter) -> str | list[str]:
     )
 
 
-def _short(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that says which one it is."""
-    last = Counter(key.rpartition(".")[2] for key in keys)
-    return [key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys]
-
-
 def _numbers(numbers: Sequence[int]) -> str:
     """As "3 to 5" where none is left out in between, as one that was tried again is."""
     if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
@@ -288,23 +262,6 @@ def _is_finite(value: Any) -> bool:
 
 
 def _labels(elements: Sequence[Any]) -> list[str]:
-    """Floats with four digits, or with as many as it takes to tell them apart; texts as they are, None as nothing."""
-    floats = {element for element in elements if isinstance(element, float)}
-    digits = 4
-    while digits < 17 and len({f"{number:.{digits}g}" for number in floats}) < len(floats):
-        digits += 1
-    return [
-        "" if element is None else f"{element:.{digits}g}" if isinstance(element, float) else _in_a_line(str(element))
-        for element in elements
-    ]
-
-
-def _in_a_line(text: str) -> str:
-    """With line breaks and the like as escapes."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
-
-
-def _with_deviation(mean: float, deviation: float | None) -> str:
-    """Five decimals, or five digits where these would say nothing or be endless."""
-    style = ".5f" if mean == 0 or 1e-3 <= abs(mean) < 1e6 else ".5g"
-    return f"{mean:{style}}" if deviation is None else f"{mean:{style}} ± {deviation:{style}}"
+    """Nothing where a parameter is not there, which is None."""
+    texts = iter(value_texts([element for element in elements if element is not None]))
+    return ["" if element is None else next(texts) for element in elements]

@@ -20,15 +20,18 @@ from bnlab.command_line import shown
 from bnlab.concealing import holds_address_secret
 from bnlab.errors import UserError, one_line, reason
 from bnlab.outside import is_outside, wait_for_room
+from bnlab.search.ablation import write_ablation
 from bnlab.search.changes import Settings, of_the_task
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.definition import Search
 from bnlab.search.distributions import name_in_optuna
+from bnlab.search.figure import write_figure
 from bnlab.search.folder import Definition, SweepFolder, is_owned, resume_command
 from bnlab.search.leaderboard import Leaderboard
 from bnlab.search.plan import PATIENCE_S, Plan, TakenTrial
 from bnlab.search.progress import SweepProgress
 from bnlab.search.retries import IN_A_ROW, Retries
+from bnlab.search.rounds import rounds_of
 from bnlab.search.samplers import build_sampler
 from bnlab.search.storage import declare_planned, join_or_create, release
 from bnlab.search.subdir import Subdirs, job_override
@@ -386,6 +389,9 @@ class RunningSweep:
             self._say(
                 f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
             )
+        with _going_on(self._folder.ablation[0].name):
+            if write_ablation(leaderboard, self._folder):
+                self._say(f"Mean ± deviation over seeds, with differences: {shown(self._folder.ablation[0])}")
         goes_on = interrupted or self._stopped or self._retries.num_left
         if not goes_on:
             shutil.rmtree(self._folder.unfinished, ignore_errors=True)  # of trials that failed
@@ -393,8 +399,9 @@ class RunningSweep:
             self._say_how_to_go_on(interrupted)
         elif leaderboard.best is not None:
             self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
-        with _going_on(self._folder.figure.name):
-            leaderboard.write_figure(self._folder)
+        with _going_on(self._folder.figures[0].name):
+            rounds = rounds_of(self._study, self._search.space, leaderboard.trials, self._definition.trials_per_round)
+            write_figure(leaderboard, self._folder, rounds, self._definition.trials_per_round)
         if interrupted:
             raise SystemExit(EXIT_INTERRUPTED)
         if counts["failed"] or goes_on:

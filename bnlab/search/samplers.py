@@ -7,7 +7,7 @@ repeats another has the other's place); elsewhere the place is the trial's numbe
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
@@ -165,17 +165,40 @@ class CoarseToFineSampler(_PlaceSampler):
         centre = centres[place % len(centres)] if centres else {}
         if param_name not in centre or not holds(param_distribution, centre[param_name]):
             return value_at(param_distribution, r)  # the first round, or what the best does not have
-        width = self._shrink**round_
         if isinstance(param_distribution, CategoricalDistribution):
-            if _uniform(self._seed, place, f"{param_name} anew") >= width:
+            if _uniform(self._seed, place, f"{param_name} anew") >= self._shrink**round_:
                 return centre[param_name]
             return value_at(param_distribution, r)
-        middle = position(param_distribution, centre[param_name])
-        assert isinstance(param_distribution, FloatDistribution | IntDistribution)
-        if param_distribution.step is not None:
-            width = max(width, _width_of_three(param_distribution, centre[param_name]))
-        start = min(max(middle - width / 2, 0.0), 1 - width)
+        start, width = self._box(round_, param_distribution, centre[param_name])
         return value_at(param_distribution, start + r * width)
+
+    def _box(self, round_: int, distribution: BaseDistribution, centre: Any) -> tuple[float, float]:
+        """Start and width of the box of a round around `centre`, in the coordinate of the scale."""
+        assert isinstance(distribution, FloatDistribution | IntDistribution)
+        width = self._shrink**round_
+        if distribution.step is not None:
+            width = max(width, _width_of_three(distribution, centre))
+        return min(max(position(distribution, centre) - width / 2, 0.0), 1 - width), width
+
+    def boxes(
+        self, study: Study, round_: int, distributions: Mapping[str, BaseDistribution]
+    ) -> list[dict[str, tuple[Any, Any]]]:
+        """What a round draws from: for each centre the ends of its box, of the parameters that it bounds.
+
+        Args:
+            distributions: of the parameters that are numbers, by their name in the study.
+        """
+        found = []
+        for centre in self._centres_of(study, round_) or [{}]:
+            ends = {}
+            for name, distribution in distributions.items():
+                start, width = 0.0, 1.0
+                if name in centre and holds(distribution, centre[name]):
+                    start, width = self._box(round_, distribution, centre[name])
+                last = max(start + width - 2**-53, start)  # r is below 1
+                ends[name] = value_at(distribution, start), value_at(distribution, last)
+            found.append(ends)
+        return found
 
     def _centres_of(self, study: Study, round_: int) -> list[dict[str, Any]]:
         if round_ == 0:

@@ -1,0 +1,279 @@
+"""What the panels of a search's figure have in common: the trials' colours and marks, and the axis of the objective."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import PercentFormatter
+
+from bnlab.figures.palette import COLOURS, ordered_colours
+from bnlab.figures.scales import number_log_axis, set_scale, short, unique
+
+__all__ = ["Axis", "Box", "SearchView", "factor_of"]
+
+Axis = str | Sequence[str]
+"""A scale (linear, log, one_minus_log), or the texts of choices in order."""
+
+Box = Mapping[str, tuple[float, float]]
+"""Of each parameter that it bounds, its ends."""
+
+# What each state looks like; the last two also where there is no objective to place them by.
+MARKERS = {"completed": "o", "incomplete": "o", "pruned": "v", "diverged": "x", "failed": "+"}
+_GREY = "0.6"
+_BEST: dict[str, Any] = {
+    "color": "#F0E442",
+    "markeredgecolor": "black",
+    "markeredgewidth": 0.8,
+}  # Okabe and Ito's yellow
+MOST_LEVELS = len(COLOURS)  # of a factor that is shown by colours
+_DODGE = 0.09  # of a choice's place: error bars of several levels would lie on one another
+_MOST_CONNECTED = 15  # points of a level; a line through more would show their noise
+_TOO_MUCH = 1e100  # for the numbers on an axis
+_BEYOND = 0.03  # of the panel's height: where those are that have no place in it
+
+
+def factor_of(axes: Mapping[str, Axis]) -> str | None:
+    """The parameter to be shown by colours beside others on axes: a choice of few, of names rather than of numbers."""
+    choices = {key: axis for key, axis in axes.items() if not isinstance(axis, str) and 1 < len(axis) <= MOST_LEVELS}
+    if len(axes) < 2 or not choices:
+        return None
+    return min(choices, key=lambda key: (all(map(_is_number, choices[key])), len(choices[key])))
+
+
+@dataclass(frozen=True)
+class SearchView:
+    """What all panels have in common: the trials, their colours, and the axis of the objective."""
+
+    trials: Sequence[Mapping[str, Any]]
+    axes: Mapping[str, Axis]
+    objective: str
+    minimize: bool
+    rounds: Sequence[Sequence[Box]]
+    factor: str | None = field(init=False)
+    limits: tuple[float, float] | None = field(init=False)
+    best: Mapping[str, Any] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factor", None if len(self.rounds) > 1 else factor_of(self.axes))
+        object.__setattr__(self, "limits", self._limits())
+        placed = [trial for trial in self.trials if trial["objective"] is not None]
+        ranked = [trial for trial in placed if trial["state"] not in ("pruned", "incomplete")] or placed
+        sign = 1 if self.minimize else -1
+        best = min(ranked, key=lambda trial: sign * trial["objective"], default=None)
+        object.__setattr__(self, "best", best)
+
+    @property
+    def levels(self) -> list[tuple[str, str]]:
+        """The names of the levels that colours tell apart, and their colours."""
+        if len(self.rounds) > 1:
+            colours = ordered_colours(len(self.rounds))
+            return [(f"round {index + 1}", colour) for index, colour in enumerate(colours)]
+        if self.factor is None:
+            return []
+        key = short(self.factor.rpartition(".")[2])
+        names = unique([short(text) for text in self.axes[self.factor]])
+        return [(f"{key}={name}", colour) for name, colour in zip(names, COLOURS, strict=False)]
+
+    def _level(self, trial: Mapping[str, Any]) -> int | None:
+        if len(self.rounds) > 1:
+            return trial.get("round")
+        if self.factor is None or self.factor not in trial:
+            return None
+        return list(self.axes[self.factor]).index(trial[self.factor])
+
+    def _colour(self, trial: Mapping[str, Any]) -> str:
+        level = self._level(trial)
+        if level is not None:
+            return self.levels[min(level, len(self.levels) - 1)][1]
+        if self.levels:
+            return _GREY
+        return {"pruned": _GREY, "failed": _GREY, "diverged": "#CC79A7"}.get(trial["state"], COLOURS[0])
+
+    def _is_log(self) -> bool:
+        """A loss over more than a decade."""
+        return (
+            self.limits is not None
+            and self.objective.endswith("loss")
+            and self.limits[0] > 0
+            and 10 * self.limits[0] < self.limits[1] < _TOO_MUCH
+        )
+
+    def _limits(self) -> tuple[float, float] | None:
+        """The least and the greatest objective of trials that completed, or of all where none did."""
+        placed = [trial for trial in self.trials if trial["objective"] is not None]
+        steady = [trial for trial in placed if trial["state"] != "diverged"] or placed
+        ends = [trial["objective"] + sign * (trial.get("deviation") or 0.0) for trial in steady for sign in (-1, 1)]
+        return (min(ends), max(ends)) if ends else None
+
+    def draw(self, panel: Axes, key: str, *, is_leftmost: bool) -> None:
+        """The panel of one parameter."""
+        scale = self.axes[key]
+        if self._is_log():
+            panel.set_yscale("log")
+        if self.factor is not None and len(self.axes) == 2:
+            self._connect(panel, key)
+        for state, colour, of_group in self._groups(key):
+            inside = [trial for trial in of_group if self._has_place(trial)]
+            if inside:
+                self._mark(panel, key, inside, state, colour)
+        self._mark_best(panel, key)
+        for state, colour, of_group in self._groups(key):
+            beyond = [self._place(trial, key) for trial in of_group if not self._has_place(trial)]
+            if beyond:
+                panel.plot(
+                    beyond,
+                    [1 - _BEYOND if self.minimize else _BEYOND] * len(beyond),
+                    MARKERS.get(state, "x"),
+                    color=colour,
+                    transform=panel.get_xaxis_transform(),
+                    label=f"_{state} beyond",
+                    clip_on=False,
+                )
+        set_scale(panel, scale)
+        for index, boxes in enumerate(self.rounds if len(self.rounds) > 1 else ()):
+            for box in boxes:
+                if key in box:
+                    self._span(panel, key, box, index)
+        panel.set_xlabel(short(key), parse_math=False)
+        panel.grid(alpha=0.3)
+        if is_leftmost:
+            panel.set_ylabel(self.objective.replace("_", " "), parse_math=False)
+        else:
+            panel.tick_params(labelleft=False)
+        self._finish_objective(panel)
+
+    def _groups(self, *keys: str) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
+        """The trials that have these parameters, those alike in state and colour together."""
+        groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
+        for trial in self.trials:
+            if all(key in trial for key in keys):
+                groups.setdefault((trial["state"], self._colour(trial)), []).append(trial)
+        return [(state, colour, of_group) for (state, colour), of_group in groups.items()]
+
+    def _has_place(self, trial: Mapping[str, Any]) -> bool:
+        """Whether it has an objective that the axis reaches."""
+        value = trial["objective"]
+        if value is None or self.limits is None:
+            return False
+        return trial["state"] != "diverged" or self.limits[0] <= value <= self.limits[1]
+
+    def _mark(self, panel: Axes, key: str, trials: Sequence[Mapping[str, Any]], state: str, colour: str) -> None:
+        x, y = [self._place(trial, key) for trial in trials], [trial["objective"] for trial in trials]
+        face = "none" if state == "incomplete" else colour
+        panel.plot(x, y, MARKERS.get(state, "o"), color=colour, markerfacecolor=face, alpha=0.75, label=state)
+        if any(trial.get("deviation") is not None for trial in trials):
+            deviations = [trial.get("deviation") or 0.0 for trial in trials]
+            panel.errorbar(x, y, yerr=deviations, fmt="none", ecolor=colour, alpha=0.75, capsize=2.5, elinewidth=1)
+
+    def _mark_best(self, panel: Axes, key: str) -> None:
+        if self.best is not None and key in self.best:
+            place = self._place(self.best, key)
+            panel.plot([place], [self.best["objective"]], "*", **_BEST, markersize=13, label="best", zorder=4)
+
+    def _connect(self, panel: Axes, key: str) -> None:
+        """A line for each level, along the other parameter."""
+        for level, (_, colour) in enumerate(self.levels):
+            of_level = [
+                (self._place(trial, key), trial["objective"])
+                for trial in self.trials
+                if self._level(trial) == level
+                and key in trial
+                and trial["objective"] is not None
+                and trial["state"] != "diverged"
+            ]
+            if 1 < len(of_level) <= _MOST_CONNECTED and len({x for x, _ in of_level}) == len(of_level):
+                panel.plot(*zip(*sorted(of_level), strict=True), color=colour, linewidth=1, alpha=0.6, label="_level")
+
+    def _span(self, panel: Axes, key: str, box: Box, round_: int) -> None:
+        """Above the panel, how far the round reached in this parameter; a round below the one before."""
+        height = 1.02 + 0.025 * (len(self.rounds) - 1 - round_)
+        panel.plot(
+            box[key],
+            [height, height],
+            color=self.levels[round_][1],
+            linewidth=2.5,
+            solid_capstyle="butt",
+            transform=panel.get_xaxis_transform(),
+            clip_on=False,
+            label=f"_box {round_ + 1}",
+        )
+
+    def draw_plane(self, panel: Axes, across: str, up: str) -> None:
+        """Two parameters against each other, and the boxes of the rounds."""
+        for state, colour, of_group in self._groups(across, up):
+            x, y = [trial[across] for trial in of_group], [trial[up] for trial in of_group]
+            panel.plot(x, y, MARKERS.get(state, "o"), color=colour, alpha=0.75, label=state)
+        if self.best is not None and across in self.best and up in self.best:
+            panel.plot([self.best[across]], [self.best[up]], "*", **_BEST, markersize=13, label="best", zorder=4)
+        for index, boxes in enumerate(self.rounds):
+            for box in boxes:
+                if across in box and up in box:
+                    (left, right), (bottom, top) = box[across], box[up]
+                    panel.add_patch(
+                        Rectangle(
+                            (left, bottom),
+                            right - left,
+                            top - bottom,
+                            fill=False,
+                            edgecolor=self.levels[index][1],
+                            linewidth=1.5,
+                            label=f"_box {index + 1}",
+                        )
+                    )
+        set_scale(panel, self.axes[across])
+        set_scale(panel, self.axes[up], vertical=True)
+        panel.set_xlabel(short(across), parse_math=False)
+        panel.set_ylabel(short(up), parse_math=False)
+        panel.grid(alpha=0.3)
+
+    def _place(self, trial: Mapping[str, Any], key: str) -> float:
+        scale = self.axes[key]
+        if isinstance(scale, str):
+            return float(trial[key])
+        level = self._level(trial) if self.factor is not None else None
+        apart = 0.0 if level is None else _DODGE * (level - (len(self.levels) - 1) / 2)
+        return list(scale).index(trial[key]) + apart
+
+    def _finish_objective(self, panel: Axes) -> None:
+        if self.limits is not None:
+            low, high = self.limits
+            if self._is_log():
+                margin = (high / low) ** 0.06
+                panel.set_ylim(low / margin, high * margin)
+                number_log_axis(panel.yaxis, decades_apart=3)
+            else:
+                margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
+                panel.set_ylim(low - margin, high + margin)
+        if self.objective.endswith("accuracy"):
+            panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
+
+    def handles(self) -> list[Artist]:
+        """Of the legend: colours first, then the states that there are, in the colours they have without a factor."""
+        line: Literal["-", ""] = "-" if len(self.rounds) > 1 else ""  # which stands for what the round drew from
+        found: list[Artist] = [
+            Line2D([], [], color=colour, marker="o", linestyle=line, linewidth=2.5, label=name)
+            for name, colour in self.levels
+        ]
+        states = [state for state in MARKERS if any(trial["state"] == state for trial in self.trials)]
+        for state in states if not self.levels or states != ["completed"] else []:
+            colour = "0.3" if self.levels else self._colour({"state": state})
+            face = "none" if state == "incomplete" else colour
+            label = "lacks seeds" if state == "incomplete" else state
+            found.append(
+                Line2D([], [], color=colour, markerfacecolor=face, marker=MARKERS[state], linestyle="", label=label)
+            )
+        if self.best is not None:
+            found.append(Line2D([], [], **_BEST, marker="*", markersize=11, linestyle="", label="best"))
+        return found
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return math.isfinite(float(text))
+    except ValueError:
+        return False
