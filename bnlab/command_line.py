@@ -22,6 +22,7 @@ __all__ = [
     "key_of",
     "override",
     "shown",
+    "typed",
     "without",
     "word",
     "written",
@@ -127,6 +128,11 @@ def word(text: str) -> str:
         return shlex.quote(text)
     shown = (f"\\{char}" if char in "\\'" else char if char.isprintable() else _escaped(char) for char in text)
     return f"$'{''.join(shown)}'"
+
+
+def typed(text: str) -> str:
+    """`text` as one word of a shell, in the quotes that are read best: for an example in a sentence."""
+    return f'"{text}"' if "'" in text and text.isprintable() and not set(text) & set('"$`\\!') else word(text)
 
 
 def _escaped(char: str) -> str:

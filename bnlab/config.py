@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import differences
+from bnlab.command_line import Origin, differences
 from bnlab.concealing import is_masked
 from bnlab.confidential import from_environment, leaves, settings_to_write
 from bnlab.errors import UserError, user_errors
@@ -31,6 +31,8 @@ __all__ = [
 ]
 
 WIDTHS = ("num_layers", "num_units")  # of `model`: numbers from which the config makes the list `hidden`
+_REQUIRED = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "seed", "objective", "num_threads")
+_WITHOUT = {"norm": "norm=none", "scheduler": "scheduler=constant", "logger": "logger=csv"}
 
 # Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
 OmegaConf.register_new_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)
@@ -61,8 +63,13 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
     GlobalHydra.instance().clear()
     register()
     try:
-        with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
-            config = hydra_compose("train", list(overrides))
+        try:
+            with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+                config = hydra_compose("train", list(overrides))
+        except UserError as error:
+            from bnlab.mistakes.explaining import explain
+
+            raise UserError(explain(list(overrides), Origin(), multirun=False) or str(error)) from error
     finally:
         GlobalHydra.instance().hydra = outer
     check(config)
@@ -130,6 +137,11 @@ def check(config: DictConfig) -> None:
                 f"`{key}` is {value!r}, where *** stands for a secret that was not written down: give it again, "
                 f"best as {key}='${{oc.env:NAME}}'."
             )
+    assert isinstance(settings, dict)
+    for key in _REQUIRED:
+        if key not in settings:
+            without = f", or choose {_WITHOUT[key]}" if key in _WITHOUT else ""
+            raise UserError(f"`{key}` must not be taken out of the config: leave it there{without}.")
     for key, rule in RULES.items():
         value = settings
         for part in key.split("."):
@@ -138,7 +150,6 @@ def check(config: DictConfig) -> None:
             value = value[part]
         else:
             rule.check(key, value)
-    assert isinstance(settings, dict)
     for name, callback in settings.get("callbacks", {}).items():
         if not isinstance(callback, dict) or "_target_" not in callback:
             raise UserError(

@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bnlab.errors import UserError
+from bnlab.resemblance import closest, did_you_mean
 
 __all__ = ["RULES", "Rule", "boolean", "either", "integer", "literal", "number", "one_of", "optional", "sequence_of"]
 
@@ -14,15 +15,18 @@ _MOST_THREADS = 1024  # systems limit the threads of a process, and OpenMP ends 
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds(value)` decides; `text` completes the sentence "`key` must be ..."."""
+    """`holds(value)` decides; `text` completes the sentence "`key` must be ..."; `words` are texts that hold."""
 
     text: str
     holds: Callable[[Any], bool]
+    words: tuple[str, ...] = ()
 
     def check(self, key: str, value: Any) -> None:
         if not self.holds(value):
             shown = "null" if value is None else repr(value)
-            raise UserError(f"`{key}` must be {self.text}, but got {shown}.")
+            likely = [f"{key}={word}" for word in closest(str(value), self.words)]
+            meant = f": {did_you_mean(likely)}" if likely else "."
+            raise UserError(f"`{key}` must be {self.text}, but got {shown}{meant}")
 
 
 def _is_number(value: Any) -> bool:
@@ -31,7 +35,7 @@ def _is_number(value: Any) -> bool:
 
 def _range_text(minimum: float | None, above: float | None, maximum: float | None, below: float | None) -> str:
     parts = [
-        f"{sign} {bound:g}"
+        f"{sign} {bound if isinstance(bound, int) else format(bound, 'g')}"
         for sign, bound in ((">=", minimum), (">", above), ("<=", maximum), ("<", below))
         if bound is not None
     ]
@@ -68,30 +72,38 @@ def integer(*, minimum: int | None = None, maximum: int | None = None) -> Rule:
 def one_of(*choices: Any) -> Rule:
     shown = [repr(choice) for choice in choices]
     text = f"{', '.join(shown[:-1])} or {shown[-1]}" if len(shown) > 1 else shown[0]
-    return Rule(text, lambda value: any(value == choice and type(value) is type(choice) for choice in choices))
+    return Rule(
+        text,
+        lambda value: any(value == choice and type(value) is type(choice) for choice in choices),
+        tuple(choice for choice in choices if isinstance(choice, str)),
+    )
 
 
 def literal(choice: Any, meaning: str) -> Rule:
-    return Rule(f"{choice!r} ({meaning})", lambda value: value == choice and type(value) is type(choice))
+    return replace(one_of(choice), text=f"{choice!r} ({meaning})")
 
 
 def boolean() -> Rule:
-    return Rule("true or false", lambda value: isinstance(value, bool))
+    return Rule("true or false", lambda value: isinstance(value, bool), ("true", "false"))
 
 
 def optional(rule: Rule, meaning: str) -> Rule:
-    return Rule(f"{rule.text}, or null ({meaning})", lambda value: value is None or rule.holds(value))
+    return Rule(f"{rule.text}, or null ({meaning})", lambda value: value is None or rule.holds(value), rule.words)
 
 
 def either(*rules: Rule) -> Rule:
-    return Rule(" or ".join(rule.text for rule in rules), lambda value: any(rule.holds(value) for rule in rules))
+    return Rule(
+        " or ".join(rule.text for rule in rules),
+        lambda value: any(rule.holds(value) for rule in rules),
+        tuple(word for rule in rules for word in rule.words),
+    )
 
 
 def sequence_of(rule: Rule) -> Rule:
     def holds(value: Any) -> bool:
         return isinstance(value, Sequence) and not isinstance(value, str) and all(map(rule.holds, value))
 
-    return Rule(f"a list, each item {rule.text}", holds)
+    return Rule(f"a list such as [100,100], each item {rule.text}", holds)
 
 
 def string() -> Rule:

@@ -5,6 +5,7 @@ to start before it.
 """
 
 import os
+import re
 import secrets
 import sys
 import traceback
@@ -22,6 +23,8 @@ from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt, interruptible
 from bnlab.stacked.nursery import begun_early
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from omegaconf import DictConfig
 
 __all__ = ["main", "task"]
@@ -40,6 +43,7 @@ def task(config: "DictConfig") -> float | None:
     from bnlab.command_line import Origin, command, given_overrides
     from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config import check, config_folder
+    from bnlab.mistakes.added import check_added
 
     hydra_config = HydraConfig.get()
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
@@ -48,6 +52,7 @@ def task(config: "DictConfig") -> float | None:
         check(config)  # before two seconds of imports
         if hydra_config.mode == RunMode.RUN:
             warn_of_literals(config)
+            check_added(config, hydra_config)
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
@@ -92,55 +97,73 @@ def main() -> None:
 
 def _main() -> None:
     import hydra
-    from hydra._internal.utils import _run_hydra, get_args_parser
+    from hydra._internal.utils import _run_hydra
     from omegaconf import OmegaConf
 
     from bnlab.config import config_folder
+    from bnlab.mistakes.explaining import read_command_line, refuse_what_a_run_ignores
     from bnlab.search.plugin import register
-    from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep
+    from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
 
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
     register()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
-    parser = get_args_parser()
-    arguments = parser.parse_args()
-    with _errors_of_hydra("sweep" if arguments.multirun or MULTIRUN in arguments.overrides else "run"):
+    parser, arguments = read_command_line(sys.argv[1:])
+    multirun = arguments.multirun or MULTIRUN in arguments.overrides
+    with _errors_of_hydra(arguments, multirun):
         if "${" in os.getcwd():
             raise UserError(
                 f"Hydra would resolve the ${{ in the path of the current folder, {os.getcwd()!r}: go to another, "
                 "with hydra.run.dir= or hydra.sweep.dir=."
             )
+        if arguments.experimental_rerun is not None:
+            application()
+            return
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
                 _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
-        else:
-            application()
+            return
+        if not multirun and not shows_something(arguments):
+            refuse_what_a_run_ignores(arguments.overrides)
+        _run_hydra(arguments, parser, task, config_path=config_folder(), config_name="train")
 
 
 @contextmanager
-def _errors_of_hydra(kind: str) -> Iterator[None]:
+def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
     """What Hydra and OmegaConf raise is a mistake in the overrides or the configs: a `UserError`.
 
-    So is a folder for the `kind`, run or sweep, that cannot be written.
+    It says what was probably meant. So is a folder for the run or the sweep that cannot be written.
 
     Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from bnlab.mistakes.explaining import explain, origin_of
+
+    def explained(error: BaseException) -> str:
+        told = explain(arguments.overrides, origin_of(arguments), multirun=multirun)
+        # Without Hydra's advice to add what it does not know
+        return re.sub(r"\. To append to your config use .*", ".", one_line(error)) if told is None else told
+
     asked_for = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
     except (HydraException, OmegaConfBaseException) as error:
-        told = one_line(error)
+        told = explained(error)
         if told.startswith("Sweeping over Hydra's configuration"):
             told += ": run one sweep for each value, or quote a value that has a comma in it."
         raise UserError(told) from error
+    except UserError as error:
+        if isinstance(error.__cause__, HydraException | OmegaConfBaseException):
+            raise UserError(explained(error)) from error
+        raise
     except OSError as error:
         if any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise  # what the training met is no matter of its folder
+        kind = "sweep" if multirun else "run"
         raise UserError(
             f"A {kind}'s folder cannot be written ({error}): choose another with hydra.{kind}.dir=."
         ) from error
@@ -148,7 +171,7 @@ def _errors_of_hydra(kind: str) -> Iterator[None]:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals["__name__"].partition(".")[0] != "hydra":
             raise
-        raise UserError(one_line(error)) from error  # such as of `norm=1`, whose value names no config
+        raise UserError(explained(error)) from error  # such as of `norm=1`, whose value names no config
     finally:
         if asked_for is None:
             del os.environ["HYDRA_FULL_ERROR"]

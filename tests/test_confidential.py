@@ -126,7 +126,7 @@ def test_a_run_writes_no_secret_into_any_file_and_its_folder_is_the_owners(secre
     assert outcome.exit_code == 0, outcome.stderr
     assert files_with(tmp_path, PASSWORD, KEY, NOTE) == []
     assert PASSWORD not in outcome.stdout + outcome.stderr
-    assert outcome.stderr.count("\n") == 1
+    assert outcome.stderr.count("\n") == 2  # of what is literal, and of what nothing reads
     assert "`service.password`, `service.uri`" in outcome.stderr
     assert "service.password='${oc.env:NAME}'" in outcome.stderr
     assert mode(folder) == "0o700"

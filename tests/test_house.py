@@ -17,7 +17,7 @@ HOMES = {
         *("data.module", "classifier", "callbacks", "fit", "recorder", "progress", "interrupt"),
         *("bench", "search"),
     ),
-    "hydra": ("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench"),
+    "hydra": ("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench", "mistakes"),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
     "torchvision": ("data.datasets", "bench"),

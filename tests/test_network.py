@@ -102,7 +102,7 @@ def test_has_batch_norm_knows_both_layers() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"hidden": [0]}, r"`hidden` must be a list, each item a whole number >= 1, but got \[0\]"),
+        ({"hidden": [0]}, r"`hidden` must be a list such as \[100,100\], each item a whole number >= 1, but got \[0\]"),
         ({"placement": "sideways"}, "`placement` must be 'before' or 'after', but got 'sideways'"),
         ({"bias": "maybe"}, "`bias` must be true or false or 'auto', but got 'maybe'"),
         ({"activation": "swoosh"}, "`activation` must be one of relu, .*, but got 'swoosh'"),

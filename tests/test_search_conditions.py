@@ -113,9 +113,9 @@ def test_of_a_ready_made_space_what_makes_no_difference_is_left_out_and_said(swe
 
 
 def test_what_the_user_adds_and_nothing_reads_is_said(sweep):
-    outcome, _ = sweep("+optimzer.lr=0.1", "+width=8", "+x=1,2", "model.hidden=[${width}]", task=lambda config: 0.5)
+    outcome, _ = sweep("+note=1", "+width=8", "+x=1,2", "model.hidden=[${width}]", task=lambda config: 0.5)
     assert outcome.exit_code == 0, outcome.stderr
-    assert "'+optimzer.lr=0.1' has no effect: nothing reads it" in outcome.stderr
+    assert "'+note=1' has no effect: nothing reads it" in outcome.stderr
     assert "`x` has no effect: nothing reads it" in outcome.stderr
     assert outcome.stderr.count("\n") == 2  # and none on width, of which something is made
 

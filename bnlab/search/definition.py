@@ -13,13 +13,16 @@ from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from bnlab.command_line import Origin
 from bnlab.concealing import is_named_secret
-from bnlab.config import check
+from bnlab.config import check, config_folder
 from bnlab.errors import UserError, one_line, user_errors
+from bnlab.mistakes.added import refuse_unread, refuse_untaken
+from bnlab.read_settings import is_unread, read_settings
 from bnlab.rules import RULES, one_of
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.conditions import without_the_impossible
-from bnlab.search.effects import is_unread, read_settings, without_effect
+from bnlab.search.effects import without_effect
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
 from bnlab.search.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
@@ -215,9 +218,15 @@ def _without_the_ineffective(
 
     jobs = _check_jobs(search, config, loader)
     added = [override for override in given if override.is_add() or override.is_force_add()]
+    lines, origin = [str(override.input_line) for override in given], Origin.of(config.hydra, config_folder())
+    for override in added:
+        for _, job in jobs:
+            refuse_untaken(str(override.input_line), job, origin)
     kept = list(search.space.parameters)
     for key, reason in without_effect(search.space, jobs, compose).items():
-        if any(override.key_or_group == key for override in added):
+        line = next((str(override.input_line) for override in added if override.key_or_group == key), None)
+        if line is not None:
+            refuse_unread(line, lines, origin)
             log.warning("`%s` has no effect: %s.", key, reason)
         elif any(override.key_or_group == key for override in given):
             raise UserError(f"`{key}` has no effect on any trial, as {reason}: take it out of the search.")
@@ -235,6 +244,7 @@ def _without_the_ineffective(
             except (ConfigCompositionException, OmegaConfBaseException):
                 is_used = True  # something is made of it
             if not is_used:
+                refuse_unread(line, lines, origin)
                 log.warning("%r has no effect: %s.", line, is_unread(job, override.key_or_group))
     return Space(tuple(kept), search.space.constants)
 

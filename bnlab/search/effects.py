@@ -3,19 +3,13 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from bnlab.config import WIDTHS
+from bnlab.read_settings import is_unread, read_settings
 from bnlab.search.scales import Scale
 from bnlab.search.space import Parameter, Point, Space
 
-__all__ = ["is_unread", "read_settings", "without_effect"]
-
-# What a run takes from its config, each of them whole
-_READ = (
-    *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks"),
-    *("seed", "objective", "num_threads"),
-)
+__all__ = ["without_effect"]
 
 
 def without_effect(
@@ -53,33 +47,3 @@ def _makes_a_difference(
 def _elements(parameter: Parameter) -> Sequence[Any]:
     values = parameter.values
     return (values.low, values.high) if isinstance(values, Scale) else values.elements
-
-
-def is_unread(job: DictConfig, key: str) -> str | None:
-    """Why a run of `job` does not read the setting `key` itself; None if it does."""
-    top, _, name = key.partition(".")
-    if top not in _READ:
-        return "nothing reads it"
-    group = job.get(top)
-    if not name or not OmegaConf.is_dict(group):
-        return None
-    if group.get("_target_", "") is None and name != "_target_":
-        return f"{top}._target_ is null"
-    if top == "model" and name in WIDTHS and "hidden" in group:
-        return "model.hidden does not depend on it"
-    if key == "trainer.gradient_clip_algorithm" and group.get("gradient_clip_val") is None:
-        return "trainer.gradient_clip_val is null"
-    return None
-
-
-def read_settings(job: DictConfig) -> str:
-    """All that a run of `job` reads, resolved, as a text: NaN is itself there."""
-    return repr({key: _read_of(job, key) for key in _READ if key in job})
-
-
-def _read_of(job: DictConfig, top: str) -> Any:
-    value = job[top]
-    if not OmegaConf.is_dict(value):
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    settings: Any = OmegaConf.to_container(value, resolve=True)
-    return {name: item for name, item in settings.items() if is_unread(job, f"{top}.{name}") is None}

@@ -10,15 +10,20 @@ from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-__all__ = ["MULTIRUN", "is_shown", "showing_a_sweep"]
+__all__ = ["MULTIRUN", "is_shown", "showing_a_sweep", "shows_something"]
 
 MULTIRUN = "hydra.mode=MULTIRUN"
 
 
 def is_shown(arguments: Namespace) -> bool:
     """Whether the command line asks to see something of a sweep, rather than to run it."""
-    shows = arguments.help or arguments.hydra_help or arguments.cfg is not None or arguments.info is not None
-    return shows and (arguments.multirun or MULTIRUN in arguments.overrides)
+    return shows_something(arguments) and (arguments.multirun or MULTIRUN in arguments.overrides)
+
+
+def shows_something(arguments: Namespace) -> bool:
+    """Whether the command line asks to see something, rather than to train."""
+    asked: bool = arguments.help or arguments.hydra_help or arguments.shell_completion
+    return asked or arguments.cfg is not None or arguments.info is not None
 
 
 @contextmanager

@@ -1,0 +1,1 @@
+"""What is wrong with a command line, in one line that says what was probably meant."""

@@ -1,0 +1,88 @@
+"""From a command line that cannot work to one line that says what was probably meant."""
+
+import os
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+
+from bnlab.command_line import CONFIG_NAME, Origin, key_of, typed
+from bnlab.commands import version
+from bnlab.concealing import MASK, is_named_secret
+from bnlab.errors import UserError
+from bnlab.mistakes.flags import UnknownOptionError, parser_of_options, read_options
+from bnlab.mistakes.overrides import Overrides
+from bnlab.mistakes.vocabulary import vocabulary_of
+from bnlab.resemblance import closest, did_you_mean
+
+__all__ = ["explain", "origin_of", "read_command_line", "refuse_what_a_run_ignores"]
+
+_OF_A_SWEEP = ("search", "search/space", "hydra/launcher", "hydra/sweeper")
+
+
+def read_command_line(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
+    """Hydra's parser, and the options and overrides that it reads.
+
+    Raises:
+        UserError: an option that there is not.
+    """
+    parser = parser_of_options(version())
+    try:
+        return parser, read_options(parser, argv)
+    except UnknownOptionError as error:
+        known, _ = parser.parse_known_intermixed_args(list(argv))
+        raise UserError(_explain_option(error, known.overrides, origin_of(known))) from None
+
+
+def origin_of(arguments: Namespace) -> Origin:
+    """Of the options of the command line."""
+    return Origin(arguments.config_name or CONFIG_NAME, arguments.config_dir, arguments.config_path)
+
+
+def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | None:
+    """What is wrong with the overrides, or with the options beside them; None where these rules find nothing."""
+    if origin.config_dir is not None and not os.path.isdir(origin.config_dir):
+        return f"--config-dir must be a folder of configs, but {origin.config_dir!r} is none."
+    vocabulary = vocabulary_of(origin)
+    if vocabulary.primary:
+        names = vocabulary.primary
+        if origin.config_name.removesuffix(".yaml") not in names:
+            likely = [f"--config-name {name}" for name in closest(origin.config_name, names)]
+            return (
+                f"--config-name must be {' or '.join(names)}, but got {origin.config_name!r}: "
+                f"{did_you_mean(likely) or 'leave it out.'}"
+            )
+    told = Overrides(lines, vocabulary, multirun).what_is_wrong()
+    return told and _without_secrets(told, lines)
+
+
+def _without_secrets(told: str, lines: Sequence[str]) -> str:
+    """No config was composed yet from which bnlab would know them."""
+    for line in lines:
+        key, _, value = line.partition("=")
+        if value and is_named_secret(key.strip("-+~")):
+            told = told.replace(value, MASK)
+    return told
+
+
+def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Origin) -> str:
+    """An option that stands for an override, such as `--lr 0.1`."""
+    vocabulary = vocabulary_of(origin)
+    overrides = Overrides([line for line in lines if line != error.value], vocabulary)
+    key, value = error.meant, error.value
+    is_known = vocabulary.has(key, overrides.chosen) or key in vocabulary.choices
+    likely = [typed(f"{key}={value}")] if is_known else overrides.suggestions(key, value or "VALUE")
+    told = f"Settings are given without --: {did_you_mean(likely)}" if likely else str(error)
+    return _without_secrets(told, [f"{key}={value}"])
+
+
+def refuse_what_a_run_ignores(lines: Sequence[str]) -> None:
+    """
+    Raises:
+        UserError: an override that is for sweeps only, in a single run.
+    """
+    for line in lines:
+        key, _, value = line.partition("=")
+        key = key_of(line)
+        if key == "hydra.launcher":
+            raise UserError(f"A launcher is chosen with a slash: did you mean -m hydra/launcher={value}?")
+        if key in _OF_A_SWEEP or key.startswith(("search.", "hydra.launcher.", "hydra.sweep.")):
+            raise UserError(f"{typed(line)} is for a sweep, and this is a single run: add -m.")

@@ -1,0 +1,110 @@
+"""An override that does not parse: which of the usual slips it is."""
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from bnlab.command_line import typed
+from bnlab.errors import one_line
+from bnlab.resemblance import closest, did_you_mean
+
+if TYPE_CHECKING:
+    from bnlab.mistakes.overrides import Overrides
+
+__all__ = ["what_does_not_parse"]
+
+_PAIRS = {"(": ")", "[": "]", "{": "}"}
+_ODD = {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "−": "-", "\xa0": " "}
+_ODD_TEXT = "which word processors write"
+
+
+def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, overrides: "Overrides") -> str:
+    line = lines[index]
+    odd = next((char for char in line if char in _ODD), None)
+    if odd is not None:
+        meant = line
+        for char, usual in _ODD.items():
+            meant = meant.replace(char, usual)
+        return f"{typed(line)} has a {odd!r}, {_ODD_TEXT}: did you mean {typed(meant)}?"
+    key, equals, value = line.partition("=")
+    if not equals:
+        return _without_equals(lines, index, overrides)
+    if not key.strip("+~ "):
+        return f"{typed(line)} names no setting before the =: write such as optimizer.lr=0.01, without spaces."
+    if value.startswith("="):
+        meant = f"{key}={value.lstrip('=')}"
+        return f"{typed(line)} has two =: did you mean {typed(meant)}?"
+    tuple_ = re.fullmatch(r"\((.*)\)", value)
+    if tuple_:
+        return f"{typed(line)}: a list has square brackets, did you mean {typed(f'{key}=[{tuple_[1]}]')}?"
+    unclosed = _unclosed(value)
+    if unclosed:
+        return f"{typed(line)} has a {unclosed} that nothing closes."
+    if value.rstrip().endswith(",") or value.lstrip().startswith(",") or ",," in value:
+        values = ",".join(part.strip() for part in value.split(",") if part.strip())
+        return f"{typed(line)} has a comma without a value: did you mean {typed(f'{key}={values}')}?"
+    if "=" in value and not re.search(r"[(\[{]", value):
+        quoted = f"{key}='{value}'"
+        return f"{typed(line)} has more than one =: a value with a = in it is quoted, such as {typed(quoted)}."
+    told = re.sub(r"\s*(expecting \{.*\}|See https?://\S+ for details)", "", one_line(error))
+    quoted = typed(f"{key}='{value}'")
+    return f"{typed(line)} cannot be read ({told}): a text with such characters is quoted, as {quoted}."
+
+
+def _without_equals(lines: Sequence[str], index: int, overrides: "Overrides") -> str:
+    line = lines[index]
+    following = lines[index + 1] if index + 1 < len(lines) else ""
+    if following.startswith("=") or (line == "=" and index):
+        value = following[1:] or (lines[index + 2] if index + 2 < len(lines) else "")
+        return f"An override has no spaces around its =: did you mean {_meant(line, value, overrides)}?"
+    vocabulary = overrides.vocabulary
+    groups = [group for group, options in vocabulary.choices.items() if line in options]
+    is_known = line in vocabulary.settings or line in vocabulary.choices
+    if following and "=" not in following and (is_known or overrides.suggestions(line, following)):
+        return f"A setting and its value are joined by a =: did you mean {_meant(line, following, overrides)}?"
+    if line in vocabulary.choices:
+        return f"{line} has no choice: write {line}={vocabulary.choices[line][0]}, or another of its choices."
+    if is_known:
+        return f"{line} has no value: write {line}=VALUE."
+    programs = ("help", "version", "multirun", "resume")
+    if line in programs:
+        meant = {"multirun": "-m", "resume": "-m search.resume=FOLDER"}.get(line, f"--{line}")
+        return f"'{line}' is no override such as optimizer.lr=0.01: did you mean python -m bnlab.train {meant}?"
+    if groups:
+        likely = [f"{group}={line}" for group in groups]
+        return f"'{line}' is no override such as optimizer.lr=0.01: {did_you_mean(likely)}"
+    from bnlab.commands import COMMANDS
+
+    names = closest(line, [name for name in COMMANDS if name != "train"])
+    likely = [f"python -m bnlab.{name}" for name in names]
+    if likely:
+        return f"{typed(line)} is no override such as optimizer.lr=0.01: {did_you_mean(likely)}"
+    return f"{typed(line)} is no override: settings are key=value, such as optimizer.lr=0.01, and --help lists them."
+
+
+def _meant(key: str, value: str, overrides: "Overrides") -> str:
+    vocabulary = overrides.vocabulary
+    if key in vocabulary.settings or key in vocabulary.choices:
+        return typed(f"{key}={value}")
+    return next(iter(overrides.suggestions(key, value)), typed(f"{key}={value}"))
+
+
+def _unclosed(value: str) -> str | None:
+    """The bracket or quote that is not closed."""
+    open_: list[str] = []
+    quote = ""
+    escaped = False
+    for char in value:
+        if escaped:
+            escaped = False
+        elif char == "\\":
+            escaped = True
+        elif quote:
+            quote = "" if char == quote else quote
+        elif char in "'\"":
+            quote = char
+        elif char in _PAIRS:
+            open_.append(char)
+        elif char in _PAIRS.values() and open_ and _PAIRS[open_[-1]] == char:
+            open_.pop()
+    return quote or (open_[-1] if open_ else None)
