@@ -1,11 +1,59 @@
-"""The commands of bnlab, in the order in which `python -m bnlab` lists them."""
+"""The commands: which there are, and what each says of itself in the first sentence of its module.
 
+Nothing is imported for that, as torch would take seconds.
+"""
+
+import ast
 import importlib.metadata
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
 
-__all__ = ["COMMANDS", "version"]
+__all__ = ["COMMANDS", "Command", "commands", "described", "version"]
 
-COMMANDS = ("train", "evaluate", "bench")
-"""Modules of `bnlab`, or packages with a `__main__`; what one does is the first line of its docstring."""
+COMMANDS = (
+    *("train", "evaluate", "compare", "look", "repeat"),
+    *("report", "panda", "experiment", "worker", "bench"),
+)
+"""Modules of bnlab that are commands, in the order in which they are listed; one that is not there yet is left out."""
+
+_PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Command:
+    """
+    Attributes:
+        usage: such as python -m bnlab.evaluate FOLDER.
+        summary: what it does, in a line.
+    """
+
+    name: str
+    usage: str
+    summary: str
+
+
+def commands() -> list[Command]:
+    return list(described(_PACKAGE, COMMANDS, "bnlab"))
+
+
+def described(folder: Path, names: tuple[str, ...], package: str) -> Iterator[Command]:
+    """The commands of these names in `folder`, which is that of `package`."""
+    for name in names:
+        for file in (folder / f"{name}.py", folder / name / "__main__.py", folder / name / "__init__.py"):
+            if file.is_file():
+                yield _command(name, file, f"python -m {package}.{name}")
+                break
+
+
+def _command(name: str, file: Path, usage: str) -> Command:
+    text = ast.get_docstring(ast.parse(file.read_bytes())) or ""
+    first = " ".join(text.partition("\n\n")[0].split())
+    found = re.match(r"`(python -m [^`]*)`: (.*)", first)
+    if found is not None:
+        usage, first = found.groups()
+    return Command(name, usage, re.split(r"\.(?:\s|$)", first)[0])
 
 
 def version() -> str:

@@ -1,4 +1,4 @@
-"""Our batch norm beside torch's: `python -m bnlab.bench batch_norm` for time and memory, `--exactness` for errors.
+"""`python -m bnlab.bench batch_norm`: our batch norm beside torch's, in time and memory, or `--exactness` in errors.
 
 Time is that of forward and backward of the layer in training, fp32, in microseconds, medians of interleaved rounds.
 Beside it stands the time of one copy of the data into existing memory; forward and backward have to pass over the data
