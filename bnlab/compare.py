@@ -58,14 +58,16 @@ def main() -> None:
     outlast_readers()
     with report_user_errors(), interruptible():
         from bnlab.comparison.comparison import compare
-        from bnlab.comparison.output import new_folder, show, targets, write
+        from bnlab.comparison.output import NAMES, show, write
+        from bnlab.output_files import new_folder, places, targets
 
-        outputs = targets(list(map(Path, options.output)), overwrite=options.overwrite)
+        files = targets(list(map(Path, options.output)), NAMES, overwrite=options.overwrite)
         comparison = compare(options.folder, baseline=options.baseline)
         show(comparison, options.table)
-        if not outputs and options.table == "screen":
-            outputs = targets([new_folder()])
-        for line in write(comparison, outputs):
+        if not files and options.table == "screen":
+            files = targets([new_folder("comparisons")], NAMES)
+        write(comparison, files)
+        for line in places(files):
             print(line, file=sys.stdout if options.table == "screen" else sys.stderr)
 
 

@@ -41,13 +41,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
         data = build_data(run.config)
     except Exception as error:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
-    found = list(data.splits.sample_shape), data.splits.num_classes
-    trained = run.summary["sample_shape"], run.summary["num_classes"]
-    if found != trained:
-        raise UserError(
-            f"The data of the run in {str(run.folder.path)!r} must have samples of the shape {tuple(trained[0])} and "
-            f"{trained[1]} classes, but now have {tuple(found[0])} and {found[1]}: bring back those it was trained on."
-        )
+    run.check_sizes(data.splits.sample_shape, data.splits.num_classes)
     with use_threads(num_threads(run.config, run.network, data)):
         return test(trainer, Classifier(run.network), data, run.folder.best_checkpoint)
 

@@ -208,6 +208,20 @@ class Run:
     network: "nn.Module"
     normalization: "Normalization | None"
 
+    def check_sizes(self, sample_shape: tuple[int, ...], num_classes: int | None) -> None:
+        """
+        Raises:
+            UserError: those of the data, as they are now, are not those that it was trained with.
+        """
+        found = list(sample_shape), num_classes
+        trained = self.summary["sample_shape"], self.summary["num_classes"]
+        if found != trained:
+            raise UserError(
+                f"The data of the run in {str(self.folder.path)!r} must have samples of the shape {tuple(trained[0])} "
+                f"and {trained[1]} classes, but now have {tuple(found[0])} and {found[1]}: bring back those it was "
+                "trained on."
+            )
+
 
 def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model", "norm")) -> Run:
     """Read the run in folder `path`.

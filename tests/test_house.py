@@ -73,7 +73,15 @@ def test_imports_point_one_way(name: str, path: Path) -> None:
 
 
 def test_importing_bnlab_or_its_command_costs_no_torch() -> None:
-    for module in ("bnlab", "bnlab.train", "bnlab.evaluate", "bnlab.runs", "bnlab.rules", "bnlab.compare"):
+    for module in (
+        "bnlab",
+        "bnlab.train",
+        "bnlab.evaluate",
+        "bnlab.runs",
+        "bnlab.rules",
+        "bnlab.compare",
+        "bnlab.look",
+    ):
         code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, module
 

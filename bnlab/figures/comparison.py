@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
 from bnlab.figures.scales import number_log_axis
+from bnlab.figures.titles import SIZE, wrapped
 from bnlab.figures.training import QUANTITIES
 
 __all__ = ["Series", "compare"]
@@ -56,8 +57,9 @@ def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = QU
     longest = max(len(str(handle.get_label())) for handle in handles)
     num_columns = max(1, min(len(handles), _LETTERS_A_LINE // (longest + 8)))
     num_lines = -(-len(handles) // num_columns)
-    figure = Figure(figsize=(5 * len(quantities), 4.4 + 0.21 * num_lines), layout="constrained")
-    figure.suptitle(title, fontsize=11, parse_math=False)
+    size = 5 * len(quantities), 4.4 + 0.21 * num_lines
+    figure = Figure(figsize=size, layout="constrained")
+    figure.suptitle(wrapped(title, size[0]), fontsize=SIZE, parse_math=False)
     for axes, quantity in zip(figure.subplots(1, len(quantities), squeeze=False).flat, quantities, strict=True):
         for index, one in reversed(list(enumerate(series))):  # the first ones on top
             _draw(axes, one, quantity, line_style(index) if index < num_named else (OTHERS, SOLID), has_training)

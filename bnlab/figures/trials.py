@@ -7,10 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bnlab.figures.search_view import Axis, Box, SearchView
+from bnlab.figures.titles import SIZE, wrapped
 
 __all__ = ["search"]
-
-_LETTER = 0.08  # inches, of a title
 
 
 def search(
@@ -48,7 +47,7 @@ def search(
     size = (1 + 3.6 * num_columns, 0.6 + 0.3 * bool(title) + 0.22 * num_lines + 3 * num_rows)
     figure = Figure(figsize=size, layout="constrained")
     if title:
-        figure.suptitle(_wrapped(title, int(size[0] / _LETTER)), fontsize=10, parse_math=False)
+        figure.suptitle(wrapped(title, size[0]), fontsize=SIZE, parse_math=False)
     first: Axes | None = None
     for index in range(num_panels):
         if index < len(panels_of):
@@ -63,16 +62,3 @@ def search(
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)
     return figure
-
-
-def _wrapped(text: str, width: int) -> str:
-    """Cut at commas where a line gets longer than `width` letters."""
-    lines = [""]
-    for part in text.split(", "):
-        joined = f"{lines[-1]}, {part}" if lines[-1] else part
-        if len(joined) > width and lines[-1]:
-            lines[-1] += ","
-            lines.append(part)
-        else:
-            lines[-1] = joined
-    return "\n".join(lines)

@@ -1,0 +1,20 @@
+"""Titles that are as wide as their figure."""
+
+__all__ = ["SIZE", "wrapped"]
+
+SIZE = 10  # points
+_LETTER = 0.08  # inches, of that size
+
+
+def wrapped(text: str, width: float) -> str:
+    """Cut at commas where a line gets longer than `width` inches."""
+    most = int(width / _LETTER)
+    lines = [""]
+    for part in text.split(", "):
+        joined = f"{lines[-1]}, {part}" if lines[-1] else part
+        if len(joined) > most and lines[-1]:
+            lines[-1] += ","
+            lines.append(part)
+        else:
+            lines[-1] = joined
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Inside a trained network, layer by layer: what goes into each normalization and activation, and what comes out."""

@@ -1,0 +1,39 @@
+"""Where a look inside a network goes: the terminal, and files."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from bnlab.atomic_file import write_bytes, write_text
+from bnlab.errors import user_errors
+from bnlab.inside.inspection import Inspection
+from bnlab.inside.table import meanings, on_screen, to_csv
+from bnlab.output_files import PICTURES
+
+__all__ = ["show", "write"]
+
+_WIDTH_OF_A_FILE = 160  # of what is not read on a terminal
+
+
+def show(inspection: Inspection) -> None:
+    console = Console()
+    console = console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+    console.print(on_screen(inspection.layers))
+    for line in (*meanings(inspection.layers), *inspection.notes()):
+        console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
+
+
+def write(inspection: Inspection, files: Sequence[Path]) -> None:
+    figure = inspection.figure() if any(file.suffix in PICTURES for file in files) else None
+    for file in files:
+        with user_errors(f"{str(file)!r} cannot be written: "), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if figure is None or file.suffix not in PICTURES:
+                write_text(file, to_csv(inspection.layers))
+            else:
+                from bnlab.figures import file_of
+
+                write_bytes(file, file_of(figure, file.suffix))

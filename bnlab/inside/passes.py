@@ -1,0 +1,93 @@
+"""One pass of samples through any network, with what went into its layers and came out of them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.conv import _ConvNd
+
+__all__ = ["Call", "channels_last", "kind_of", "recording"]
+
+_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+# These mix the values of a sample: no unit has a slope of its own.
+_MIXING = ("Softmax", "Softmin", "LogSoftmax", "Softmax2d", "GLU", "MultiheadAttention")
+
+
+@dataclass(frozen=True)
+class Call:
+    """A module at work.
+
+    Attributes:
+        name: in the network.
+        kind: "linear", "norm" or "activation".
+        x, y: what went in and came out.
+    """
+
+    name: str
+    kind: str
+    module: nn.Module
+    x: Tensor
+    y: Tensor
+
+
+def kind_of(module: nn.Module) -> str | None:
+    """ "linear", "norm", "activation", or None for what is none of these; a norm of somebody's own goes by its name."""
+    if isinstance(module, nn.Linear | nn.Bilinear | _ConvNd):
+        return "linear"
+    if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower():
+        return "norm"
+    is_activation = type(module).__module__ == "torch.nn.modules.activation" and type(module).__name__ not in _MIXING
+    return "activation" if is_activation else None
+
+
+@contextmanager
+def recording(network: nn.Module, kinds: tuple[str, ...], keep: Callable[[Tensor], Any]) -> Iterator[list[Call]]:
+    """The calls of the network's linear layers, norms and activations while this lasts, in their order.
+
+    Args:
+        kinds: which of them.
+        keep: what is kept of a tensor, such as a copy: a layer after it may work in place.
+    """
+    calls: list[Call] = []
+    inputs: dict[nn.Module, Any] = {}
+    handles = []
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        if arguments and isinstance(arguments[0], Tensor):
+            inputs[module] = keep(arguments[0])
+
+    def after(name: str, kind: str) -> Callable[..., None]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
+            x = inputs.pop(module, None)
+            if x is not None and isinstance(result, Tensor):
+                calls.append(Call(name, kind, module, x, keep(result)))
+
+        return hook
+
+    inner: set[nn.Module] = set()
+    for name, module in network.named_modules():
+        kind = kind_of(module)
+        if kind in kinds and module is not network and module not in inner:
+            inner.update(module.modules())  # of a norm that is made of others, the whole counts
+            handles.append(module.register_forward_pre_hook(before))
+            handles.append(module.register_forward_hook(after(name, kind or "")))
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def channels_last(x: Tensor, dim: int) -> Tensor:
+    """(N, ..., C) or (N, C, ...) with the units in `dim` as (values, C)."""
+    if x.dim() < 2:
+        return x.reshape(-1, 1)
+    return x.movedim(dim, -1).reshape(-1, x.shape[dim])
+
+
+def copy(x: Tensor) -> Tensor:
+    return torch.clone(x.detach())
