@@ -156,7 +156,7 @@ def update_running_statistics(
     mask: Tensor | None,
     stack_dims: int,
     *,
-    recomputed: bool = False,
+    recomputed: bool | Tensor = False,
 ) -> None:
     """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics.
 
@@ -190,7 +190,7 @@ def move(
     num_batches_tracked: Tensor | None,
     momentum: Tensor | float | None,
     *,
-    recomputed: bool = False,
+    recomputed: bool | Tensor = False,
 ) -> None:
     """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted.
 
@@ -209,6 +209,13 @@ def move(
         steps.append((running_mean, (mean - running_mean) * factor))
     if running_var is not None:
         steps.append((running_var, (var - running_var) * factor))
-    if not recomputed:
-        for statistic, step in steps:
-            statistic.add_(step)
+    for statistic, step in steps:
+        add_unless(recomputed, statistic, step)
+
+
+def add_unless(recomputed: bool | Tensor, statistic: Tensor, step: Tensor | int) -> None:
+    if isinstance(recomputed, Tensor):  # known when the graph is run
+        # Chosen last: selective checkpointing may bring back the sum of the first forward.
+        statistic.copy_(torch.where(recomputed, statistic, statistic + step))
+    elif not recomputed:
+        statistic.add_(step)

@@ -26,7 +26,7 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunctionWithTangent,
 )
 from bnlab.batch_norm.plain import check_memory, in_memory
-from bnlab.batch_norm.recomputation import recomputing
+from bnlab.batch_norm.recomputation import answered, recomputing
 
 __all__ = ["batch_norm"]
 
@@ -100,9 +100,9 @@ def normalize(
     num_batches_tracked: Tensor | None,
     mask: Tensor | None,
     stack_dims: int,
-    recomputed: bool,
+    recomputed: bool | None,
 ) -> Tensor:
-    """`batch_norm`; if the forward is `recomputed`, the statistics stay as they are."""
+    """`batch_norm`; if the forward is `recomputed`, the statistics stay as they are, and never if that is None."""
     eager = is_eager()
     if recomputed and eager:
         running_mean = running_var = num_batches_tracked = None
@@ -135,8 +135,8 @@ def normalize(
     is_tracing = check(*arguments)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # and nothing is learned about the statistics
-        if training and num_batches_tracked is not None and not recomputed:
-            num_batches_tracked.add_(1)
+        if training and num_batches_tracked is not None:
+            formulas.add_unless(answered(recomputed, input), num_batches_tracked, 1)
         return of_nothing(input, weight, bias)
     if training and eager:
         return apply_in_place(input, weight, bias, settings)
@@ -162,7 +162,7 @@ def normalize(
             momentum,
             mask,
             stack_dims,
-            recomputed=recomputed,
+            recomputed=answered(recomputed, input),
         )
     return y
 
@@ -174,7 +174,7 @@ def normalize_alone(
     mean = x.new_zeros(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2], dtype=formulas.computed_in(x))
     var = torch.zeros_like(mean)
     # With momentum 1 a running statistic becomes the batch's own.
-    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, False), mean, var
+    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, None), mean, var
 
 
 def normalized_by(

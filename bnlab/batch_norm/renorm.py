@@ -80,7 +80,7 @@ class BatchRenorm1d(BatchNorm1d):
             return super().forward(input, mask)
         x_hat, mean, var = normalize_alone(input, None, None, self.eps, mask, 0)
         with torch.no_grad():
-            r, d = as_at_first(self, lambda: self.correction(mean, var, formulas.count(input, mask, 0)))
+            r, d = as_at_first(self, (mean, var), lambda: self.correction(mean, var, formulas.count(input, mask, 0)))
             self.track(*formulas.known(mean, var, running_mean, running_var, mask, 0))
         scale, shift = (r, d) if self.weight is None else (r * self.weight, d * self.weight)
         shift = shift if self.bias is None else shift + self.bias

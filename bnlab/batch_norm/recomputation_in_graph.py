@@ -1,0 +1,171 @@
+"""What `recomputation.py` asks, as operators: a graph of torch.compile asks when it runs, not when it is traced.
+
+A graph is run again in two ways. A checkpoint around compiled code runs all of it, and then `bnlab::is_recomputed` and
+`bnlab::as_at_first` find on the call stack what they would in eager mode. A checkpoint inside of compiled code runs
+nothing: the compiler copies into the backward what it needs of the forward. Moving the statistics is not needed there,
+and what was taken from them is marked to be kept, whatever else is computed again.
+
+Only the operators are opaque to the compiler; what they decide about is fused as before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.utils.checkpoint
+from torch import Tensor
+from torch.fx.experimental import proxy_tensor
+from torch.utils.checkpoint import CheckpointPolicy
+
+from bnlab.batch_norm.regions import is_in_compiled_backward, regions
+
+__all__ = ["as_at_first", "is_tracing", "recomputing", "unknown"]
+
+# Without them every forward looks at the call stack.
+graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: 0)
+hooks_on_saved = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+
+# A CUDA graph would replay the answer of the day it was recorded.
+TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
+KINDS = "CompositeExplicitAutograd"
+
+
+def outside_of_regions() -> bool:
+    return graph_task() == -1 and hooks_on_saved(True) is None
+
+
+# ---- is this forward a recomputation? --------------------------------------------------------------------------------
+
+torch.library.define("bnlab::is_recomputed", "(Tensor like) -> Tensor", tags=TAGS)
+
+
+@torch.library.impl("bnlab::is_recomputed", KINDS)
+def _(like: Tensor) -> Tensor:
+    again = not outside_of_regions() and regions().recomputed is not None
+    return torch.full((), again, dtype=torch.bool, device=like.device)
+
+
+@torch.library.register_fake("bnlab::is_recomputed")
+def _(like: Tensor) -> Tensor:
+    return like.new_empty((), dtype=torch.bool)
+
+
+@torch.library.register_vmap("bnlab::is_recomputed")
+def _(info: Any, in_dims: tuple[int | None, ...], like: Tensor) -> tuple[Tensor, None]:
+    return recomputing(like), None
+
+
+def recomputing(like: Tensor) -> Tensor:
+    """Whether the graph is run again, a bool of no dimensions on the device of `like`."""
+    again: Tensor = torch.ops.bnlab.is_recomputed.default(like)
+    return again
+
+
+# ---- constants of the first forward ----------------------------------------------------------------------------------
+
+torch.library.define("bnlab::as_at_first", "(Tensor seen, Tensor constants) -> Tensor", tags=TAGS)
+
+
+class Recorded:
+    """What graphs took from their layers' states in a region: each time, what was `seen` and the constants."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Tensor, Tensor]] = []
+        self.graph_task = -1
+        self.taken: set[int] = set()
+
+    def again(self, seen: Tensor) -> Tensor | None:
+        """The constants of the call that saw the same, each of them once a backward.
+
+        Calls of one layer come in their order, because each depends on the one before. Those of others may change
+        places: the graph with gradients is another one than that without, which a reentrant checkpoint runs first.
+        """
+        if graph_task() != self.graph_task:
+            self.graph_task, self.taken = graph_task(), set()
+        distances = {
+            index: float((before - seen).abs().nan_to_num(0.0).max())
+            for index, (before, _) in enumerate(self.calls)
+            if index not in self.taken and before.shape == seen.shape and before.dtype == seen.dtype
+        }
+        if not distances:
+            return None
+        nearest = min(distances, key=distances.__getitem__)
+        self.taken.add(nearest)
+        return self.calls[nearest][1]
+
+
+recorded: WeakKeyDictionary[object, Recorded] = WeakKeyDictionary()
+
+
+@torch.library.impl("bnlab::as_at_first", KINDS)
+def _(seen: Tensor, constants: Tensor) -> Tensor:
+    if outside_of_regions() and torch.is_grad_enabled():
+        return constants.clone()
+    entered, recomputed = regions()
+    if recomputed is not None:
+        before = recorded.get(recomputed)
+        again = None if before is None else before.again(seen)
+        if again is None:
+            raise unknown("compiled code")
+        constants = again
+    elif graph_task() != -1 and is_in_compiled_backward():
+        raise RuntimeError(
+            "The compiler computes again in backward what batch renormalization takes from its running statistics, "
+            "which have moved: set `torch._functorch.config.activation_memory_budget` above 0, or run the layer in "
+            "eager mode."
+        )
+    for region in entered:
+        recorded.setdefault(region, Recorded()).calls.append((seen.clone(), constants.clone()))
+    return constants.clone()
+
+
+@torch.library.register_fake("bnlab::as_at_first")
+def _(seen: Tensor, constants: Tensor) -> Tensor:
+    return torch.empty_like(constants)
+
+
+@torch.library.register_vmap("bnlab::as_at_first")
+def _(info: Any, in_dims: tuple[int | None, ...], seen: Tensor, constants: Tensor) -> tuple[Tensor, int | None]:
+    # `seen` need not have a dimension for the vmapped calls: all of them are one call here.
+    return torch.ops.bnlab.as_at_first.default(seen, constants), in_dims[1]
+
+
+def as_at_first(seen: tuple[Tensor, ...], constants: Any) -> Any:
+    """A tuple of constants, (*stack, C) each, as it was when the graph was run first."""
+    kept = torch.ops.bnlab.as_at_first.default(torch.stack(seen), torch.stack(constants))
+    return tuple(kept.unbind())
+
+
+def unknown(name: str) -> RuntimeError:
+    return RuntimeError(
+        f"A checkpoint runs {name} again, which must use the constants of the first forward, but these are unknown: "
+        "call it within `torch.utils.checkpoint.checkpoint`, both times compiled or both times not."
+    )
+
+
+# ---- what tracers are told -------------------------------------------------------------------------------------------
+
+
+def is_tracing() -> bool:
+    """Whether operations are written down as a graph, in another way than by TorchDynamo."""
+    return torch._C._get_tracing_state() is not None or proxy_tensor.get_proxy_mode() is not None
+
+
+def unrecorded(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    """Selective checkpointing neither keeps the answer, which is another one in backward, nor marks it."""
+    return operator(*args, **kwargs)
+
+
+def marked_to_be_kept(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    result = mode.__torch_dispatch__(operator, types, args, kwargs)
+    next(reversed(mode.tracer.graph.nodes)).meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    return result
+
+
+for mode_name in ("_CachingTorchDispatchMode", "_CachedTorchDispatchMode"):
+    mode = getattr(torch.utils.checkpoint, mode_name, None)
+    if mode is not None:
+        for name in ("bnlab::is_recomputed", "bnlab::as_at_first"):
+            torch.library.register_torch_dispatch(name, mode, unrecorded)
+torch.library.register_torch_dispatch("bnlab::as_at_first", proxy_tensor.ProxyTorchDispatchMode, marked_to_be_kept)
