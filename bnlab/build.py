@@ -13,6 +13,7 @@ from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
 from bnlab.network import has_batch_norm
 from bnlab.target import build_target
+from bnlab.task import task_of
 
 __all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
 
@@ -30,10 +31,22 @@ def build_splits(config: DictConfig) -> Splits:
         UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
     """
     with user_errors("`data`: "):
-        splits = as_splits(build_target(arguments_of(config.data, "batch_size", "normalize")))
-        if splits.num_classes is None:
-            raise UserError("the data must have classes, but `num_classes` of bnlab.data.Splits is None.")
-        return splits
+        splits = as_splits(build_target(arguments_of(config.data, "batch_size", "normalize", "normalize_target")))
+    if splits.task != task_of(config):
+        raise UserError(_WRONG_TASK[splits.task])
+    return splits
+
+
+_WRONG_TASK = {
+    "regression": (
+        "`task` must be 'regression' for these data, whose targets are real numbers, but got 'classification': add "
+        "task=regression."
+    ),
+    "classification": (
+        "`task` must be 'classification' for these data, whose targets are classes, but got 'regression': choose data "
+        "with numbers to predict, such as data=diabetes or data=csv."
+    ),
+}
 
 
 def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs: int) -> nn.Module:

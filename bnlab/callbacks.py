@@ -1,5 +1,6 @@
 """The callbacks of a config, each of which has a place in a run or is refused before it trains."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
@@ -19,6 +20,7 @@ from omegaconf import DictConfig
 
 from bnlab.build import arguments_of
 from bnlab.errors import UserError, user_errors
+from bnlab.task import metric_names, score_of
 
 __all__ = ["build_callbacks"]
 
@@ -34,7 +36,6 @@ _FOR_A_LOGGER: dict[type[L.Callback], str] = {
     LearningRateMonitor: "the rate of each epoch is in metrics.csv",
     DeviceStatsMonitor: "there is nothing else that it writes to",
 }
-_METRICS = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
 
 
 def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
@@ -63,15 +64,15 @@ def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
             callback.dirpath = str(folder / "checkpoints" / str(name))  # beside best.ckpt, which is not its own
         built[str(name)] = callback
     for name, callback in built.items():
-        _check_monitor(name, callback, list(built.values()))
+        _check_monitor(name, callback, list(built.values()), metric_names(score_of(config)))
     return list(built.values())
 
 
-def _check_monitor(name: str, callback: L.Callback, callbacks: list[L.Callback]) -> None:
+def _check_monitor(name: str, callback: L.Callback, callbacks: list[L.Callback], metrics: Sequence[str]) -> None:
     """A metric that nobody logs would be missed after an epoch only."""
     if not isinstance(callback, EarlyStopping | ModelCheckpoint) or callback.monitor is None:
         return
-    known = [*_METRICS, *(["epoch", "step"] if isinstance(callback, ModelCheckpoint) else [])]
+    known = [*metrics, *(["epoch", "step"] if isinstance(callback, ModelCheckpoint) else [])]
     if callback.monitor not in known and not any(map(_may_log, callbacks)):
         raise UserError(f"`callbacks.{name}.monitor` must be one of {', '.join(known)}, but got {callback.monitor!r}.")
 

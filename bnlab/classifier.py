@@ -1,93 +1,19 @@
-"""The LightningModule: loss, metrics and optimizer wiring around any network, nothing else."""
+"""Learning classes."""
 
-from collections.abc import Callable, Iterable
-from typing import Any
-
-import lightning as L
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch import Tensor
 
-from bnlab.metrics import EpochMetrics
+from bnlab.learner import Learner
+from bnlab.metrics import ClassificationMetrics
 
 __all__ = ["Classifier"]
 
 
-class Classifier(L.LightningModule):
-    """Train `network` to minimize the cross-entropy of its logits; batch norm's γ and β are parameters like any other.
+class Classifier(Learner):
+    """Minimize the cross-entropy of the logits (N, classes); the score is the accuracy."""
 
-    Metrics are logged once an epoch: train_loss and train_accuracy (means over the epoch, while the weights move),
-    val_loss, val_accuracy, test_loss, test_accuracy. `epoch_metrics` holds the newest of each at full precision.
+    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, y)
 
-    Args:
-        network: (N, ...) samples to (N, classes) logits.
-        make_optimizer: from parameters to optimizer; None where the network is only tested.
-        make_scheduler: from optimizer to a schedule that steps once an epoch, or None.
-    """
-
-    def __init__(
-        self,
-        network: nn.Module,
-        make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
-        make_scheduler: Callable[[Optimizer], LRScheduler | None] = lambda optimizer: None,
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self._make_optimizer = make_optimizer
-        self._make_scheduler = make_scheduler
-        self.epoch_metrics: dict[str, float] = {}
-        self.num_samples_trained = 0
-        self._collected = {stage: EpochMetrics() for stage in ("train", "val", "test")}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this one some 45 times a step; nn.Module's test for parameters costs 60 µs of each step.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x)
-
-    def _step(self, batch: tuple[Tensor, Tensor], stage: str) -> Tensor:
-        x, y = batch
-        logits = self.network(x)
-        loss = F.cross_entropy(logits, y)
-        self._collected[stage].update(logits, y, loss)
-        return loss
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        self.num_samples_trained += len(batch[1])
-        return self._step(batch, "train")
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self._step(batch, "val")
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        self._step(batch, "test")
-
-    def _log_epoch(self, stage: str) -> None:
-        metrics = {f"{stage}_{name}": value for name, value in self._collected[stage].compute().items()}
-        self.epoch_metrics |= metrics
-        self.log_dict(metrics)
-
-    def on_train_epoch_start(self) -> None:
-        self.epoch_metrics = {}
-
-    def on_train_epoch_end(self) -> None:
-        self._log_epoch("train")
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_epoch("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_epoch("test")
-
-    def configure_optimizers(self) -> Any:
-        assert self._make_optimizer is not None
-        optimizer = self._make_optimizer(self.network.parameters())
-        scheduler = self._make_scheduler(optimizer)
-        if scheduler is None:
-            return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "monitor": "val_loss"}}
+    def make_metrics(self) -> ClassificationMetrics:
+        return ClassificationMetrics()

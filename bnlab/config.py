@@ -16,6 +16,7 @@ from bnlab.concealing import is_masked
 from bnlab.confidential import from_environment, leaves, settings_to_write
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
+from bnlab.task import objectives, task_of
 from bnlab.yaml_text import to_yaml
 
 __all__ = [
@@ -156,6 +157,11 @@ def check(config: DictConfig) -> None:
                 f"`callbacks.{name}` must name a class as `_target_`, but got {callback!r}: "
                 f"+callbacks.{name}._target_=... adds it, ~callbacks.{name} takes it away."
             )
+    objective, task = settings.get("objective"), task_of(config)
+    if objective not in objectives(task):
+        raise UserError(
+            f"`objective` must be {' or '.join(map(repr, objectives(task)))} with task={task}, but got {objective!r}."
+        )
     trainer = config.get("trainer") or {}
     if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) == -1:
         raise UserError("`trainer.max_epochs` and `trainer.max_steps` are both -1: set one, or training never ends.")
@@ -168,7 +174,7 @@ def describe(config: DictConfig) -> str:
     data, model, norm, optimizer = (settings[group] for group in ("data", "model", "norm", "optimizer"))
     shape = "-".join(map(str, model.get("hidden", ())))
     parts = [
-        data.get("name") or _last_name(data),
+        data.get("name") or (Path(data["path"]).name if data.get("path") else _last_name(data)),
         " ".join(filter(None, [_last_name(model), shape, model.get("activation")])),
         f"{norm['_target_'].replace('bnlab.batch_norm.', '')} {norm.get('placement', 'before')} activation"
         if norm["_target_"]

@@ -15,7 +15,7 @@ _FOR_TESTING = ("_target_", "accelerator", "devices", "precision")
 
 
 def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
-    """{"test_loss", "test_accuracy"} of the best weights of the run in `folder`, as its training computed them.
+    """{"test_loss", "test_accuracy" or "test_r2"} of the best weights of the run in `folder`, as its training did.
 
     Args:
         trust: let the run name code of any kind; see `bnlab.load`.
@@ -24,8 +24,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     """
     from omegaconf import OmegaConf
 
-    from bnlab.classifier import Classifier
-    from bnlab.fit import build_data, build_trainer, num_threads, test
+    from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
     from bnlab.runs import load
     from bnlab.threads import use_threads
     from bnlab.trust import check_settings
@@ -43,7 +42,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
     run.check_sizes(data.splits.sample_shape, data.splits.num_classes)
     with use_threads(num_threads(run.config, run.network, data)):
-        return test(trainer, Classifier(run.network), data, run.folder.best_checkpoint)
+        return test(trainer, build_learner(run.network, data), data, run.folder.best_checkpoint)
 
 
 def main() -> None:

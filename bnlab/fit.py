@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -28,16 +29,18 @@ from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
 from bnlab.interrupt import InterruptBetweenSteps, Interrupted
+from bnlab.learner import Learner
 from bnlab.network import num_parameters
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length, try_out
 from bnlab.progress import ProgressBar
 from bnlab.recorder import AtomicCheckpoints, Recorder
+from bnlab.regressor import Regressor
 from bnlab.runs import RunFolder
 from bnlab.shared_process import forks_end_here
 from bnlab.summary import Summary, beginning, closing_table, ending, headline
 from bnlab.threads import suitable_num_threads, use_threads
 
-__all__ = ["build_data", "build_trainer", "fit", "num_threads", "test"]
+__all__ = ["build_data", "build_learner", "build_trainer", "fit", "num_threads", "test"]
 
 
 def fit(
@@ -116,15 +119,15 @@ def _fit_and_test(
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     check_batch_sizes(network, data.train_dataloader().sizes)
-    classifier = Classifier(
-        network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
+    learner = build_learner(
+        network, data, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
     recorder = Recorder(run, config.objective)
     with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         _check_limits(trainer, data)
         with user_errors("`optimizer`, `scheduler`: "):  # what they refuse is found before the trainer starts
-            configured = classifier.configure_optimizers()
+            configured = learner.configure_optimizers()
             if isinstance(configured, dict):
                 check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
             try_out(config.optimizer, trainer.strategy.root_device)
@@ -133,14 +136,14 @@ def _fit_and_test(
         start = time.monotonic()
         try:
             try:
-                with _user_errors_of_lightning(classifier):
-                    trainer.fit(classifier, data)
+                with _user_errors_of_lightning(learner):
+                    trainer.fit(learner, data)
             finally:
                 fit_seconds = time.monotonic() - start
             if not recorder.rows:
                 raise UserError("No epoch was trained: a time limit or a callback ended the training before the first.")
             if recorder.best is not None:
-                test_metrics = test(trainer, classifier, data, run.best_checkpoint)
+                test_metrics = test(trainer, learner, data, run.best_checkpoint)
             if recorder.diverged_epoch is not None:
                 status = "diverged"
             elif any(getattr(callback, "stopped", False) for callback in callbacks):
@@ -160,7 +163,7 @@ def _fit_and_test(
                     steps=trainer.global_step,
                     test_metrics=test_metrics,
                     num_parameters=num_parameters(network),
-                    samples_per_second=classifier.num_samples_trained / fit_seconds,
+                    samples_per_second=learner.num_samples_trained / fit_seconds,
                     splits=data.splits,
                 )
             if recorder.rows:
@@ -184,14 +187,14 @@ def _check_limits(trainer: L.Trainer, data: DataModule) -> None:
 
 
 @contextmanager
-def _user_errors_of_lightning(classifier: Classifier) -> Iterator[None]:
+def _user_errors_of_lightning(learner: Learner) -> Iterator[None]:
     """What Lightning or a callback refuses before the first step, or calls a misconfiguration later, is the user's."""
     try:
         yield
     except (UserError, Interrupted):
         raise
     except Exception as error:
-        if classifier.num_samples_trained == 0 or isinstance(error, MisconfigurationException):
+        if learner.num_samples_trained == 0 or isinstance(error, MisconfigurationException):
             raise UserError(f"`trainer`, `callbacks`: {one_line(error)}") from error
         raise
 
@@ -199,8 +202,19 @@ def _user_errors_of_lightning(classifier: Classifier) -> Iterator[None]:
 def build_data(config: DictConfig) -> DataModule:
     """The data of `config.data` in memory, normalized if it says so, in the order of `config.seed`."""
     return DataModule(
-        build_splits(config), batch_size=config.data.batch_size, normalize=config.data.normalize, seed=config.seed
+        build_splits(config),
+        batch_size=config.data.batch_size,
+        normalize=config.data.normalize,
+        normalize_target=config.data.get("normalize_target", True),
+        seed=config.seed,
     )
+
+
+def build_learner(network: torch.nn.Module, data: DataModule, *arguments: Any) -> Learner:
+    """The LightningModule for the kind of the data's labels; `arguments` are those of `Learner` beside the network."""
+    if data.splits.num_classes is None:
+        return Regressor(network, *arguments, scale=data.splits.target_scale)
+    return Classifier(network, *arguments)
 
 
 def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:
@@ -263,12 +277,12 @@ class Unprofiled(PassThroughProfiler):
         return self._nothing
 
 
-def test(trainer: L.Trainer, classifier: Classifier, data: DataModule, checkpoint: Path) -> dict[str, float]:
-    """{"test_loss", "test_accuracy"} of the weights in `checkpoint`."""
+def test(trainer: L.Trainer, learner: Learner, data: DataModule, checkpoint: Path) -> dict[str, float]:
+    """{"test_loss", "test_accuracy" or "test_r2"} of the weights in `checkpoint`."""
     weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
-    classifier.load_state_dict(weights)
-    trainer.test(classifier, data, verbose=False)
-    return {name: classifier.epoch_metrics[name] for name in ("test_loss", "test_accuracy")}
+    learner.load_state_dict(weights)
+    trainer.test(learner, data, verbose=False)
+    return {name: value for name, value in learner.epoch_metrics.items() if name.startswith("test_")}
 
 
 def _silence_lightning() -> None:

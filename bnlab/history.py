@@ -6,7 +6,11 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["History"]
 
-BETTER = {"val_accuracy": lambda new, best: new > best, "val_loss": lambda new, best: new < best}
+BETTER = {
+    "val_accuracy": lambda new, best: new > best,
+    "val_r2": lambda new, best: new > best,
+    "val_loss": lambda new, best: new < best,
+}
 
 
 class History:
@@ -16,7 +20,7 @@ class History:
     is kept, but never the best.
 
     Args:
-        objective: "val_accuracy" (highest) or "val_loss" (lowest).
+        objective: "val_accuracy" or "val_r2" (highest), or "val_loss" (lowest).
     Attributes:
         rows: what metrics.csv holds.
         best: the row of the best epoch, None before there is one.

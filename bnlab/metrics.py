@@ -1,29 +1,57 @@
-"""Loss and accuracy of an epoch, accumulated as tensors: nothing waits for the device before the epoch ends."""
+"""Loss and score of an epoch, accumulated as tensors: nothing waits for the device before the epoch ends."""
 
 import torch
 from torch import Tensor
 
-__all__ = ["EpochMetrics"]
+from bnlab.data.target_scale import AS_THEY_ARE, TargetScale
+
+__all__ = ["ClassificationMetrics", "EpochMetrics", "RegressionMetrics"]
 
 
 REDUCE_EVERY = 64  # batches: one argmax for many costs less than one each, and their logits are small
 
 
 class EpochMetrics:
-    """Collect the mean loss, logits and classes of each batch; the epoch's means weigh every sample alike."""
+    """Collect the mean loss of each batch; the epoch's mean weighs every sample alike."""
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self._losses: list[Tensor] = []
         self._sizes: list[int] = []
+
+    def update(self, outputs: Tensor, y: Tensor, loss: Tensor) -> None:
+        """Add a batch: outputs (N, outputs), labels y (N,), and the batch's mean loss, a scalar."""
+        self._losses.append(loss.detach())
+        self._sizes.append(len(y))
+
+    def mean_loss(self) -> float:
+        losses = torch.stack(self._losses).cpu().double()
+        sizes = torch.tensor(self._sizes, dtype=torch.float64)
+        return float((losses * sizes).sum() / self.num_samples)
+
+    @property
+    def num_samples(self) -> int:
+        return sum(self._sizes)
+
+    def compute(self) -> dict[str, float]:
+        """The loss and the score over the samples seen since the last call."""
+        raise NotImplementedError
+
+
+class ClassificationMetrics(EpochMetrics):
+    """The mean cross-entropy, and the accuracy in [0, 1]."""
+
+    def reset(self) -> None:
+        super().reset()
         self._logits: list[Tensor] = []
         self._classes: list[Tensor] = []
         self._corrects: list[Tensor] = []
 
-    def update(self, logits: Tensor, y: Tensor, loss: Tensor) -> None:
-        """Add a batch: logits (N, classes), classes y (N,), and the batch's mean loss, a scalar."""
-        self._losses.append(loss.detach())
-        self._sizes.append(len(y))
-        self._logits.append(logits.detach())
+    def update(self, outputs: Tensor, y: Tensor, loss: Tensor) -> None:
+        super().update(outputs, y, loss)
+        self._logits.append(outputs.detach())
         self._classes.append(y)
         if len(self._logits) == REDUCE_EVERY:
             self._count_correct()
@@ -34,11 +62,38 @@ class EpochMetrics:
             self._logits, self._classes = [], []
 
     def compute(self) -> dict[str, float]:
-        """{"loss", "accuracy"}: means over the samples seen since the last call, accuracy in [0, 1]."""
         self._count_correct()
-        losses = torch.stack(self._losses).cpu().double()
         num_correct = torch.stack(self._corrects).sum().item()
-        sizes = torch.tensor(self._sizes, dtype=torch.float64)
-        num_samples = sum(self._sizes)
-        self.__init__()  # type: ignore[misc]
-        return {"loss": float((losses * sizes).sum() / num_samples), "accuracy": num_correct / num_samples}
+        metrics = {"loss": self.mean_loss(), "accuracy": num_correct / self.num_samples}
+        self.reset()
+        return metrics
+
+
+class RegressionMetrics(EpochMetrics):
+    """The mean squared error in the unit of y squared, and R^2 (`bnlab.task`).
+
+    Args:
+        scale: that of the targets.
+    """
+
+    def __init__(self, scale: TargetScale = AS_THEY_ARE) -> None:
+        super().__init__()
+        self._scale = scale
+
+    def reset(self) -> None:
+        super().reset()
+        self._targets: list[Tensor] = []
+
+    def update(self, outputs: Tensor, y: Tensor, loss: Tensor) -> None:
+        super().update(outputs, y, loss)
+        self._targets.append(y)
+
+    def compute(self) -> dict[str, float]:
+        mean_loss = self.mean_loss()
+        variance = float(torch.cat(self._targets).double().var(correction=0))
+        metrics = {
+            "loss": mean_loss * self._scale.std**2,
+            "r2": 1 - mean_loss / variance if variance else -float("inf"),
+        }
+        self.reset()
+        return metrics

@@ -1,6 +1,6 @@
 """How a metric is written wherever a person reads it: an accuracy as `96.67 %`, any other with four digits."""
 
-__all__ = ["difference", "is_share", "mean_and_deviation", "metric", "number", "percent"]
+__all__ = ["difference", "is_share", "label", "mean_and_deviation", "metric", "number", "percent"]
 
 MISSING = "none"
 
@@ -20,6 +20,11 @@ def number(value: float | None) -> str:
     if value is None:
         return MISSING
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:#.4g}"
+
+
+def label(name: str) -> str:
+    """A metric's name in words: `val accuracy`, `test R²`."""
+    return name.replace("_", " ").replace("r2", "R²")
 
 
 def metric(name: str, value: float | None) -> str:

@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bnlab.atomic_file import write_bytes
-from bnlab.classifier import Classifier
 from bnlab.history import History
+from bnlab.learner import Learner
 from bnlab.runs import RunFolder
 
 __all__ = ["AtomicCheckpoints", "Recorder"]
@@ -56,7 +56,7 @@ class Recorder(History, Checkpoint):
             _stop(trainer)  # Lightning validates after a stop, but not where max_steps cuts an epoch short
 
     def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        assert isinstance(module, Classifier)
+        assert isinstance(module, Learner)
         epoch = trainer.current_epoch + 1
         improved = self.add(epoch, trainer.global_step, self._lr, module.epoch_metrics)
         self._folder.write_metrics(self.rows)

@@ -7,6 +7,7 @@ from typing import Any
 
 from bnlab.errors import UserError
 from bnlab.resemblance import closest, did_you_mean
+from bnlab.task import TASKS
 
 __all__ = ["RULES", "Rule", "boolean", "either", "integer", "literal", "number", "one_of", "optional", "sequence_of"]
 
@@ -127,7 +128,7 @@ _UNLIMITED = literal(-1, "no limit")
 _FRACTION = number(above=0, below=1)
 _BETA = number(minimum=0, below=1)
 
-_ROW = "metrics.csv has a row an epoch, whose val_loss and val_accuracy are those of the weights in best.ckpt"
+_ROW = "metrics.csv has a row an epoch, whose validation metrics are those of the weights in best.ckpt"
 
 
 def _is_one_device(value: Any) -> bool:
@@ -155,10 +156,12 @@ RULES: dict[str, Rule] = {
     "num_threads": either(
         integer(minimum=1, maximum=_MOST_THREADS), literal("auto", "one for a small network, more for larger ones")
     ),
-    "objective": one_of("val_accuracy", "val_loss"),
+    "task": one_of(*TASKS),
+    "objective": one_of("val_accuracy", "val_r2", "val_loss"),
     "callbacks": mapping("a mapping of names to callbacks, {} for none"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),
     "data.normalize": boolean(),
+    "data.normalize_target": boolean(),
     "data.split_seed": integer(minimum=0, maximum=2**32 - 1),
     "data.root": string(),
     "data.path": Rule("the path of a file", lambda value: isinstance(value, str) and value != ""),

@@ -19,14 +19,15 @@ from bnlab.confidential import close_to_others, may_hold_secrets, settings_to_wr
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
 from bnlab.stored_file import read_text
+from bnlab.task import task_of
 from bnlab.trust import check_settings, without_interpolations_of_this_machine
 from bnlab.yaml_text import read_yaml, to_yaml
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from torch import nn
+    from torch import Tensor, nn
 
-    from bnlab.data import Normalization
+    from bnlab.data import Normalization, TargetScale
 
 __all__ = ["Run", "RunFolder", "load", "read_metrics"]
 
@@ -197,7 +198,8 @@ class RunFolder:
 class Run:
     """A run read back. `metrics` has a list a column of metrics.csv; `network` is in eval mode with its best weights.
 
-    `normalization` is what a new sample goes through before the network, None where inputs are not normalized.
+    `normalization` is what a new sample goes through before the network, None where inputs are not normalized;
+    `target_scale` is what the output of a regression goes through after it, None for classes.
     """
 
     folder: RunFolder
@@ -207,6 +209,20 @@ class Run:
     summary: dict[str, Any]
     network: "nn.Module"
     normalization: "Normalization | None"
+    target_scale: "TargetScale | None" = None
+
+    def predict(self, x: "Tensor") -> "Tensor":
+        """The class of each sample (N,), int64, named by summary.json's "class_names", or its number (N,) in y's unit.
+
+        Args:
+            x: (N, *sample_shape), as the data set gives it.
+        """
+        import torch
+
+        dtype = next(self.network.parameters()).dtype
+        with torch.no_grad():
+            outputs = self.network((x if self.normalization is None else self.normalization(x)).to(dtype))
+        return outputs.argmax(1) if self.target_scale is None else self.target_scale.invert(outputs.squeeze(1))
 
     def check_sizes(self, sample_shape: tuple[int, ...], num_classes: int | None) -> None:
         """
@@ -246,7 +262,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
         settings = without_interpolations_of_this_machine(settings)
     summary = folder.read_summary()
     with _reading(folder, folder.summary):
-        sample_shape, num_classes = _checked_sizes(summary)
+        sample_shape, num_outputs = _checked_sizes(summary, task_of(settings))
     with _reading(folder, folder.metrics):
         metrics = read_metrics(folder.metrics)
         _check_is_whole(metrics, summary.get("epochs"))
@@ -257,12 +273,13 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
 
     with _reading(folder, folder.config):
         config = OmegaConf.create(settings)
-        network = build_network(config, sample_shape, num_classes)
+        network = build_network(config, sample_shape, num_outputs)
     with _reading(folder, folder.best_checkpoint):
-        normalization = _load_checkpoint(folder.best_checkpoint, network, sample_shape)
+        normalization, scale = _load_checkpoint(folder.best_checkpoint, network, sample_shape)
         if normalization is None and settings["data"].get("normalize"):
             raise ValueError("it lacks the mean and the deviation of the data")
-    return Run(folder, config, overrides, metrics, summary, network.eval(), normalization)
+    target_scale = scale if summary["num_classes"] is None else None
+    return Run(folder, config, overrides, metrics, summary, network.eval(), normalization, target_scale)
 
 
 @contextmanager
@@ -289,11 +306,13 @@ def _checked_overrides(overrides: Any) -> list[str]:
     return overrides
 
 
-def _checked_sizes(summary: Mapping[str, Any]) -> tuple[tuple[int, ...], int]:
-    """Of a sample, and the number of classes."""
+def _checked_sizes(summary: Mapping[str, Any], task: str) -> tuple[tuple[int, ...], int]:
+    """Of a sample, and of the network's output: the number of classes, 1 for a regression."""
     shape, num_classes = summary.get("sample_shape"), summary.get("num_classes")
     if not (isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)):
         raise ValueError(f"`sample_shape` must be a list of sizes, but is {shape!r}")
+    if task == "regression" and num_classes is None:
+        return tuple(shape), 1
     if not (type(num_classes) is int and num_classes > 0):
         raise ValueError(f"`num_classes` must be a number of classes, but is {num_classes!r}")
     return tuple(shape), num_classes
@@ -327,11 +346,13 @@ def _check_is_whole(metrics: Mapping[str, Sequence[float]], num_epochs: Any) -> 
         raise ValueError(f"its end is missing: it has {found} epochs, where summary.json says {num_epochs!r}")
 
 
-def _load_checkpoint(path: Path, network: "nn.Module", sample_shape: tuple[int, ...]) -> "Normalization | None":
-    """Fill the network with its weights; gives what a sample goes through before it."""
+def _load_checkpoint(
+    path: Path, network: "nn.Module", sample_shape: tuple[int, ...]
+) -> "tuple[Normalization | None, TargetScale]":
+    """Fill the network with its weights; gives what a sample goes through before it, and its output after it."""
     import torch
 
-    from bnlab.data import Normalization
+    from bnlab.data import Normalization, TargetScale
 
     try:
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
@@ -346,10 +367,12 @@ def _load_checkpoint(path: Path, network: "nn.Module", sample_shape: tuple[int, 
         network.to(dtype).load_state_dict(weights)
     except Exception:
         raise ValueError("its weights are not those of the network that the config describes") from None
-    if not statistics:
-        return None
-    for name in ("mean", "std"):
-        values = statistics.get(name) if isinstance(statistics, dict) else None
-        if not (isinstance(values, torch.Tensor) and values.shape == sample_shape and values.is_floating_point()):
-            raise ValueError(f"its `{name}` of the data is not that of a sample")
-    return Normalization(statistics["mean"], statistics["std"], dtype=dtype)
+    found = statistics or {}
+    for names, shape in ((("mean", "std"), sample_shape), (("target_mean", "target_std"), ())):
+        for name in names if any(name in found for name in names) else ():
+            values = found.get(name) if isinstance(found, dict) else None
+            if not (isinstance(values, torch.Tensor) and values.shape == shape and values.is_floating_point()):
+                raise ValueError(f"its `{name}` of the data is not that of a {'sample' if shape else 'target'}")
+    scale = TargetScale(float(found["target_mean"]), float(found["target_std"])) if "target_mean" in found else None
+    normalization = Normalization(found["mean"], found["std"], dtype=dtype) if "mean" in found else None
+    return normalization, scale or TargetScale()

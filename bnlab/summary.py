@@ -12,6 +12,8 @@ from omegaconf import DictConfig
 from bnlab.command_line import command as command_line
 from bnlab.command_line import shown
 from bnlab.history import History
+from bnlab.number_format import label, metric
+from bnlab.task import SCORES, metric_names
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,11 +66,10 @@ def ending(
     return {
         "status": status,
         "diverged_epoch": history.diverged_epoch,
-        **best_of(history.best, objective),
+        **best_of(history.best, objective, SCORES[splits.task]),
         "epochs": len(history.rows),
         "steps": steps,
-        "test_loss": test_metrics.get("test_loss"),
-        "test_accuracy": test_metrics.get("test_accuracy"),
+        **{name: test_metrics.get(name) for name in ("test_loss", f"test_{SCORES[splits.task]}")},
         "parameters": num_parameters,
         "samples_per_second": samples_per_second,
         "sample_shape": list(splits.sample_shape),
@@ -77,10 +78,10 @@ def ending(
     }
 
 
-def best_of(row: Mapping[str, float] | None, objective: str) -> Summary:
+def best_of(row: Mapping[str, float] | None, objective: str, score: str = "accuracy") -> Summary:
     """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
     best = row or {}
-    metrics = ("train_loss", "train_accuracy", "val_loss", "val_accuracy")
+    metrics = metric_names(score)
     return {
         "objective": best.get(objective),
         "best_epoch": best.get("epoch"),
@@ -107,8 +108,9 @@ def closing_table(summary: Summary, folder: Path) -> "Table":
     table.add_column(style="dim")
     table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
     table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")
-    table.add_row("val accuracy", _shown(summary["val_accuracy"], ".2%"))
-    table.add_row("test accuracy", _shown(summary["test_accuracy"], ".2%"))
+    score = "accuracy" if "val_accuracy" in summary else "r2"
+    for name in (f"val_{score}", f"test_{score}"):
+        table.add_row(label(name), metric(name, summary[name]))
     table.add_row("seconds", _shown(summary["seconds"], ".1f"))
     table.add_row("folder", Text(shown(folder)))
     return table

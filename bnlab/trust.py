@@ -32,7 +32,10 @@ _OURS = {
         for package in ("bnlab.batch_norm", "bnlab")
         for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
     },
-    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in ("digits", "from_csv", "from_npz", "from_torchvision")},
+    **{
+        f"bnlab.data.{name}": f"bnlab.data.{name}"
+        for name in ("diabetes", "digits", "from_csv", "from_npz", "from_torchvision")
+    },
     "bnlab.optimizer.inverse_time": "bnlab.optimizer.inverse_time",
 }
 # Built by Hydra, as they are Lightning's.
@@ -105,7 +108,9 @@ def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str])
 
 
 # Where a run is logged, and what a user adds, is read by nobody.
-_COMPUTED_WITH = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "seed", "objective", "num_threads")
+_COMPUTED_WITH = (
+    *("task", "data", "model", "norm", "optimizer", "scheduler", "trainer", "seed", "objective", "num_threads"),
+)
 
 
 def _computed_with(settings: Mapping[str, Any]) -> dict[str, Any]:

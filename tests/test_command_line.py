@@ -17,6 +17,7 @@ import pytest
 import bnlab
 from bnlab import command_line
 from bnlab.evaluate import main as evaluate_main
+from bnlab.number_format import percent
 
 QUICK = ("trainer.max_epochs=2", "trainer.accelerator=cpu")
 
@@ -40,8 +41,8 @@ def test_train_leaves_one_run_folder_and_names_it(train: Callable) -> None:
     for shown in (
         "completed",
         str(folder),
-        f"{run.summary['test_accuracy']:.2%}",
-        f"{run.summary['val_accuracy']:.2%}",
+        percent(run.summary["test_accuracy"]),
+        percent(run.summary["val_accuracy"]),
     ):
         assert shown in outcome.stdout
     assert "epoch 2: " in (folder / "train.log").read_text()

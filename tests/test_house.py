@@ -14,7 +14,7 @@ PACKAGE = REPOSITORY / "bnlab"
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
     "lightning": (
-        *("data.module", "classifier", "callbacks", "fit", "recorder", "progress", "interrupt"),
+        *("data.module", "learner", "callbacks", "fit", "recorder", "progress", "interrupt"),
         *("bench", "search"),
     ),
     "hydra": ("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench", "mistakes"),
@@ -26,7 +26,7 @@ HOMES = {
 # These know torch alone.
 TORCH_ALONE = ("batch_norm", "network")
 # Nobody below imports from above.
-LAYERS = ("errors", "rules", "batch_norm", "network", "data", "classifier", "search", "train")
+LAYERS = ("errors", "rules", "batch_norm", "network", "data", "learner", "search", "train")
 
 
 def modules() -> dict[str, Path]:

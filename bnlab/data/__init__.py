@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING, Any
 from bnlab.data.batches import Batches, EpochOrder
 from bnlab.data.csv_table import from_csv
 from bnlab.data.datasets import digits, from_torchvision
+from bnlab.data.diabetes import diabetes
 from bnlab.data.normalization import Normalization
 from bnlab.data.npz_archive import from_npz
 from bnlab.data.splits import Split, Splits
+from bnlab.data.target_scale import TargetScale
 
 if TYPE_CHECKING:
     from bnlab.data.module import DataModule
@@ -19,6 +21,8 @@ __all__ = [
     "Normalization",
     "Split",
     "Splits",
+    "TargetScale",
+    "diabetes",
     "digits",
     "from_csv",
     "from_npz",

@@ -48,7 +48,7 @@ def as_samples(x: object) -> Tensor:
 
 
 def as_labels(y: object) -> Tensor:
-    """(N,): classes, int64, from integers of any type or booleans; targets of a regression, float64, from real numbers.
+    """(N,): classes, int64, from integers of any type or booleans; targets of a regression, float32 or float64.
 
     Raises:
         UserError: labels of another form.
@@ -62,7 +62,9 @@ def as_labels(y: object) -> Tensor:
         )
     if y.is_complex():
         raise UserError(f"`y` of a split must be real, but got {_name(y.dtype)}: y.real gives the real part.")
-    return y.to(torch.float64 if y.is_floating_point() else torch.int64)
+    if y.is_floating_point():
+        return y if y.dtype == torch.float32 else y.to(torch.float64)
+    return y.to(torch.int64)
 
 
 def as_targets(y: Tensor) -> Tensor:

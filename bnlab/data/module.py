@@ -6,7 +6,7 @@ import lightning as L
 import torch
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE, Batches, EpochOrder
-from bnlab.data.normalization import Normalization
+from bnlab.data.normalization import Normalization, input_and_target_state
 from bnlab.data.splits import Split, Splits, as_splits
 from bnlab.rules import RULES
 
@@ -20,14 +20,25 @@ class DataModule(L.LightningDataModule):
         splits: training, validation and test samples.
         batch_size: of training, or "full".
         normalize: standardize all three splits with the mean and deviation of the training split.
+        normalize_target: of a regression, standardize the targets likewise.
         seed: with the epoch, decides the order of the training samples.
     Raises:
         UserError: data or a batch size that cannot be trained with.
     """
 
-    def __init__(self, splits: Splits, *, batch_size: int | str = 64, normalize: bool = True, seed: int = 0) -> None:
+    def __init__(
+        self,
+        splits: Splits,
+        *,
+        batch_size: int | str = 64,
+        normalize: bool = True,
+        normalize_target: bool = True,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         splits = as_splits(splits)
+        if splits.num_classes is None and normalize_target:
+            splits = splits.with_scaled_targets()
         self.normalization = Normalization.of(splits.train) if normalize else None
         self.splits = self.normalization.of_splits(splits) if self.normalization else splits
         self.order = EpochOrder(len(splits.train), seed)
@@ -55,5 +66,5 @@ class DataModule(L.LightningDataModule):
         return Batches(split, min(EVALUATION_BATCH_SIZE, len(split)))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a new sample must go through before the network, kept in the checkpoint beside the weights."""
-        return {} if self.normalization is None else self.normalization.state_dict()
+        """What a new sample must go through before the network, and its output after it; kept in the checkpoint."""
+        return input_and_target_state(self.normalization, self.splits.target_scale)

@@ -1,14 +1,15 @@
 """Input normalization with the training set's statistics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bnlab.data.splits import Split, Splits
+from bnlab.data.target_scale import AS_THEY_ARE, TargetScale
 from bnlab.errors import UserError
 
-__all__ = ["Normalization"]
+__all__ = ["Normalization", "input_and_target_state"]
 
 _AT_ONCE = 256  # samples in float64, which the caches hold
 
@@ -58,9 +59,15 @@ class Normalization:
         """
         train, val, test = (Split(self(split.x), split.y) for split in (splits.train, splits.val, splits.test))
         try:
-            return Splits(train, val, test, splits.num_classes, splits.class_names)
+            return replace(splits, train=train, val=val, test=test)
         except UserError as error:
             raise UserError(
                 "Divided by the training set's deviation, a feature that hardly varies there overflows; drop it, or "
                 f"set data.normalize=false ({error})"
             ) from error
+
+
+def input_and_target_state(normalization: Normalization | None, scale: TargetScale) -> dict[str, Tensor]:
+    """What inputs and targets have been through, as checkpoints keep it: each part only where there was one."""
+    state = {} if normalization is None else normalization.state_dict()
+    return state if scale == AS_THEY_ARE else state | scale.state_dict()

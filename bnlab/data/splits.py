@@ -15,6 +15,7 @@ from bnlab.data.checking import (
     check_targets,
 )
 from bnlab.data.stratification import stratified_indices
+from bnlab.data.target_scale import AS_THEY_ARE, TargetScale
 from bnlab.errors import UserError
 
 __all__ = ["Split", "Splits", "as_splits", "stratified_split"]
@@ -22,7 +23,7 @@ __all__ = ["Split", "Splits", "as_splits", "stratified_split"]
 
 @dataclass(frozen=True)
 class Split:
-    """Samples x (N, *shape), float32 or float64, and their labels y (N,): classes, int64, or real numbers, float64.
+    """Samples x (N, *shape), float32 or float64, and their labels y (N,): classes, int64, or real numbers.
 
     Tensors and arrays of other numbers are converted (`bnlab.data.checking`).
 
@@ -43,7 +44,8 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Split":
-        return Split(self.x.to(device, dtype), self.y.to(device))
+        """A copy there; `dtype` is that of samples and of real numbers."""
+        return Split(self.x.to(device, dtype), self.y.to(device, dtype if self.y.is_floating_point() else None))
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,7 @@ class Splits:
     Args:
         num_classes: y are classes, 0, ..., num_classes - 1; None for a regression, where y are real numbers.
         class_names: what the classes are called, in their order; None where they have no names.
+        target_scale: of the targets of a regression, which y have been through.
     Raises:
         UserError: what cannot be trained on: an empty split, samples of different shapes, values that are not finite, a
             class out of range, only one class to train on, or targets that do not vary.
@@ -63,6 +66,7 @@ class Splits:
     test: Split
     num_classes: int | None
     class_names: tuple[str, ...] | None = None
+    target_scale: TargetScale = AS_THEY_ARE
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "val": self.val, "test": self.test}
@@ -91,9 +95,19 @@ class Splits:
             object.__setattr__(self, name, Split(x, y_of[name].cpu().contiguous()))
 
     @property
+    def task(self) -> str:
+        return "regression" if self.num_classes is None else "classification"
+
+    @property
     def num_outputs(self) -> int:
         """The width that the network's output needs."""
         return 1 if self.num_classes is None else self.num_classes
+
+    def with_scaled_targets(self) -> "Splits":
+        """Of a regression: with targets of mean 0 and deviation 1 over the training split."""
+        scale = TargetScale.of(self.train.y)
+        train, val, test = (Split(part.x, scale(part.y)) for part in (self.train, self.val, self.test))
+        return Splits(train, val, test, None, target_scale=scale)
 
     @property
     def sample_shape(self) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
 from bnlab.figures.scales import number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
-from bnlab.figures.training import QUANTITIES
+from bnlab.number_format import label
 
 __all__ = ["Series", "compare"]
 
@@ -37,7 +37,7 @@ class Series:
     unsteady: Sequence[bool]
 
 
-def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = QUANTITIES) -> Figure:
+def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = ("loss", "accuracy")) -> Figure:
     """A panel for each quantity: each arm's mean over its seeds in validation, ± one standard deviation as a band.
 
     The training's mean is dashed where there are few arms. Of more arms than can be told apart the first are named.
@@ -124,7 +124,7 @@ def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequence[str]) -> None:
-    axes.set_title(quantity, fontsize=10)
+    axes.set_title(label(quantity), fontsize=10)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)

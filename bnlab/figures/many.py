@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bnlab.curves import Curves
 from bnlab.figures.files import DPI
 from bnlab.figures.scales import number_log_axis
-from bnlab.figures.training import COLOURS, QUANTITIES, TITLE_POINTS, curves, fits_log_scale
+from bnlab.figures.training import COLOURS, TITLE_POINTS, curves, fits_log_scale, quantities
 from bnlab.png import png
 
 __all__ = ["pictures_of_many"]
@@ -28,9 +28,10 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     together = {
         name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
     }
-    canvas = _canvas(fits_log_scale(together), max(together["epoch"]) < 3)
+    both = quantities(together)
+    canvas = _canvas(fits_log_scale(together), max(together["epoch"]) < 3, both)
     figure = canvas.figure
-    for axes, quantity in zip(figure.axes, QUANTITIES, strict=True):
+    for axes, quantity in zip(figure.axes, both, strict=True):
         _set_lines(axes, Curves(together, "", best_epoch=1), quantity)
         axes.relim()
         axes.autoscale_view()
@@ -40,7 +41,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     background = canvas.copy_from_bbox(figure.bbox)
     for training in trainings:
         canvas.restore_region(background)
-        for axes, quantity in zip(figure.axes, QUANTITIES, strict=True):
+        for axes, quantity in zip(figure.axes, both, strict=True):
             _set_lines(axes, training, quantity)
             for line in axes.lines if training.best_epoch is not None else axes.lines[:-1]:
                 axes.draw_artist(line)
@@ -51,11 +52,11 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
 
 
 @cache
-def _canvas(is_log: bool, is_short: bool) -> FigureCanvasAgg:
+def _canvas(is_log: bool, is_short: bool, both: tuple[str, str]) -> FigureCanvasAgg:
     """`curves` of something, with lines that are left out when it is drawn; the grid is a matter of `is_log`."""
     epochs = range(1, 2 if is_short else 4)
     loss = [1.0 if is_log else 0.0] * len(epochs)
-    metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in QUANTITIES}
+    metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in both}
     figure = curves({"epoch": list(epochs), **metrics}, "", best_epoch=1)
     figure.set_dpi(DPI)
     for axes in figure.axes:

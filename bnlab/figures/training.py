@@ -6,29 +6,33 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bnlab.figures.scales import number_log_axis
+from bnlab.number_format import label
 
-__all__ = ["COLOURS", "QUANTITIES", "TITLE_POINTS", "curves", "fits_log_scale"]
+__all__ = ["COLOURS", "TITLE_POINTS", "curves", "fits_log_scale", "quantities"]
 
 TITLE_POINTS = 11
-QUANTITIES = ("loss", "accuracy")
-
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
 
+def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """The loss and the score of the training whose columns of metrics.csv are given."""
+    return "loss", "r2" if "val_r2" in metrics else "accuracy"
+
+
 def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
-    """Loss and accuracy of training and validation against the epoch, side by side; the best epoch marked."""
+    """Loss and score of training and validation against the epoch, side by side; the best epoch marked."""
     figure = Figure(figsize=(10, 4.2))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
     figure.suptitle(title, fontsize=TITLE_POINTS)
     epochs = metrics["epoch"]
-    for axes, quantity in zip(figure.subplots(1, 2), QUANTITIES, strict=True):
+    for axes, quantity in zip(figure.subplots(1, 2), quantities(metrics), strict=True):
         for split, colour in COLOURS.items():
             marker = "o" if len(epochs) < 3 else None  # a line through one point cannot be seen
             axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
         # Given places: matplotlib takes 0.1 s to find the same ones.
-        axes.set_title(quantity, fontsize=10, y=1)
+        axes.set_title(label(quantity), fontsize=10, y=1)
         axes.set_xlabel("epoch")
         axes.xaxis.set_label_coords(0.5, -0.09)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))

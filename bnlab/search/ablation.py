@@ -54,8 +54,9 @@ def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
     elements: Mapping[str, Any] = {key: value for key, value in trial.values.items() if key != _SEED}
     seed = int(trial.values.get(_SEED, leaderboard.base_seed + trial.repeat))
     values = {} if trial.objective is None else {leaderboard.objective: trial.objective}
-    if trial.test_accuracy is not None:
-        values["test_accuracy"] = trial.test_accuracy
+    if trial.test is not None:
+        name, score = trial.test
+        values[name] = score
     return Result(
         name=str(trial.number),
         owner="",

@@ -1,6 +1,7 @@
 """From the command line to a search: the settings, the space, and what every job has in common."""
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,12 +27,11 @@ from bnlab.search.effects import without_effect
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
 from bnlab.search.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
+from bnlab.task import objectives, task_of
 
 __all__ = ["Search", "read_search"]
 
 log = logging.getLogger(__name__)
-
-OBJECTIVES = one_of("val_accuracy", "val_loss")
 
 _ABSENT = object()  # null is a value
 
@@ -59,6 +59,11 @@ class Search:
     @property
     def minimize(self) -> bool:
         return self.objective == "val_loss"
+
+    @property
+    def worst(self) -> float:
+        """The objective that stands for a training without a finite epoch."""
+        return {"val_loss": math.inf, "val_accuracy": 0.0}.get(self.objective, -math.inf)
 
     @property
     def num_points(self) -> int:
@@ -120,7 +125,7 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     fixed = [str(override.input_line) for override in (*entries, *given) if not override.is_sweep_override()]
     parameters = tuple(parameter_of(override, settings.seed) for override in swept)
     objective = config.objective
-    OBJECTIVES.check("objective", objective)
+    one_of(*objectives(task_of(config))).check("objective", objective)
     if settings.seeds > 1 and "seed" in (parameter.key for parameter in parameters):
         raise UserError("`seed` is set by search.seeds: search one of the two.")
     # What is fixed in a space file is not in `config`.
@@ -167,6 +172,8 @@ def _check_is_no_setting_of_the_search(key: str, text: str) -> None:
             f"`{key}` says how to search and has one value, but got {text!r}: run one sweep for each value, or quote a "
             "value that has a comma in it."
         )
+    if key == "task":
+        raise UserError("`task` says what trials are compared by: run one sweep for each task.")
     if key == "objective":
         raise UserError("`objective` is what trials are compared by: it cannot be searched itself.")
 

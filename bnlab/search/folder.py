@@ -20,6 +20,7 @@ from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.search.address import anchored
 from bnlab.stored_file import read_bytes, read_text
+from bnlab.task import TEST_SCORES
 from bnlab.yaml_text import read_yaml, to_yaml
 
 __all__ = ["UNFINISHED", "Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
@@ -334,7 +335,7 @@ def _read_summary(file: Path) -> dict[str, Any]:
         summary = json.loads(read_bytes(file))
     except (IsADirectoryError, RecursionError) as error:
         raise ValueError(f"{file.name} is damaged") from error
-    numbers = ("objective", "seconds", "test_accuracy")
+    numbers = ("objective", "seconds", *TEST_SCORES)
     is_sound = (
         isinstance(summary, dict)
         and summary.get("status") in _STATUSES

@@ -123,9 +123,13 @@ class Leaderboard:
         return Counter(trial.state for trial in self.trials)
 
     def _columns(self) -> list[str]:
-        has_test = any(trial.test_accuracy is not None for trial in self.trials)
         keys = [parameter.key for parameter in self.space.parameters]
-        return ["", "trial", self.objective, *(["test_accuracy"] if has_test else []), *short_keys(keys)]
+        return ["", "trial", self.objective, *filter(None, [self._test_name]), *short_keys(keys)]
+
+    @property
+    def _test_name(self) -> str | None:
+        """Of the score that the best weights have on the test set; None where none was tested."""
+        return next((trial.test[0] for trial in self.trials if trial.test is not None), None)
 
     def _rows(self, ranking: Sequence[Configuration]) -> list[list[str]]:
         parameters = [
@@ -145,10 +149,9 @@ class Leaderboard:
             mean_and_deviation(self.objective, configuration.mean, configuration.deviation)
             + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
         ]
-        if any(trial.test_accuracy is not None for trial in self.trials):
-            tests = [trial.test_accuracy for trial in trials if trial.test_accuracy is not None]
-            found = estimate(tests)
-            cells.append("" if found is None else mean_and_deviation("test_accuracy", found.mean, found.deviation))
+        if self._test_name is not None:
+            found = estimate([trial.test[1] for trial in trials if trial.test is not None])
+            cells.append("" if found is None else mean_and_deviation(self._test_name, found.mean, found.deviation))
         return cells
 
     def _csv(self, folder: SweepFolder) -> str:
@@ -157,7 +160,17 @@ class Leaderboard:
         writer = csv.writer(buffer, lineterminator="\n")
         seed = ["seed"] if self.seeds > 1 else []
         writer.writerow(
-            ["number", "state", self.objective, *keys, *seed, "test_accuracy", "seconds", "folder", "reason"]
+            [
+                "number",
+                "state",
+                self.objective,
+                *keys,
+                *seed,
+                self._test_name or "test_accuracy",
+                "seconds",
+                "folder",
+                "reason",
+            ]
         )
         for trial in self.trials:
             texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
@@ -168,7 +181,7 @@ class Leaderboard:
                     trial.objective,
                     *texts,
                     *([self.base_seed + trial.repeat] if seed else []),
-                    trial.test_accuracy,
+                    trial.test and trial.test[1],
                     trial.seconds,
                     _inside(trial, folder),
                     trial.reason,

@@ -21,6 +21,7 @@ from bnlab.search.samplers import POINT, FixedSampler
 from bnlab.search.space import Parameter, Point, Space
 from bnlab.search.storage import study_id, trial_id
 from bnlab.search.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
+from bnlab.task import TEST_SCORES
 
 __all__ = ["PATIENCE_S", "Plan", "TakenTrial"]
 
@@ -271,7 +272,7 @@ class Plan:
         return True
 
     def tell(self, number: int, result: Mapping[str, Any]) -> None:
-        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_accuracy"}.
+        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_..."}.
 
         One that failed for reasons from "outside" (`bnlab.outside`) was interrupted. A storage that fails is asked
         again, for a while; what it had done of the first try is not done twice.
@@ -296,7 +297,7 @@ class Plan:
             "objective": result.get("objective"),
             "seconds": result.get("seconds"),
             "reason": result.get("error", ""),
-            "test_accuracy": result.get("test_accuracy"),
+            **{name: result[name] for name in TEST_SCORES if name in result},
         }
         self._storage.set_trial_user_attr(identifier, RESULT, kept)
         if status in ("completed", "diverged"):

@@ -93,7 +93,7 @@ class RunningSweep:
             points=search.points,
             sweep_id=definition.id,
             folder=folder.path,
-            worst=float("inf") if search.minimize else 0.0,
+            worst=search.worst,
         )
         if resumes:
             folder.check_is_own(self._plan.own_folders(), definition.id)

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bnlab.search.distributions import from_optuna, name_in_optuna
 from bnlab.search.samplers import POINT, REPEAT
 from bnlab.search.space import Point, Space
+from bnlab.task import TEST_SCORES
 
 __all__ = [
     "FOLDER",
@@ -30,7 +31,7 @@ __all__ = [
 SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
 SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
 FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
-RESULT = "result"  # {"state", "objective", "seconds", "reason", "test_accuracy"}
+RESULT = "result"  # {"state", "objective", "seconds", "reason", and one of bnlab.task.TEST_SCORES}
 
 _STATES = {
     TrialState.WAITING: "waiting",
@@ -53,6 +54,7 @@ class Trial:
         objective: at its best epoch; None if there was none.
         values: the parameters, by their key in the config.
         reason: why it failed.
+        test: the name of its test score and the score; None where it was not tested.
     """
 
     number: int
@@ -64,7 +66,7 @@ class Trial:
     seconds: float | None
     folder: Path | None
     reason: str
-    test_accuracy: float | None
+    test: tuple[str, float] | None
 
     @property
     def is_finished(self) -> bool:
@@ -159,7 +161,7 @@ def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Tria
         seconds=result.get("seconds"),
         folder=_folder_of(trial, sweep_id, folder),
         reason=result.get("reason", ""),
-        test_accuracy=result.get("test_accuracy"),
+        test=next(((name, result[name]) for name in TEST_SCORES if result.get(name) is not None), None),
     )
 
 

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from bnlab.build import arguments_of, build_splits
 from bnlab.data import Normalization, Split, Splits
+from bnlab.data.normalization import input_and_target_state
 from bnlab.stacked.chunks import data_key
 
 __all__ = ["Data", "load_data"]
@@ -20,6 +21,10 @@ class Data:
 
     splits: Splits
     normalization: Normalization | None
+
+    def statistics(self) -> dict[str, torch.Tensor]:
+        """What checkpoints say of inputs and targets."""
+        return input_and_target_state(self.normalization, self.splits.target_scale)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -33,7 +38,7 @@ class Data:
 
     def split(self, name: str, dtype: torch.dtype, device: torch.device) -> Split:
         split: Split = getattr(self.splits, name)
-        return Split(split.x.to(device, dtype), split.y.to(device))
+        return split.to(device, dtype)
 
 
 _loaded: dict[str, Data] = {}  # the newest only
@@ -48,6 +53,8 @@ def load_data(config: DictConfig) -> Data:
     if key not in _loaded:
         _loaded.clear()
         splits = build_splits(config)
+        if splits.num_classes is None and config.data.get("normalize_target", True):
+            splits = splits.with_scaled_targets()
         normalization = Normalization.of(splits.train) if config.data.normalize else None
         _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization)
     return _loaded[key]

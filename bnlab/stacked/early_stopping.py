@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from bnlab.rules import Rule, boolean, integer, number, one_of, optional
+from bnlab.task import metric_names
 
 __all__ = ["EarlyStopping", "early_stopping_lacks"]
 
@@ -19,7 +20,6 @@ _THRESHOLD = optional(number(), "none")
 # the epoch are known where it is told to.
 _SERVED: dict[str, Rule] = {
     "_target_": one_of(*_TARGETS),
-    "monitor": one_of("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
     "min_delta": number(),
     "patience": integer(),
     "mode": one_of("min", "max"),
@@ -33,10 +33,15 @@ _SERVED: dict[str, Rule] = {
 }
 
 
-def early_stopping_lacks(callback: Mapping[str, Any]) -> str | None:
-    """The first setting of a callback of the config that `EarlyStopping` cannot do; None if it can do all."""
+def early_stopping_lacks(callback: Mapping[str, Any], score: str) -> str | None:
+    """The first setting of a callback of the config that `EarlyStopping` cannot do; None if it can do all.
+
+    Args:
+        score: of the training (`bnlab.task.SCORES`).
+    """
+    served = _SERVED | {"monitor": one_of(*metric_names(score))}
     for name in dict.fromkeys(["_target_", "monitor", *callback]):
-        if name not in _SERVED or not _SERVED[name].holds(callback.get(name)):
+        if name not in served or not served[name].holds(callback.get(name)):
             return name
     return None
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnlab.stacked.early_stopping import early_stopping_lacks
+from bnlab.task import score_of
 
 __all__ = ["group_key", "why_alone"]
 
@@ -67,7 +68,7 @@ def why_alone(config: Mapping[str, Any]) -> str | None:
     for name, callback in (config.get("callbacks") or {}).items():
         if not isinstance(callback, Mapping):
             return f"callbacks.{name}={callback} is no callback"
-        if (setting := early_stopping_lacks(callback)) is not None:
+        if (setting := early_stopping_lacks(callback, score_of(config))) is not None:
             return f"callbacks.{name}.{setting}={callback.get(setting)} is for Lightning's Trainer"
     return None
 

@@ -1,7 +1,9 @@
-"""Loss and accuracy of an epoch for K networks; the same figures as `bnlab.metrics.EpochMetrics` gives for one."""
+"""Loss and score of an epoch for K networks; the same figures as `bnlab.metrics` gives for one."""
 
 import torch
 from torch import Tensor
+
+from bnlab.data.target_scale import TargetScale
 
 __all__ = ["StackedMetrics", "count_hits"]
 
@@ -12,26 +14,39 @@ def count_hits(logits: Tensor, y: Tensor) -> Tensor:
 
 
 class StackedMetrics:
-    """Collect the mean losses and the hits of each batch; the epoch's means weigh every sample alike."""
+    """Collect the mean losses of each batch and what its score needs; the epoch's means weigh every sample alike.
 
-    def __init__(self) -> None:
+    Args:
+        scale: of a regression, that of the targets; None for classes.
+    """
+
+    def __init__(self, scale: TargetScale | None = None) -> None:
+        self._scale = scale
         self._losses: list[Tensor] = []
-        self._hits: list[Tensor] = []
+        self._counts: list[Tensor] = []
         self._sizes: list[int] = []
 
-    def update(self, losses: Tensor, hits: Tensor, num_samples: int) -> None:
-        """Add a batch: its mean losses (K,), and how many of its samples were classified right (K,)."""
+    def update(self, losses: Tensor, counts: Tensor, num_samples: int) -> None:
+        """Add a batch: its mean losses (K,), and how many samples were classified right (K,), or `target_sums`."""
         self._losses.append(losses)
-        self._hits.append(hits)
+        self._counts.append(counts)
         self._sizes.append(num_samples)
 
     def compute(self, stage: str) -> list[dict[str, float]]:
-        """{"<stage>_loss", "<stage>_accuracy"} of each network."""
+        """{"<stage>_loss", "<stage>_accuracy" or "<stage>_r2"} of each network."""
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
         num_samples = sum(self._sizes)
         losses = (torch.stack(self._losses).cpu().double() * sizes.unsqueeze(1)).sum(0) / num_samples
-        hits = torch.stack(self._hits).sum(0).tolist()
+        counts = torch.stack(self._counts).sum(0)
+        if self._scale is None:
+            return [
+                {f"{stage}_loss": loss, f"{stage}_accuracy": hit / num_samples}
+                for loss, hit in zip(losses.tolist(), counts.tolist(), strict=True)
+            ]
+        sums, squares = counts.cpu().unbind(1)
+        variances = squares / num_samples - (sums / num_samples).square()
+        scores = 1 - losses / variances
         return [
-            {f"{stage}_loss": loss, f"{stage}_accuracy": hit / num_samples}
-            for loss, hit in zip(losses.tolist(), hits, strict=True)
+            {f"{stage}_loss": loss, f"{stage}_r2": score}
+            for loss, score in zip((losses * self._scale.std**2).tolist(), scores.tolist(), strict=True)
         ]

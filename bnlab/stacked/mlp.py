@@ -11,9 +11,8 @@ from bnlab.batch_norm import BatchNorm1d
 from bnlab.data import Split
 from bnlab.network import MLP
 from bnlab.stacked.compiled_step import CompiledStep
+from bnlab.stacked.criterion import CLASSES, Criterion
 from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
-from bnlab.stacked.loss import cross_entropy, cross_entropy_and_gradient
-from bnlab.stacked.metrics import count_hits
 from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
 
@@ -28,11 +27,15 @@ class StackedMLP:
     Args:
         networks: K of them, of one architecture; eps and momentum of their batch norms may differ.
         dtype: what to train in; None for the dtype they have.
+        criterion: what to minimize.
     Attributes:
         stack: the numbers.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
+    ) -> None:
+        self._criterion = criterion
         self.stack = Stack(networks, dtype)
         self._norms: dict[str, tuple[Tensor, Tensor | None]] = {}  # eps and momentum of each network
         for name, module in networks[0].named_children():
@@ -91,17 +94,18 @@ class StackedMLP:
             elif not isinstance(module, nn.Flatten):
                 self._layers.append(Activation(module))
             start += sum(parameter.numel() for parameter in module.parameters())
-        self._compiled = CompiledStep(self._layers) if CompiledStep.takes(self._layers) else None
+        in_c = self._criterion is CLASSES and CompiledStep.takes(self._layers)
+        self._compiled = CompiledStep(self._layers) if in_c else None
 
     def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
         """Forward and backward; the running statistics are updated, the gradients are in `stack.gradients`.
 
         Args:
             x: (K, N, features), or (N, features) for all networks.
-            y: classes, (K, N) or (N,).
+            y: labels, (K, N) or (N,).
             optimizer: over the rows of the stack; makes its step, too, after which the gradients are anything.
         Returns:
-            the mean losses (K,), and how many samples were classified right (K,).
+            the mean losses (K,), and what the score needs (`Criterion.counts`).
         """
         program = None if self._compiled is None else self._compiled.step(x.shape[-2])
         if program is not None:
@@ -113,14 +117,14 @@ class StackedMLP:
         logits = x
         for layer in self._layers:
             logits = layer.forward(logits)
-        losses, gradient = cross_entropy_and_gradient(logits, y)
+        losses, gradient = self._criterion.losses_and_gradient(logits, y)
         grad: Tensor | None = gradient
         for index in range(len(self._layers) - 1, -1, -1):
             assert grad is not None
             grad = self._layers[index].backward(grad, index > 0)
         if optimizer is not None:
             optimizer.step()
-        return losses, count_hits(logits, y)
+        return losses, self._criterion.counts(logits, y)
 
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, features)."""
@@ -134,7 +138,7 @@ class StackedMLP:
         if program is not None:
             return program(x, y)
         logits = self.logits(x)
-        return cross_entropy(logits, y), count_hits(logits, y)
+        return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
 
     @staticmethod
     def is_all_in_stack() -> bool:

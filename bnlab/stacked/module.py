@@ -9,8 +9,7 @@ from torch.func import functional_call, vmap
 
 from bnlab.data import Split
 from bnlab.errors import UserError, one_line
-from bnlab.stacked.loss import cross_entropy
-from bnlab.stacked.metrics import count_hits
+from bnlab.stacked.criterion import CLASSES, Criterion
 from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
 
@@ -26,11 +25,15 @@ class StackedModule:
     Args:
         networks: K of them, of one architecture.
         dtype: what to train in; None for the dtype they have.
+        criterion: what to minimize.
     Attributes:
         stack: the numbers.
     """
 
-    def __init__(self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> None:
+    def __init__(
+        self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
+    ) -> None:
+        self._criterion = criterion
         first = _settings(networks[0])
         for network in networks:
             for (name, own), (_, expected) in zip(_settings(network), first, strict=True):
@@ -66,7 +69,8 @@ class StackedModule:
         buffers = self.stack.buffers
         self.stack.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         try:
-            self.step(x, torch.zeros(len(x), dtype=torch.int64, device=x.device))
+            dtype = torch.int64 if self._criterion is CLASSES else x.dtype
+            self.step(x, torch.zeros(len(x), dtype=dtype, device=x.device))
             self.logits(x)
         except Exception as error:
             raise UserError(f"torch.func.vmap cannot stack {self._entered}: {one_line(error)}") from error
@@ -84,26 +88,26 @@ class StackedModule:
 
         Args:
             x: (K, N, ...), or (N, ...) for all networks.
-            y: classes, (K, N) or (N,).
+            y: labels, (K, N) or (N,).
             optimizer: over the rows of the stack; makes its step, too.
         Returns:
-            the mean losses (K,), and how many samples were classified right (K,).
+            the mean losses (K,), and what the score needs (`Criterion.counts`).
         """
         is_shared = y.dim() == 1
         with torch.enable_grad():
             rows = self.stack.rows.detach().requires_grad_()
             logits = self._forward(rows, x, is_shared, training=True)
-            losses = cross_entropy(logits, y)
+            losses = self._criterion.losses(logits, y)
             (gradients,) = torch.autograd.grad(losses.sum(), rows)
         self.stack.gradients.copy_(gradients)
         if optimizer is not None:
             optimizer.step()
-        return losses.detach(), count_hits(logits.detach(), y)
+        return losses.detach(), self._criterion.counts(logits.detach(), y)
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `step`, in evaluation mode, from (N, ...) and (N,); nothing is changed."""
         logits = self.logits(x)
-        return cross_entropy(logits, y), count_hits(logits, y)
+        return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
 
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, ...)."""

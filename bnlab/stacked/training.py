@@ -13,6 +13,7 @@ from bnlab.data.splits import Split
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
+from bnlab.stacked.criterion import CLASSES, NUMBERS, Criterion
 from bnlab.stacked.data import Data
 from bnlab.stacked.metrics import StackedMetrics
 from bnlab.stacked.mlp import StackedMLP
@@ -35,10 +36,12 @@ class Interrupted(Exception):  # noqa: N818  # a request, not an error
     """Whoever started the training wants it to end."""
 
 
-def stacked_model(networks: Sequence[nn.Module], dtype: torch.dtype | None = None) -> StackedMLP | StackedModule:
+def stacked_model(
+    networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
+) -> StackedMLP | StackedModule:
     """The networks as one: layer by layer where all layers are known, else by vmap."""
     kind = StackedMLP if all(map(StackedMLP.takes, networks)) else StackedModule
-    return kind(networks, dtype)
+    return kind(networks, dtype, criterion)
 
 
 class Training:
@@ -79,7 +82,10 @@ class Training:
         self._trials = list(trials)
         self._networks = {id(trial): network for trial, network in zip(trials, networks, strict=True)}
         self._dtype = dtype
-        self._model = stacked_model(networks, dtype)
+        is_regression = data.splits.num_classes is None
+        self._criterion = NUMBERS if is_regression else CLASSES
+        self._scale = data.splits.target_scale if is_regression else None
+        self._model = stacked_model(networks, dtype, self._criterion)
         if isinstance(self._model, StackedModule):
             self._model.try_out(data.split("train", dtype, device).x[:2])
         for trial in trials:
@@ -151,7 +157,7 @@ class Training:
     def _run_epoch(self) -> None:
         model, optimizer = self._model, self._optimizer
         rates = [trial.lr for trial in self._trials]
-        metrics = StackedMetrics()
+        metrics = StackedMetrics(self._scale)
         num_steps = num_samples = 0
         for x, y in self._batches.epoch(self._epoch):
             if self._limits is None:
@@ -195,7 +201,7 @@ class Training:
         trials = [trial for trial in self.all_trials if trial.best is not None and trial.status != "interrupted"]
         if not trials:
             return
-        self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype)
+        self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype, self._criterion)
         for index, trial in enumerate(trials):
             assert trial.best is not None
             self._model.stack.load_state_dict(index, trial.best.network())
@@ -203,7 +209,7 @@ class Training:
             trial.test_metrics = metrics
 
     def _evaluate(self, split: Split, stage: str) -> list[dict[str, float]]:
-        metrics = StackedMetrics()
+        metrics = StackedMetrics(self._scale)
         for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
             metrics.update(*self._model.evaluate(x, y), len(y))
         return metrics.compute(stage)

@@ -217,8 +217,7 @@ class Trial:
         if self.history.rows:
             self.run.write_metrics(self.history.rows)
         write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
-        normalization = self.data.normalization
-        statistics = {} if normalization is None else normalization.state_dict()
+        statistics = self.data.statistics()
         if self.best is not None and self.best is not self._written:
             write_checkpoint(self.run.best_checkpoint, self.best, statistics)
             self._written = self.best

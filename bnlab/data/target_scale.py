@@ -1,0 +1,40 @@
+"""The scale of the targets of a regression."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+__all__ = ["AS_THEY_ARE", "TargetScale"]
+
+
+@dataclass(frozen=True)
+class TargetScale:
+    """y -> (y - mean) / std, by which targets of any unit are learned at the learning rates that suit the weights.
+
+    Metrics are in the unit of y: a mean squared error of what was scaled is multiplied by std^2.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+
+    @classmethod
+    def of(cls, y: Tensor) -> "TargetScale":
+        """The mean and the (biased) standard deviation of training targets (N,), which vary."""
+        return cls(float(y.double().mean()), float(y.double().std(correction=0)))
+
+    def __call__(self, y: Tensor) -> Tensor:
+        return (y.double() - self.mean) / self.std
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {
+            "target_mean": torch.tensor(self.mean, dtype=torch.float64),
+            "target_std": torch.tensor(self.std, dtype=torch.float64),
+        }
+
+    def invert(self, outputs: Tensor) -> Tensor:
+        """From what the network gives, (N,), to the unit of y."""
+        return outputs * self.std + self.mean
+
+
+AS_THEY_ARE = TargetScale()
