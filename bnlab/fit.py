@@ -165,6 +165,7 @@ def _fit_and_test(
                     num_parameters=num_parameters(network),
                     samples_per_second=learner.num_samples_trained / fit_seconds,
                     splits=data.splits,
+                    fingerprint=data.fingerprint,
                 )
             if recorder.rows:
                 # Why a run failed is not to be hidden by a picture that cannot be written either.

@@ -13,6 +13,7 @@ from bnlab.command_line import command as command_line
 from bnlab.command_line import shown
 from bnlab.history import History
 from bnlab.number_format import label, metric
+from bnlab.repository import git_state
 from bnlab.task import SCORES, metric_names
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ def beginning(
         "command": command,
         "seed": config.seed,
         "versions": versions(),
+        "git": git_state(),
         **({} if sweep is None else {"sweep": dict(sweep)}),
     }
 
@@ -61,8 +63,14 @@ def ending(
     num_parameters: int,
     samples_per_second: float,
     splits: "Splits",
+    fingerprint: str,
 ) -> Summary:
-    """What is known after the training; `test_metrics` are those of the best epoch's weights, empty without one."""
+    """What is known after the training.
+
+    Args:
+        test_metrics: those of the best epoch's weights, empty without one.
+        splits, fingerprint: the data, and which they are (`bnlab.data.fingerprint`).
+    """
     return {
         "status": status,
         "diverged_epoch": history.diverged_epoch,
@@ -73,6 +81,7 @@ def ending(
         "parameters": num_parameters,
         "samples_per_second": samples_per_second,
         "sample_shape": list(splits.sample_shape),
+        "data_sha256": fingerprint,
         "num_classes": splits.num_classes,
         "class_names": None if splits.class_names is None else list(splits.class_names),
     }

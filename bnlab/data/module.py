@@ -6,6 +6,7 @@ import lightning as L
 import torch
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE, Batches, EpochOrder
+from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import Normalization, input_and_target_state
 from bnlab.data.splits import Split, Splits, as_splits
 from bnlab.rules import RULES
@@ -22,6 +23,8 @@ class DataModule(L.LightningDataModule):
         normalize: standardize all three splits with the mean and deviation of the training split.
         normalize_target: of a regression, standardize the targets likewise.
         seed: with the epoch, decides the order of the training samples.
+    Attributes:
+        fingerprint: of the data before they were normalized.
     Raises:
         UserError: data or a batch size that cannot be trained with.
     """
@@ -37,6 +40,7 @@ class DataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         splits = as_splits(splits)
+        self.fingerprint = fingerprint(splits)
         if splits.num_classes is None and normalize_target:
             splits = splits.with_scaled_targets()
         self.normalization = Normalization.of(splits.train) if normalize else None

@@ -1,14 +1,13 @@
 """The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
 
-import hashlib
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from omegaconf import DictConfig
 
 from bnlab.build import arguments_of, build_splits
 from bnlab.data import Normalization, Split, Splits
+from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import input_and_target_state
 from bnlab.stacked.chunks import data_key
 
@@ -17,24 +16,15 @@ __all__ = ["Data", "load_data"]
 
 @dataclass(frozen=True)
 class Data:
-    """Normalized `splits`, and what normalized them; None where they are as they were read."""
+    """Normalized `splits`, what normalized them, None where they are as they were read, and which data they are."""
 
     splits: Splits
     normalization: Normalization | None
+    fingerprint: str
 
     def statistics(self) -> dict[str, torch.Tensor]:
         """What checkpoints say of inputs and targets."""
         return input_and_target_state(self.normalization, self.splits.target_scale)
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of all numbers that a training sees; equal for equal data."""
-        found = hashlib.sha256()
-        for split in (self.splits.train, self.splits.val, self.splits.test):
-            for tensor in (split.x, split.y):
-                found.update(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-                found.update(tensor.contiguous().numpy().data)
-        return found.hexdigest()
 
     def split(self, name: str, dtype: torch.dtype, device: torch.device) -> Split:
         split: Split = getattr(self.splits, name)
@@ -53,8 +43,9 @@ def load_data(config: DictConfig) -> Data:
     if key not in _loaded:
         _loaded.clear()
         splits = build_splits(config)
+        which = fingerprint(splits)
         if splits.num_classes is None and config.data.get("normalize_target", True):
             splits = splits.with_scaled_targets()
         normalization = Normalization.of(splits.train) if config.data.normalize else None
-        _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization)
+        _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization, which)
     return _loaded[key]

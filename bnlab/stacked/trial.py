@@ -240,6 +240,7 @@ class Trial:
             num_parameters=self.num_parameters,
             samples_per_second=self.samples / max(self._training_ended - self.begun, 1e-9),
             splits=self.data.splits,
+            fingerprint=self.data.fingerprint,
         )
 
     def fail(self, error: BaseException, status: str = "failed") -> Summary:

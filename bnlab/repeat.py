@@ -1,0 +1,37 @@
+"""`python -m bnlab.repeat FOLDER`: a run trained again, and whether the numbers are the same."""
+
+import argparse
+
+from bnlab.errors import report_user_errors
+from bnlab.lost_reader import outlast_readers
+from bnlab.signals import interruptible
+
+__all__ = ["main"]
+
+_DESCRIPTION = """\
+Train a run again from its config.yaml, into a new folder, and compare every epoch and the test with what it left.
+Ends with 0 where the numbers are the same, bit for bit or up to rounding, and with 1 where they are not."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bnlab.repeat", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", help="the folder of a run, or of a trial of a sweep")
+    parser.add_argument("--into", metavar="FOLDER", help="of the new run (default: a new one in outputs/repeats)")
+    parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
+    options = parser.parse_args()
+    outlast_readers()
+    with report_user_errors(), interruptible():
+        from bnlab.output_files import new_folder
+        from bnlab.repetition import repeat
+
+        repetition = repeat(options.folder, options.into or new_folder("repeats"), trust=options.trust)
+        for line in repetition.lines():
+            print(line)
+        if not (repetition.is_same or repetition.is_rounding):
+            raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()
