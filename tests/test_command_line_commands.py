@@ -17,6 +17,7 @@ PACKAGE = Path(bnlab.__file__).parent
 
 def typed(words: list[str], monkeypatch, capsys) -> tuple[int, str, str]:
     monkeypatch.setattr(sys, "argv", ["bnlab", *words])
+    monkeypatch.delitem(sys.modules, f"bnlab.{words[0]}" if words else "", raising=False)  # runpy warns of what is there
     code = 0
     try:
         overview.main()
