@@ -181,7 +181,7 @@ WRONG = {
     "unknown setting": (["search=random", "optimizer.larning_rate=interval(0,1)"], "optimizer.larning_rate"),
     "unknown choice": (["optimizer=adam,momentu"], "optimizer=momentu is none of the choices adam, "),
     "no such setting there": (
-        ["search=random", "optimizer=adam,sgd", "optimizer.beta1=interval(0,0.9)"],
+        ["search=random", "optimizer=adam,sgd", "optimizer.beta1=tag('scheduler=cosine',interval(0,0.9))"],
         "`optimizer.beta1` does not exist with optimizer=sgd: say where it does",
     ),
     "unknown kind": (["search=rnadom", "search/space=learning_rate"], "did you mean search=random?"),

@@ -24,6 +24,7 @@ from bnlab.rules import RULES, one_of
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.conditions import without_the_impossible
 from bnlab.search.effects import without_effect
+from bnlab.search.left_out import conditional_on_choices
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
 from bnlab.search.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
@@ -44,9 +45,10 @@ class Search:
         settings: of `search`.
         space: what varies.
         fixed: overrides that every job has.
-        points: of a grid, else None.
+        points: where all of them are known, as of a grid, else None.
         objective: its name.
         base_seed: the seed of the first of `search.seeds` runs.
+        notes: what the user did not say of it, and should know.
     """
 
     settings: SearchSettings
@@ -55,6 +57,7 @@ class Search:
     points: list[Point] | None
     objective: str
     base_seed: int
+    notes: tuple[str, ...] = ()
 
     @property
     def minimize(self) -> bool:
@@ -122,8 +125,9 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     named = {override.key_or_group for override in given}
     entries = [_entry(parser, key, value) for key, value in space_file.items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
-    fixed = [str(override.input_line) for override in (*entries, *given) if not override.is_sweep_override()]
     parameters = tuple(parameter_of(override, settings.seed) for override in swept)
+    constant = [override for override in (*entries, *given) if not override.is_sweep_override()]
+    parameters, fixed, notes = conditional_on_choices(parameters, constant, config, loader)
     objective = config.objective
     one_of(*objectives(task_of(config))).check("objective", objective)
     if settings.seeds > 1 and "seed" in (parameter.key for parameter in parameters):
@@ -136,14 +140,22 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
     for parameter in space.parameters:
         parameter.check_rule()
     RULES["seed"].check("seed", base.seed)
-    search = Search(settings, space, fixed, None, objective, base.seed)
+    search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes))
     search = replace(search, space=_without_the_ineffective(search, given, config, loader))
     if settings.kind != "grid" and not search.space.parameters:
         raise UserError(
             f"search={settings.kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
             "take search/space=learning_rate."
         )
-    return replace(search, points=search.space.grid()[: settings.num_trials]) if settings.kind == "grid" else search
+    if settings.kind == "grid":
+        return replace(search, points=search.space.grid()[: settings.num_trials])
+    assert settings.num_trials is not None
+    all_of_them = search.space.configurations(settings.num_trials)
+    if all_of_them is None or len(all_of_them) == settings.num_trials:
+        return replace(search, points=all_of_them)
+    number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
+    note = f"The space has {number}, each of which is tried once, in place of {settings.num_trials}."
+    return replace(search, points=all_of_them, notes=(*search.notes, note))
 
 
 def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
@@ -227,8 +239,9 @@ def _without_the_ineffective(
     added = [override for override in given if override.is_add() or override.is_force_add()]
     lines, origin = [str(override.input_line) for override in given], Origin.of(config.hydra, config_folder())
     for override in added:
-        for _, job in jobs:
-            refuse_untaken(str(override.input_line), job, origin)
+        for point, job in jobs:
+            if override.key_or_group in point or str(override.input_line) in search.fixed:
+                refuse_untaken(str(override.input_line), job, origin)
     kept = list(search.space.parameters)
     for key, reason in without_effect(search.space, jobs, compose).items():
         line = next((str(override.input_line) for override in added if override.key_or_group == key), None)

@@ -4,6 +4,7 @@ Every run that a search is to make waits in the study as a trial of its own from
 in the storage, so that two sweeps never take the same, and a killed one leaves nothing but trials that wait, or run.
 """
 
+import copy
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from typing import Any
 
 import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.outside import is_outside
 from bnlab.search.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
-from bnlab.search.samplers import POINT, FixedSampler
+from bnlab.search.samplers import AGAIN, POINT, FixedSampler, RandomSampler
 from bnlab.search.space import Parameter, Point, Space
 from bnlab.search.storage import study_id, trial_id
 from bnlab.search.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
@@ -28,6 +30,7 @@ __all__ = ["PATIENCE_S", "Plan", "TakenTrial"]
 _NOBODYS_AFTER_S = 5.0
 _WAIT_FOR_SIBLING_S = 10.0
 PATIENCE_S = 60.0  # with a storage that fails
+_REDRAWS = 200
 _ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
 
 
@@ -74,7 +77,9 @@ class Plan:
         self._sweep_id = sweep_id
         self._folder = folder
         self._worst = worst
+        self._may_repeat = points is None and space.may_repeat
         self._params_of_point: dict[int, dict[str, Any]] = {}
+        self._drawn: dict[int, dict[str, Any]] = {}  # what each place has, in Optuna's words
         self._unstarted: list[FrozenTrial] = []
 
     @property
@@ -86,6 +91,10 @@ class Plan:
 
         With `retry_failed`, so does one that failed.
         """
+        self._look_at_what_was_drawn()
+        tried = set(map(_text, self._drawn.values()))
+        of_points = map(self._in_optuna, self._points or ())
+        untried = (params for params in of_points if _text(params) not in tried)
         done: set[tuple[int, int]] = set()
         interrupted: dict[tuple[int, int], dict[str, Any]] = {}
         for trial in self._study.get_trials(deepcopy=False):
@@ -96,9 +105,10 @@ class Plan:
             else:
                 done.add(place)
         for point in range(self._num_points):
+            params_of_place = self._drawn.get(point) or next(untried, {}) if self._points is not None else {}
             for repeat in range(self._seeds):
                 if (point, repeat) not in done:
-                    params = interrupted.get((point, repeat)) or self._params_of_grid(point)
+                    params = interrupted.get((point, repeat)) or params_of_place
                     self._study.enqueue_trial(params, user_attrs={POINT: point, REPEAT: repeat})
 
     def try_again(self, number: int) -> None:
@@ -108,13 +118,15 @@ class Plan:
         attributes = {key: trial.user_attrs[key] for key in (POINT, REPEAT) if key in trial.user_attrs}
         self._study.enqueue_trial(params, user_attrs=attributes)
 
-    def _params_of_grid(self, point: int) -> dict[str, Any]:
-        if self._points is None:
-            return {}
-        return {
-            name_in_optuna(self._space[key]): to_optuna(self._space[key], value)
-            for key, value in self._points[point].items()
-        }
+    def _in_optuna(self, point: Point) -> dict[str, Any]:
+        return {name_in_optuna(self._space[key]): to_optuna(self._space[key], value) for key, value in point.items()}
+
+    def _look_at_what_was_drawn(self) -> None:
+        for trial in self._study.get_trials(deepcopy=False):
+            params = trial.params or trial.system_attrs.get("fixed_params", {})
+            place = trial.user_attrs.get(POINT, trial.number)
+            if params:
+                self._drawn.setdefault(place, params)
 
     def own_folders(self) -> list[str]:
         """The names of the folders of the trials that this sweep has run, or runs."""
@@ -227,6 +239,8 @@ class Plan:
         place = frozen.user_attrs.get(POINT, frozen.number)
         repeat = frozen.user_attrs.get(REPEAT, 0)
         params = self._params_of(place) if repeat else None
+        if params is None and self._may_repeat and not frozen.system_attrs.get("fixed_params"):
+            params = self._drawn_anew(frozen, place)
         sampler = self._study.sampler
         if params is not None:
             self._study.sampler = FixedSampler(params)
@@ -237,7 +251,32 @@ class Plan:
             self._study.sampler = sampler
         if self._seeds > 1:
             self._params_of_point[place] = trial.params
+        if self._may_repeat:
+            self._drawn[place] = trial.params
         return TakenTrial(frozen.number, place, repeat, point)
+
+    def _drawn_anew(self, frozen: FrozenTrial, place: int) -> dict[str, Any]:
+        """What the sampler draws, until it is no configuration that another place has: it would train alike."""
+        if not self._is_private:
+            self._look_at_what_was_drawn()
+        others = {_text(params) for other, params in self._drawn.items() if other != place}
+        sampler: BaseSampler = self._study.sampler
+        for again in range(_REDRAWS):
+            trial = copy.copy(frozen)
+            trial.user_attrs = frozen.user_attrs | ({AGAIN: again} if again else {})
+            params: dict[str, Any] = {}
+
+            def value_of(parameter: Parameter) -> Any:
+                name, distribution = name_in_optuna(parameter), distribution_of(parameter)
+                params[name] = sampler.sample_independent(self._study, trial, name, distribution)  # noqa: B023
+                return from_optuna(parameter, params[name])  # noqa: B023
+
+            self._space.draw(value_of)
+            if _text(params) not in others:
+                break
+            if again == _REDRAWS // 2:  # of one that learns and has come to rest
+                sampler = RandomSampler(place)
+        return params
 
     def place(self, number: int, name: str) -> None:
         """Keep that the folder of trial `number` is `name`, relative to the sweep's."""
@@ -305,6 +344,10 @@ class Plan:
             self._study.tell(number, self._worst if value is None else value)
         else:
             self._study.tell(number, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+
+
+def _text(params: Mapping[str, Any]) -> str:
+    return repr(sorted(params.items()))
 
 
 def _suggest(trial: optuna.Trial, parameter: Parameter) -> Any:

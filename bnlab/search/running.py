@@ -138,6 +138,8 @@ class RunningSweep:
         self._retries = Retries(num_parallel)
         interrupted = False
         self._say(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}")
+        for note in self._search.notes:
+            self._say(note)
         if self._definition.pruner == "median" and ends_together:
             self._say(
                 "search.pruner=median compares a trial with those that have completed: of the first "

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "AGAIN",
     "POINT",
     "REPEAT",
     "CoarseToFineSampler",
@@ -33,6 +34,7 @@ __all__ = [
 
 # A trial's user attributes
 POINT = "point"
+AGAIN = "again"  # how often it was drawn before, each time a configuration that was there already
 REPEAT = "repeat"  # which of search.seeds it is, from 0
 
 _Places = dict[int, list[FrozenTrial]]  # the trials with a value at each place
@@ -81,7 +83,7 @@ class RandomSampler(_PlaceSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name))
+        return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name, *_again(trial)))
 
 
 class QuasiRandomSampler(_PlaceSampler):
@@ -104,6 +106,8 @@ class QuasiRandomSampler(_PlaceSampler):
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
+        if _again(trial):  # the sequence's own points are those of other places
+            return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name, *_again(trial)))
         dimension = self._dimensions.get(param_name)
         if dimension is None:
             dimension = len(self._dimensions) + len(trial.params.keys() - self._dimensions.keys())
@@ -160,13 +164,13 @@ class CoarseToFineSampler(_PlaceSampler):
         _check_one_objective(study)
         place = _place(trial)
         round_ = place // self._trials_per_round
-        r = _uniform(self._seed, place, param_name)
+        r = _uniform(self._seed, place, param_name, *_again(trial))
         centres = self._centres_of(study, round_)
         centre = centres[place % len(centres)] if centres else {}
         if param_name not in centre or not holds(param_distribution, centre[param_name]):
             return value_at(param_distribution, r)  # the first round, or what the best does not have
         if isinstance(param_distribution, CategoricalDistribution):
-            if _uniform(self._seed, place, f"{param_name} anew") >= self._shrink**round_:
+            if _uniform(self._seed, place, f"{param_name} anew", *_again(trial)) >= self._shrink**round_:
                 return centre[param_name]
             return value_at(param_distribution, r)
         start, width = self._box(round_, param_distribution, centre[param_name])
@@ -271,6 +275,11 @@ def _width_of_three(distribution: IntDistribution | FloatDistribution, centre: f
 
 def _place(trial: FrozenTrial) -> int:
     return trial.user_attrs.get(POINT, trial.number)
+
+
+def _again(trial: FrozenTrial) -> tuple[int, ...]:
+    """Which draw of its place it is, where it is not the first."""
+    return (trial.user_attrs[AGAIN],) if AGAIN in trial.user_attrs else ()
 
 
 def _uniform(*parts: Any) -> float:

@@ -171,6 +171,18 @@ class Space:
         """What sets the config to `point`, in the order of the parameters."""
         return [parameter.override(point[parameter.key]) for parameter in self.parameters if parameter.key in point]
 
+    @property
+    def may_repeat(self) -> bool:
+        """Whether two draws can be the same: not where a number on a continuous scale is in each."""
+        return not any(p.condition is None and _is_continuous(p.values) for p in self.parameters)
+
+    def configurations(self, limit: int) -> list[Point] | None:
+        """All of its points, None where there are more than `limit`."""
+        if any(_is_continuous(parameter.values) for parameter in self.parameters):
+            return None
+        points = list(itertools.islice(self._combinations(self.in_order_of_dependence(), {}), limit + 1))
+        return None if len(points) > limit else points
+
     def grid(self) -> list[Point]:
         """Every combination, the last parameter changing fastest; a condition that fails leaves a parameter out.
 
@@ -197,8 +209,8 @@ class Space:
         if not self.is_active(parameter, point):
             yield from self._combinations(rest, point)
             return
-        assert isinstance(parameter.values, Choice)
-        for element in parameter.values.elements:
+        values = parameter.values
+        for element in values.elements if isinstance(values, Choice) else range(int(values.low), int(values.high) + 1):
             yield from self._combinations(rest, {**point, parameter.key: element})
 
 
@@ -228,6 +240,12 @@ def parameter_of(override: Any, seed: int) -> Parameter:
     else:
         values = _choice_of(key, override, seed)
     return Parameter(key, values, conditions[0] if conditions else None, override.get_key_element())
+
+
+def fixed_parameter(override: Any) -> Parameter:
+    """A parameter that has one value wherever it exists, from a parsed override that is no sweep."""
+    text = str(override.input_line).partition("=")[2]
+    return Parameter(override.key_or_group, Choice((_value_of(text),), (text,)), None, override.get_key_element())
 
 
 def _scale_of(key: str, interval: Any, tag: str | None) -> Scale:
@@ -294,6 +312,10 @@ def _value_of(text: str) -> Any:
 def _are_equal(a: Any, b: Any) -> bool:
     """As settings: true is not 1, but 1.0 is."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _is_continuous(values: Scale | Choice) -> bool:
+    return not isinstance(values, Choice | Integers | LogIntegers)
 
 
 def is_interpolation(value: Any) -> bool:
