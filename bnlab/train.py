@@ -6,7 +6,6 @@ to start before it.
 
 import os
 import re
-import secrets
 import sys
 import traceback
 from collections.abc import Iterator
@@ -101,12 +100,12 @@ def _main() -> None:
     from omegaconf import OmegaConf
 
     from bnlab.config import config_folder
-    from bnlab.mistakes.explaining import read_command_line, refuse_what_a_run_ignores
+    from bnlab.mistakes.explaining import origin_of, read_command_line, refuse_what_a_run_ignores
     from bnlab.search.plugin import register
     from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
 
     # Two runs that start in the same second must not share a folder.
-    OmegaConf.register_new_resolver("unique", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     parser, arguments = read_command_line(sys.argv[1:])
@@ -120,12 +119,22 @@ def _main() -> None:
         if arguments.experimental_rerun is not None:
             application()
             return
+        if arguments.help:
+            from bnlab.own_help import own_help
+
+            with own_help(), showing_a_sweep(arguments) if is_shown(arguments) else nullcontext(arguments) as shown:
+                _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
+            return
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
                 _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
             return
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
+        if multirun:
+            from bnlab.search.left_out import with_choices_for_the_absent
+
+            arguments.overrides = with_choices_for_the_absent(arguments.overrides, origin_of(arguments))
         _run_hydra(arguments, parser, task, config_path=config_folder(), config_name="train")
 
 

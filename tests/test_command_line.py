@@ -6,7 +6,6 @@ import logging
 import os
 import shlex
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -171,16 +170,6 @@ def test_the_resolved_config_has_the_widths(train: Callable) -> None:
     shown = train("--cfg", "job", "--resolve", "model.num_layers=2", "model.num_units=7")
     assert shown.exit_code == 0, shown.stderr
     assert "  hidden:\n  - 7\n  - 7\n" in shown.stdout
-
-
-def test_help_imports_neither_torch_nor_lightning() -> None:
-    """Which is what makes it quick; `python -m bnlab.bench search` times it."""
-    command = [sys.executable, "-X", "importtime", "-m", "bnlab.train", "--help"]
-    shown = subprocess.run(command, capture_output=True, text=True, check=True)
-    imported = {line.rpartition("|")[2].strip() for line in shown.stderr.splitlines()}
-    assert not imported & {"torch", "lightning", "optuna", "matplotlib", "sklearn"}
-    for part in ("optimizer: adam, adamw, momentum", "lr: 0.002", "batch_size: 64"):
-        assert part in shown.stdout
 
 
 def start_in_a_terminal(*overrides: str) -> pexpect.spawn:

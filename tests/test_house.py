@@ -17,7 +17,10 @@ HOMES = {
         *("data.module", "learner", "callbacks", "fit", "recorder", "progress", "interrupt"),
         *("bench", "search"),
     ),
-    "hydra": ("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench", "mistakes"),
+    "hydra": (
+        *("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench", "mistakes"),
+        "own_help",
+    ),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
     "torchvision": ("data.datasets", "bench"),

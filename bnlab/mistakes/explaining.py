@@ -9,7 +9,6 @@ from bnlab.commands import version
 from bnlab.concealing import MASK, is_named_secret
 from bnlab.errors import UserError
 from bnlab.mistakes.flags import UnknownOptionError, parser_of_options, read_options
-from bnlab.mistakes.overrides import Overrides
 from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.resemblance import closest, did_you_mean
 
@@ -24,7 +23,7 @@ def read_command_line(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
     Raises:
         UserError: an option that there is not.
     """
-    parser = parser_of_options(version())
+    parser = parser_of_options(version() if "--version" in argv else "")
     try:
         return parser, read_options(parser, argv)
     except UnknownOptionError as error:
@@ -41,6 +40,8 @@ def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | No
     """What is wrong with the overrides, or with the options beside them; None where these rules find nothing."""
     if origin.config_dir is not None and not os.path.isdir(origin.config_dir):
         return f"--config-dir must be a folder of configs, but {origin.config_dir!r} is none."
+    from bnlab.mistakes.overrides import Overrides
+
     vocabulary = vocabulary_of(origin)
     if vocabulary.primary:
         names = vocabulary.primary
@@ -65,6 +66,8 @@ def _without_secrets(told: str, lines: Sequence[str]) -> str:
 
 def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Origin) -> str:
     """An option that stands for an override, such as `--lr 0.1`."""
+    from bnlab.mistakes.overrides import Overrides
+
     vocabulary = vocabulary_of(origin)
     overrides = Overrides([line for line in lines if line != error.value], vocabulary)
     key, value = error.meant, error.value
