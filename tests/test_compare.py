@@ -1,5 +1,6 @@
 """`python -m bnlab.compare`: what its picture and its files show, and what it says to mistakes."""
 
+import io
 import math
 import re
 import subprocess
@@ -13,9 +14,14 @@ from conftest import Outcome
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from recorded import record
+from rich.console import Console
 
 from bnlab.compare import main
+from bnlab.comparison.arms import Arm, Result
 from bnlab.comparison.comparison import compare
+from bnlab.comparison.screen import on_screen
+from bnlab.comparison.settings import Settings
+from bnlab.comparison.table import make_table
 from bnlab.figures import Series, picture
 from bnlab.figures import compare as draw
 from bnlab.figures.palette import COLOURS, MOST_LINES
@@ -202,6 +208,9 @@ def test_a_sweep_brings_all_its_trials_and_what_was_tried_again_once(command: Ca
     assert [line.split(",")[:2] for line in done.stdout.splitlines()[1:]] == [["batch", "2"], ["none", "1"]]
     arms = compare([sweep.path]).arms
     assert [arm.values("test_accuracy") for arm in arms] == [{1: 0.8, 0: 0.9}, {0: 0.7}]
+    said = command(sweep.path, "--output", "x.csv").stdout
+    assert "sweep: trial 4, failed, has no folder here: it cannot be composed" in said
+    assert "trial 5, completed, has no folder here" in said
 
 
 def broken(folder: Path, name: str, content: bytes) -> Path:
@@ -268,3 +277,31 @@ def test_comparing_needs_no_torch_and_leaves_no_text_of_math(runs: Path, tmp_pat
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "model.name" in (tmp_path / "all" / "table.csv").read_text()
+
+
+def grid_of(text: str) -> list[list[str]]:
+    """The cells of a table on the screen, which are two blanks apart."""
+    rows = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
+    return [row for row in rows if len(row) > 1]
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_table_fits_the_terminal_or_says_what_is_left_out(runs: Path, width: int) -> None:
+    few = on_screen(compare([runs / name for name in ("a0", "b0", "interrupted")]).table, width)
+    many = [Arm(f"lr={n}", {"optimizer.lr": str(n)}, (result(n),)) for n in range(30)]
+    table = make_table(["optimizer.lr"], many, ["val_accuracy", "test_accuracy"], [0] * 30)
+    for shown in (few, on_screen(table, width)):
+        console = Console(width=width, file=io.StringIO())
+        console.print(shown)
+        text = console.file.getvalue()
+        assert max(map(len, text.splitlines())) <= width
+        assert "…" not in text
+    cells = grid_of(text)
+    assert [row[0] for row in cells if row[0].isdecimal()] == [str(number) for number in range(1, 21)]
+    left_out = "1 more columns and 10 more rows" if width == 80 else "10 more rows"
+    assert f"There are {left_out} in the files." in text
+
+
+def result(number: int) -> Result:
+    values = {"val_accuracy": number / 30, "test_accuracy": number / 31}
+    return Result("run", "run", Settings({"optimizer.lr": number}), 0, "completed", values=values)

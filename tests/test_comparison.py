@@ -155,7 +155,7 @@ def test_what_was_cut_short_counts_only_where_nothing_else_does() -> None:
     of = [result(0, 0.9), result(1, 0.1, "interrupted"), result(2, 0.3, "diverged"), result(3, None, "failed")]
     (arm,) = arms_of(of)[1]
     assert arm.values("val_accuracy") == {0: 0.9, 2: 0.3}
-    assert arm.runs() == "1 completed, 1 diverged, 1 failed, 1 interrupted"
+    assert arm.runs() == "4 (1 diverged, 1 failed, 1 interrupted)"
     (arm,) = arms_of([of[1]])[1]
     assert arm.values("val_accuracy") == {1: 0.1}
 
@@ -207,14 +207,14 @@ def test_markdown_has_the_best_in_bold_but_none_that_lacks_seeds() -> None:
     lines = to_markdown(table()).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in lines[:5]]
     assert cells[0] == ["", "norm", "lr", "runs", *("val accuracy", "test accuracy"), *cells[0][6:]]
-    assert cells[2][:6] == ["1", "none", "0.1", "3 completed", "93.00 ± 3.61 %", "46.50 ± 1.80 %"]
+    assert cells[2][:6] == ["1", "none", "0.1", "3", "93.00 ± 3.61 %", "46.50 ± 1.80 %"]
     assert cells[3][4:] == [
         "**96.00 ± 1.00 %**",
         "**48.00 ± 0.50 %**",
         "+3.00 [-3.57, +9.57] pp",
         "+1.50 [-1.79, +4.79] pp",
     ]
-    assert cells[4][3:6] == ["1 completed, 1 diverged, 1 failed", "99.00 % (1 of 3)", "49.50 % (1 of 3)"]
+    assert cells[4][3:6] == ["3 (1 diverged, 1 failed)", "99.00 % (1 of 3)", "49.50 % (1 of 3)"]
     notes = "\n".join(lines[5:])
     assert "Differences are from norm=none, lr=0.1." in notes
     assert "Student's 95% confidence interval (paired by seed)" in notes

@@ -232,3 +232,15 @@ def test_a_configuration_over_seeds_is_one_point() -> None:
         {"lr": "2", "objective": 0.3, "deviation": None, "state": "diverged"},
         {"lr": "3", "objective": None, "state": "failed"},
     ]
+
+
+def test_an_r2_far_below_zero_does_not_flatten_the_axis() -> None:
+    values = ((0.1, 0.5, 0.1), (1, 0.2, 0.1), (10, -1e6, 2e6))
+    trials = [{"lr": lr, "objective": r2, "deviation": s, "state": "completed"} for lr, r2, s in values]
+    figure = search(trials, {"lr": "log"}, "val_r2", minimize=False)
+    panel = figure.axes[0]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["completed", "off the axis", "best"]
+    assert panel.get_ylim() == pytest.approx((0.07, 0.63))
+    assert points(panel, "completed") == [(0.1, 0.5), (1, 0.2)]
+    assert points(panel, "_completed beyond") == [(10, pytest.approx(0.03))]
+    assert panel.get_ylabel() == "val R²"

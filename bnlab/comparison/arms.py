@@ -61,7 +61,9 @@ class Arm:
         return {result.seed: result.values[metric] for result in counted if metric in result.values}
 
     def runs(self) -> str:
-        """As "4 completed, 1 diverged"; of a single run its state alone."""
-        if len(self.results) == 1:
+        """As "5", or "5 (2 diverged)" where some did not complete; of a single run its state."""
+        number = len(self.results)
+        if number == 1:
             return self.results[0].status
-        return ", ".join(f"{count} {state}" for state, count in sorted(self.states.items()))
+        others = [f"{count} {state}" for state, count in sorted(self.states.items()) if state != "completed"]
+        return f"{number} ({', '.join(others)})" if others else str(number)

@@ -25,6 +25,7 @@ _MANY = 20  # arms, from which on the best come first
 class Comparison:
     arms: Sequence[Arm]
     table: Table
+    remarks: Sequence[str] = ()  # on trials that left nothing to compare
 
     def figure(self) -> "Figure":
         """The learning curves of all arms over each other."""
@@ -43,9 +44,10 @@ class Comparison:
         return draw(series, title, _quantities(self.arms))
 
     def failures(self) -> list[str]:
-        """A line for each run that failed, with the reason."""
+        """A line for each run that failed, with the reason, and for each that left nothing."""
         results = [result for arm in self.arms for result in arm.results]
-        return [f"{result.name} failed: {result.reason}" for result in results if result.status == "failed"]
+        failed = [f"{result.name} failed: {result.reason}" for result in results if result.status == "failed"]
+        return [*failed, *self.remarks]
 
 
 def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
@@ -56,11 +58,12 @@ def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comp
     Raises:
         UserError: a folder of neither, or that cannot be read; no metrics at all; no arm with the baseline's settings.
     """
-    keys, arms = arms_of(read_results(list(map(Path, paths))))
+    results, remarks = read_results(list(map(Path, paths)))
+    keys, arms = arms_of(results)
     metrics = metrics_of(arms)
     if len(arms) > _MANY:
         arms = sorted(arms, key=lambda arm: _rank(arm, metrics[0]))
-    return Comparison(arms, make_table(keys, arms, metrics, baselines(keys, arms, baseline)))
+    return Comparison(arms, make_table(keys, arms, metrics, baselines(keys, arms, baseline)), remarks)
 
 
 def _quantities(arms: Sequence[Arm]) -> list[str]:

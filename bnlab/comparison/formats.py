@@ -8,14 +8,14 @@ from bnlab.comparison.labels import short_keys
 from bnlab.comparison.statistics import CONFIDENCE, Difference
 from bnlab.comparison.table import Row, Table
 from bnlab.number_format import difference as difference_text
-from bnlab.number_format import is_share, mean_and_deviation
+from bnlab.number_format import is_share, label, mean_and_deviation
 
 __all__ = ["FORMATS", "SUFFIXES", "cells", "columns", "to_csv", "to_latex", "to_markdown"]
 
 
 def columns(table: Table) -> list[str]:
     """The headings of `cells`."""
-    names = [metric.replace("_", " ") for metric in table.metrics]
+    names = [label(metric) for metric in table.metrics]
     differences = [f"{name} difference" for name in names] if table.baseline else []
     return ["", *short_keys(table.keys), "runs", *names, *differences]
 
@@ -99,20 +99,22 @@ _LATEX = {
     ">": "\\textgreater{}",
     "|": "\\textbar{}",
     "±": "$\\pm$",
+    "²": "$^2$",
     "−": "$-$",
     **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take for its own
     "β": "$\\beta$",
     "γ": "$\\gamma$",
 }
 _TO_LATEX = str.maketrans(_LATEX)
+_SIGNS = str.maketrans({"±": "$\\pm$", "+": "$+$", "-": "$-$"})  # of numbers
 
 
 def to_latex(table: Table) -> str:
     """A tabular in booktabs' style for a table of your own, the best in bold; what the signs mean in comments."""
-    names = [metric.replace("_", " ") + (r" (\%)" if is_share(metric) else "") for metric in table.metrics]
-    apart = [
-        f"$\\Delta$ {metric.replace('_', ' ')}" + (" (pp)" if is_share(metric) else "") for metric in table.metrics
-    ]
+    shown = [label(metric).translate(_TO_LATEX) for metric in table.metrics]
+    are_shares = list(map(is_share, table.metrics))
+    names = [name + (r" (\%)" if share else "") for name, share in zip(shown, are_shares, strict=True)]
+    apart = [f"$\\Delta$ {name}" + (" (pp)" if share else "") for name, share in zip(shown, are_shares, strict=True)]
     heading = [*(key.translate(_TO_LATEX) for key in short_keys(table.keys)), "runs", *names]
     heading += apart if table.baseline else []
     num_texts = len(table.keys) + 1
@@ -137,13 +139,13 @@ def to_latex(table: Table) -> str:
 
 def _latex_metric(table: Table, row: Row, metric: str) -> str:
     """The unit stands in the heading."""
-    return _metric(table, row, metric).replace(" %", "").translate(_TO_LATEX) if metric in row.estimates else "--"
+    return _metric(table, row, metric).replace(" %", "").translate(_SIGNS) if metric in row.estimates else "--"
 
 
 def _latex_difference(row: Row, metric: str) -> str:
     if metric not in row.differences:
         return "baseline" if row.is_baseline else "--"
-    return _difference(row, metric).removesuffix(" pp").replace("-", "$-$").replace("+", "$+$")
+    return _difference(row, metric).removesuffix(" pp").translate(_SIGNS)
 
 
 FORMATS: dict[str, Callable[[Table], str]] = {"markdown": to_markdown, "csv": to_csv, "latex": to_latex}

@@ -23,38 +23,44 @@ _STATES = ("completed", "diverged", "pruned", "failed", "interrupted")
 _METRICS = ("train_", "val_", "test_")
 
 
-def read_results(paths: Sequence[Path]) -> list[Result]:
-    """Of the runs in these folders and of all trials of the sweeps in them.
+def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
+    """Of the runs in these folders and of all trials of the sweeps in them; and what is to be said of trials without.
 
     Raises:
         UserError: one is the folder of neither, cannot be read, or none has metrics.
     """
-    results = [result for path in dict.fromkeys(paths) for result in _read(path)]
+    results: list[Result] = []
+    remarks: list[str] = []
+    for path in dict.fromkeys(paths):
+        found, said = _read(path)
+        results += found
+        remarks += said
     if not any(result.curves for result in results):
         reasons = [f"{result.name!r} {result.status}" for result in results]
         raise UserError(
             f"There is nothing to compare: no run has metrics ({', '.join(reasons[:3])}"
             f"{', ...' if len(reasons) > 3 else ''})."
         )
-    return results
+    return results, remarks
 
 
-def _read(path: Path) -> list[Result]:
+def _read(path: Path) -> tuple[list[Result], list[str]]:
     if not path.exists():
         raise UserError(f"{str(path)!r} is not there: name the folder of a run or of a sweep.")
     if (path / _DEFINITION).is_file():
         return _read_sweep(path)
     folder = RunFolder(path)
     if folder.config.is_file():
-        return [_read_run(folder, shown(path))]
+        return [_read_run(folder, shown(path))], []
     below = sorted(found.parent for name in ("config.yaml", _DEFINITION) for found in path.glob(f"*/{name}"))
     more = f" Below it there is {shown(below[0])!r}." if below else ""
     raise UserError(f"{str(path)!r} is the folder of neither a run nor a sweep: it has no config.yaml.{more}")
 
 
-def _read_sweep(path: Path) -> list[Result]:
-    """All trials whose config was written; what failed before that has nothing to be compared by."""
-    rows = {row["folder"]: row for row in _rows(path / _TRIALS) if row.get("folder") and _is_inside(row["folder"])}
+def _read_sweep(path: Path) -> tuple[list[Result], list[str]]:
+    """All trials whose config was written; of others, which have nothing to be compared by, what became of them."""
+    listed = _rows(path / _TRIALS)
+    rows = {row["folder"]: row for row in listed if row.get("folder") and _is_inside(row["folder"])}
     numbered = sorted((entry.name for entry in path.iterdir() if entry.name.isdecimal()), key=int)
     results = []
     for name in dict.fromkeys([*rows, *numbered]):
@@ -64,7 +70,13 @@ def _read_sweep(path: Path) -> list[Result]:
             results.append(_read_run(folder, shown(path), state if state in _STATES else ""))
     if not results:
         raise UserError(f"The sweep in {str(path)!r} has no trial that has begun.")
-    return results
+    remarks = []
+    for row in listed:
+        name = row.get("folder") or ""
+        if not (name and _is_inside(name) and RunFolder(path / name).config.is_file()):
+            reason = f": {row['reason']}" if row.get("reason") else ""
+            remarks.append(f"{shown(path)}: trial {row.get('number')}, {row.get('state')}, has no folder here{reason}")
+    return results, remarks
 
 
 def _is_inside(name: str) -> bool:

@@ -1,5 +1,7 @@
 """A table of an ablation on a terminal."""
 
+from collections.abc import Sequence
+
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.table import Table as RichTable
@@ -8,7 +10,7 @@ from rich.text import Text
 from bnlab.comparison.formats import cells, columns
 from bnlab.comparison.table import Table
 
-__all__ = ["on_screen"]
+__all__ = ["on_screen", "width_of"]
 
 MOST_ROWS = 20
 _MOST_ACROSS = 6  # arms beside each other
@@ -24,14 +26,23 @@ def on_screen(table: Table, width: int) -> RichTable:
             if index < len(rows):
                 rows[index][place].stylize("bold")
     grid = [[Text(heading[0]) for heading in headings], *rows]
-    needed = sum(max(cell_len(row[place].plain) for row in grid) + 2 for place in range(len(headings)))
-    if needed > width and len(rows) <= _MOST_ACROSS:
+    if width_of(grid) > width and len(rows) <= _MOST_ACROSS:
         return _shown([list(column) for column in zip(*grid, strict=True)], first_metric=1)
-    shown = _shown(grid, first_metric)
-    if len(table.rows) > len(rows):
-        shown.caption = f"{len(table.rows) - len(rows)} more rows are in the files."
+    num_columns = len(headings)
+    while width_of([row[:num_columns] for row in grid]) > width and num_columns > first_metric + 1:
+        num_columns -= 1
+    shown = _shown([row[:num_columns] for row in grid], first_metric)
+    left_out = {"columns": len(headings) - num_columns, "rows": len(table.rows) - len(rows)}
+    if any(left_out.values()):
+        text = " and ".join(f"{number} more {noun}" for noun, number in left_out.items() if number)
+        shown.caption = f"There are {text} in the files."
         shown.caption_justify = "left"
     return shown
+
+
+def width_of(grid: Sequence[Sequence[Text]]) -> int:
+    """How many characters a table with these cells takes."""
+    return 2 + sum(max(cell_len(cell.plain) for cell in column) + 2 for column in zip(*grid, strict=True))
 
 
 def _shown(grid: list[list[Text]], first_metric: int) -> RichTable:

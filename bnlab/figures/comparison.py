@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
-from bnlab.figures.scales import number_log_axis
+from bnlab.figures.scales import LEAST_R2, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
 from bnlab.number_format import label
 
@@ -85,10 +85,12 @@ def _draw(axes: Axes, one: Series, quantity: str, style: tuple[str, Dashes], has
     marker = "o" if len(epochs) < 3 else ""  # a line through one point cannot be seen
     axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=one.label)
     if len(one.runs) > 1 and colour != OTHERS:
-        low = mean - deviation
+        low, high = mean - deviation, mean + deviation
         if quantity == "loss":  # whose axis is logarithmic
             low = np.where(low > 0, low, np.fmin.reduce(values))
-        axes.fill_between(epochs, low, mean + deviation, color=colour, alpha=0.18, linewidth=0)
+        elif quantity == "r2":  # of which one seed far below would fill the picture
+            high = np.fmin(high, np.fmax.reduce(values))
+        axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
     for run, is_unsteady in zip(one.runs, one.unsteady, strict=True):
         finite = [
             (epoch, value)
@@ -140,6 +142,8 @@ def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequenc
             axes.set_ylim(low / 1.15, min(high, _MOST_ABOVE * _lower_median(list(map(max, of_arms)))) * 1.15)
             number_log_axis(axes.yaxis, decades_apart=3)
         else:
+            if quantity == "r2" and high > LEAST_R2:
+                low = max(low, LEAST_R2)
             margin = 0.05 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
 

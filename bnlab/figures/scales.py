@@ -8,8 +8,9 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-__all__ = ["number_log_axis", "set_scale", "short", "unique"]
+__all__ = ["LEAST_R2", "number_log_axis", "set_scale", "short", "unique"]
 
+LEAST_R2 = -1.0  # on an axis: far worse than predicting the mean, which is 0
 MOST_NAMES = 8  # of choices on an axis; more would lie on one another
 LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
 

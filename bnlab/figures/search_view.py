@@ -8,11 +8,13 @@ from typing import Any, Literal
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.markers import CARETDOWNBASE, CARETUPBASE, MarkerStyle
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from bnlab.figures.palette import COLOURS, ordered_colours
-from bnlab.figures.scales import number_log_axis, set_scale, short, unique
+from bnlab.figures.scales import LEAST_R2, number_log_axis, set_scale, short, unique
+from bnlab.number_format import label as metric_label
 
 __all__ = ["Axis", "Box", "SearchView", "factor_of"]
 
@@ -22,8 +24,9 @@ Axis = str | Sequence[str]
 Box = Mapping[str, tuple[float, float]]
 """Of each parameter that it bounds, its ends."""
 
-# What each state looks like; the last two also where there is no objective to place them by.
+# What each state looks like.
 MARKERS = {"completed": "o", "incomplete": "o", "pruned": "v", "diverged": "x", "failed": "+"}
+_PLACELESS = ("diverged", "failed")  # at the edge they look as they do elsewhere
 _GREY = "0.6"
 _BEST: dict[str, Any] = {
     "color": "#F0E442",
@@ -57,9 +60,11 @@ class SearchView:
     factor: str | None = field(init=False)
     limits: tuple[float, float] | None = field(init=False)
     best: Mapping[str, Any] | None = field(init=False)
+    levels: Sequence[tuple[str, str]] = field(init=False)  # what colours tell apart: names and colours
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", None if len(self.rounds) > 1 else factor_of(self.axes))
+        object.__setattr__(self, "levels", self._levels())
         object.__setattr__(self, "limits", self._limits())
         placed = [trial for trial in self.trials if trial["objective"] is not None]
         ranked = [trial for trial in placed if trial["state"] not in ("pruned", "incomplete")] or placed
@@ -67,9 +72,7 @@ class SearchView:
         best = min(ranked, key=lambda trial: sign * trial["objective"], default=None)
         object.__setattr__(self, "best", best)
 
-    @property
-    def levels(self) -> list[tuple[str, str]]:
-        """The names of the levels that colours tell apart, and their colours."""
+    def _levels(self) -> list[tuple[str, str]]:
         if len(self.rounds) > 1:
             colours = ordered_colours(len(self.rounds))
             return [(f"round {index + 1}", colour) for index, colour in enumerate(colours)]
@@ -104,9 +107,11 @@ class SearchView:
         )
 
     def _limits(self) -> tuple[float, float] | None:
-        """The least and the greatest objective of trials that completed, or of all where none did."""
+        """The least and the greatest objective of trials that completed, or of all where none did, with their bars."""
         placed = [trial for trial in self.trials if trial["objective"] is not None]
         steady = [trial for trial in placed if trial["state"] != "diverged"] or placed
+        if self.objective.endswith("r2"):
+            steady = [trial for trial in steady if trial["objective"] >= LEAST_R2] or steady
         ends = [trial["objective"] + sign * (trial.get("deviation") or 0.0) for trial in steady for sign in (-1, 1)]
         return (min(ends), max(ends)) if ends else None
 
@@ -128,7 +133,8 @@ class SearchView:
                 panel.plot(
                     beyond,
                     [1 - _BEYOND if self.minimize else _BEYOND] * len(beyond),
-                    MARKERS.get(state, "x"),
+                    linestyle="",
+                    marker=MARKERS[state] if state in _PLACELESS else self._arrow,
                     color=colour,
                     transform=panel.get_xaxis_transform(),
                     label=f"_{state} beyond",
@@ -142,10 +148,15 @@ class SearchView:
         panel.set_xlabel(short(key), parse_math=False)
         panel.grid(alpha=0.3)
         if is_leftmost:
-            panel.set_ylabel(self.objective.replace("_", " "), parse_math=False)
+            panel.set_ylabel(metric_label(self.objective), parse_math=False)
         else:
             panel.tick_params(labelleft=False)
         self._finish_objective(panel)
+
+    @property
+    def _arrow(self) -> MarkerStyle:
+        """Towards where a trial lies that the axis does not reach."""
+        return MarkerStyle(CARETUPBASE if self.minimize else CARETDOWNBASE)
 
     def _groups(self, *keys: str) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
         """The trials that have these parameters, those alike in state and colour together."""
@@ -160,7 +171,7 @@ class SearchView:
         value = trial["objective"]
         if value is None or self.limits is None:
             return False
-        return trial["state"] != "diverged" or self.limits[0] <= value <= self.limits[1]
+        return bool(self.limits[0] <= value <= self.limits[1])
 
     def _mark(self, panel: Axes, key: str, trials: Sequence[Mapping[str, Any]], state: str, colour: str) -> None:
         x, y = [self._place(trial, key) for trial in trials], [trial["objective"] for trial in trials]
@@ -183,7 +194,7 @@ class SearchView:
                 for trial in self.trials
                 if self._level(trial) == level
                 and key in trial
-                and trial["objective"] is not None
+                and self._has_place(trial)
                 and trial["state"] != "diverged"
             ]
             if 1 < len(of_level) <= _MOST_CONNECTED and len({x for x, _ in of_level}) == len(of_level):
@@ -267,6 +278,8 @@ class SearchView:
             found.append(
                 Line2D([], [], color=colour, markerfacecolor=face, marker=MARKERS[state], linestyle="", label=label)
             )
+        if any(trial["state"] not in _PLACELESS and not self._has_place(trial) for trial in self.trials):
+            found.append(Line2D([], [], color="0.3", marker=self._arrow, linestyle="", label="off the axis"))
         if self.best is not None:
             found.append(Line2D([], [], **_BEST, marker="*", markersize=11, linestyle="", label="best"))
         return found

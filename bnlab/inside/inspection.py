@@ -108,6 +108,5 @@ def _training_batches(run: Run, train: Split) -> Iterator[Tensor]:
 
 def _input(run: Run, x: Tensor) -> Tensor:
     """As the network takes it."""
-    if run.normalization is not None:
-        return run.normalization(x)
-    return x.to(next((p.dtype for p in run.network.parameters() if p.is_floating_point()), torch.float32))
+    dtype = next((p.dtype for p in run.network.parameters() if p.is_floating_point()), torch.float32)
+    return (x if run.normalization is None else run.normalization(x)).to(dtype)

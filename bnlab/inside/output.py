@@ -20,7 +20,7 @@ _WIDTH_OF_A_FILE = 160  # of what is not read on a terminal
 def show(inspection: Inspection) -> None:
     console = Console()
     console = console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
-    console.print(on_screen(inspection.layers))
+    console.print(on_screen(inspection.layers, console.width))
     for line in (*meanings(inspection.layers), *inspection.notes()):
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from bnlab.comparison.screen import width_of
 from bnlab.inside.layers import Layer
 
 __all__ = ["COLUMNS", "meanings", "on_screen", "row_of", "to_csv"]
@@ -57,16 +58,23 @@ def _median(values: Tensor) -> float:
     return float(values.double().median()) if values.numel() else 0.0
 
 
-def on_screen(layers: Sequence[Layer]) -> Table:
-    """A row for each layer; columns that none of them has are left out."""
+def on_screen(layers: Sequence[Layer], width: int) -> Table:
+    """A row for each layer or, where these do not fit into `width` characters, a column for each, if that is better.
+
+    What no layer has is left out.
+    """
     rows = [row_of(layer) for layer in layers]
     cells = [_cells(row) for row in rows]
     shown = [name for name in COLUMNS if any(name in of_row for of_row in cells)]
+    grid = [[Text(name) for name in shown], *([Text(of_row.get(name, "")) for name in shown] for of_row in cells)]
+    turned = [list(column) for column in zip(*grid, strict=True)]
+    if width_of(grid) > width > width_of(turned):
+        grid = turned
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in shown:
-        table.add_column(name, justify="left" if name == "layer" else "right")
-    for of_row in cells:
-        table.add_row(*(Text(of_row.get(name, "")) for name in shown))
+    for place, heading in enumerate(grid[0]):
+        table.add_column(heading, justify="right" if place else "left")
+    for row in grid[1:]:
+        table.add_row(*row)
     return table
 
 
@@ -80,12 +88,18 @@ def _cells(row: dict[str, float | str]) -> dict[str, str]:
     cells = {"layer": str(row["layer"]), "units": str(row["units"])}
     for name in ("before", "after", "γ", "β"):
         if f"{name} mean" in row:
-            cells[name] = f"{row[f'{name} mean']:.3g} ± {row[f'{name} deviation']:.3g}"
+            cells[name] = _around(float(row[f"{name} mean"]), float(row[f"{name} deviation"]))
     if "mean off" in row:
         cells |= {"mean off": f"{row['mean off']:.3g}", "deviation off": f"{100 * float(row['deviation off']):+.2f} %"}
     if "dead" in row:
         cells |= {"dead": str(row["dead"]), "active": f"{100 * float(row['active']):.2f} %"}
     return cells
+
+
+def _around(mean: float, deviation: float) -> str:
+    """Two decimals, or three digits where these would say nothing or too much."""
+    style = ".2f" if 0.01 <= deviation < 1000 and abs(mean) < 1000 else ".3g"
+    return f"{mean:{style}} ± {deviation:{style}}"
 
 
 def to_csv(layers: Sequence[Layer]) -> str:
