@@ -222,8 +222,8 @@ def test_markdown_has_the_best_in_bold_but_none_that_lacks_seeds() -> None:
 
 def test_means_that_are_written_alike_are_both_the_best() -> None:
     runs = [result(0, 0.95, norm="a"), result(0, 0.950001, norm="b"), result(0, 0.94, norm="c")]
-    assert table(runs).best("val_accuracy") == {0, 1}
-    assert table(runs[:1]).best("val_accuracy") == set()
+    assert table(runs).best["val_accuracy"] == {0, 1}
+    assert table(runs[:1]).best["val_accuracy"] == set()
 
 
 def latex_rows(text: str) -> list[list[str]]:

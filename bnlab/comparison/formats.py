@@ -58,7 +58,7 @@ def to_markdown(table: Table) -> str:
     for index in range(len(table.rows)):
         texts = [text.translate(_MARKDOWN) for text in cells(table, index)]
         for place, metric in enumerate(table.metrics, start=2 + len(table.keys)):
-            if index in table.best(metric):
+            if index in table.best[metric]:
                 texts[place] = f"**{texts[place]}**"
         rows.append(texts)
     marks = ["---:"] + ["---"] * (len(table.keys) + 1) + ["---:"] * (len(rows[0]) - len(table.keys) - 2)
@@ -131,7 +131,7 @@ def to_latex(table: Table) -> str:
         texts.append(row.arm.runs().translate(_TO_LATEX))
         for metric in table.metrics:
             text = _latex_metric(table, row, metric)
-            texts.append(rf"\textbf{{{text}}}" if index in table.best(metric) else text)
+            texts.append(rf"\textbf{{{text}}}" if index in table.best[metric] else text)
         texts += [_latex_difference(row, metric) for metric in table.metrics] if table.baseline else []
         lines.append(" & ".join(texts) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"

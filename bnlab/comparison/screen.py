@@ -22,7 +22,7 @@ def on_screen(table: Table, width: int) -> RichTable:
     rows = [[Text(text) for text in cells(table, index)] for index in range(min(len(table.rows), MOST_ROWS))]
     first_metric = 2 + len(table.keys)
     for place, metric in enumerate(table.metrics, start=first_metric):
-        for index in table.best(metric):
+        for index in table.best[metric]:
             if index < len(rows):
                 rows[index][place].stylize("bold")
     grid = [[Text(heading[0]) for heading in headings], *rows]

@@ -20,29 +20,30 @@ class Settings:
     """Of a run, by their keys; a group's own name has what was chosen of it: {"norm": "batch", "norm.eps": 1e-5, ...}.
 
     Attributes:
-        implied: the keys whose values come with the choices and with other settings, as that eps does.
+        config: what they were read from, nested.
     """
 
     values: Mapping[str, Any]
-    implied: frozenset[str] = field(default=frozenset())
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def is_implied(self, key: str) -> bool:
+        """Whether its value comes with the choice of its group and with other settings, as that eps does."""
+        group, _, name = key.partition(".")
+        if not name or group not in self.values or group not in GROUPS:
+            return False
+        harmless = without_interpolations_of_this_machine(self.config)
+        return bool(default_of(group, self.values[group], name, harmless) == self.values[key])
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
     """From the config of a run, nested, its interpolations unresolved."""
     values: dict[str, Any] = {}
-    implied: set[str] = set()
-    harmless: dict[str, Any] = without_interpolations_of_this_machine(config)
     for group, of_group in config.items():
         if group in GROUPS and isinstance(of_group, Mapping) and "_target_" in of_group:
-            values[group] = choice = choice_of(group, of_group)
+            values[group] = choice_of(group, of_group)
             of_group = {key: value for key, value in of_group.items() if key != "_target_"}
-            implied |= {
-                f"{group}.{key}" for key in of_group if of_group[key] == default_of(group, choice, key, harmless)
-            }
         values.update(_leaves(of_group, str(group)))
-    return Settings(
-        {key: value for key, value in values.items() if not _is_below(key, _NOT_OF_THE_RUN)}, frozenset(implied)
-    )
+    return Settings({key: value for key, value in values.items() if not _is_below(key, _NOT_OF_THE_RUN)}, config)
 
 
 def _leaves(value: Any, key: str) -> Iterator[tuple[str, Any]]:
@@ -74,7 +75,7 @@ def _differs(key: str, runs: Sequence[Settings]) -> bool:
 
 def _follows(key: str, runs: Sequence[Settings]) -> bool:
     having = [run for run in runs if key in run.values]
-    if all(key in run.implied for run in having):
+    if all(run.is_implied(key) for run in having):
         return True
     group = key.partition(".")[0]
     return group != key and len(having) < len(runs) and _differs(group, runs) and not _differs(key, having)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from bnlab.comparison.arms import Arm
 from bnlab.comparison.statistics import CONFIDENCE, Difference, Estimate, difference, estimate
@@ -45,17 +46,21 @@ class Table:
     seeds: int
     baseline: str
 
-    def best(self, metric: str) -> set[int]:
-        """The rows whose mean, as it is written, is the best of those that have all their seeds; none of a single row.
+    @cached_property
+    def best(self) -> dict[str, set[int]]:
+        """For each metric the rows whose mean, as it is written, is the best of those that have all their seeds.
 
-        One that lacks a seed may be flattered by the others.
+        None of a single row. One that lacks a seed may be flattered by the others.
         """
+        return {metric: self._best(metric) if len(self.rows) > 1 else set() for metric in self.metrics}
+
+    def _best(self, metric: str) -> set[int]:
         means = {
-            index: row.estimates[metric].mean
+            index: found.mean
             for index, row in enumerate(self.rows)
-            if row.estimates.get(metric) is not None and row.estimates[metric].number == self.seeds
+            if (found := row.estimates.get(metric)) is not None and found.number == self.seeds
         }
-        if len(self.rows) < 2 or not means:
+        if not means:
             return set()
         best = metric_text(metric, (min if metric.endswith("loss") else max)(means.values()))
         return {index for index, mean in means.items() if metric_text(metric, mean) == best}
