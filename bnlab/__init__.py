@@ -4,19 +4,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnlab.batch_norm import BatchNorm1d
+    from bnlab.batch_norm import BatchNorm1d, convert
     from bnlab.config import compose
     from bnlab.errors import UserError
     from bnlab.network import MLP
     from bnlab.runs import load
 
-__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "load"]
+__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "convert", "load"]
 
 _HOME = {
     "MLP": "bnlab.network",
     "BatchNorm1d": "bnlab.batch_norm",
     "UserError": "bnlab.errors",
     "compose": "bnlab.config",
+    "convert": "bnlab.batch_norm",
     "load": "bnlab.runs",
 }
 

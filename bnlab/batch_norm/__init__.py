@@ -3,6 +3,7 @@
 `BatchNorm1d` is the layer, `batch_norm` its functional form, `BatchNormFunction` the formulas as a Function.
 """
 
+from bnlab.batch_norm.convert import convert
 from bnlab.batch_norm.fold import fold, unfold
 from bnlab.batch_norm.freeze import freeze, unfreeze
 from bnlab.batch_norm.function import BatchNormFunction, FixedStatisticsFunction
@@ -20,6 +21,7 @@ __all__ = [
     "FixedStatisticsFunction",
     "GhostBatchNorm1d",
     "batch_norm",
+    "convert",
     "fold",
     "freeze",
     "recalibrate",

@@ -43,6 +43,7 @@ def norms_of(network: nn.Module) -> list[BatchNorm1d]:
     if len(ours) < len(norms):
         other = next(norm for norm in norms if not isinstance(norm, BatchNorm1d))
         raise ValueError(
-            f"Only bnlab.batch_norm.BatchNorm1d can be frozen, but the network has a {other}: use ours instead of it."
+            f"Only bnlab.batch_norm.BatchNorm1d can be frozen, but the network has a {other}: "
+            "bnlab.convert(network) makes torch's ours."
         )
     return ours
