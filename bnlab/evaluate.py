@@ -1,11 +1,17 @@
 """`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bnlab.errors import UserError, one_line, report_user_errors
 from bnlab.lost_reader import outlast_readers
 from bnlab.signals import interruptible
+
+if TYPE_CHECKING:
+    from bnlab.data import Splits
+    from bnlab.runs import Run
 
 __all__ = ["evaluate", "main"]
 
@@ -24,25 +30,56 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     """
     from omegaconf import OmegaConf
 
-    from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
+    from bnlab.quick import why_lightning
     from bnlab.runs import load
-    from bnlab.threads import use_threads
+    from bnlab.stacked.grouping import is_quick
     from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))
+    ready = _by_lightning
+    if is_quick(run.config) and why_lightning(run.config) is None:
+        ready = _quickly
     run.config.logger, run.config.callbacks = {"_target_": None}, {}  # which watch a training
     run.config.trainer = {key: value for key, value in run.config.trainer.items() if key in _FOR_TESTING}
     if not trust:
         trainer_alone = {"trainer": OmegaConf.to_container(run.config.trainer)}
         check_settings(trainer_alone, f"The run in {str(run.folder.path)!r}", ["trainer"])
     try:
-        trainer = build_trainer(run.config, run.folder)
-        data = build_data(run.config)
+        splits, test = ready(run)
     except Exception as error:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
-    run.check_sizes(data.splits.sample_shape, data.splits.num_classes)
-    with use_threads(num_threads(run.config, run.network, data)):
-        return test(trainer, build_learner(run.network, data), data, run.folder.best_checkpoint)
+    run.check_sizes(splits.sample_shape, splits.num_classes)
+    return test()
+
+
+Ready = tuple["Splits", Callable[[], dict[str, float]]]
+
+
+def _by_lightning(run: "Run") -> Ready:
+    """The data of the run, and what tests it on them."""
+    from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
+    from bnlab.quick import by_lightning
+    from bnlab.stacked.grouping import is_quick
+    from bnlab.threads import use_threads
+
+    trainer = build_trainer(by_lightning(run.config) if is_quick(run.config) else run.config, run.folder)
+    data = build_data(run.config)
+
+    def of_best() -> dict[str, float]:
+        with use_threads(num_threads(run.config, run.network, data)):
+            return test(trainer, build_learner(run.network, data), data, run.folder.best_checkpoint)
+
+    return data.splits, of_best
+
+
+def _quickly(run: "Run") -> Ready:
+    """`_by_lightning`, for a run that was trained without it, which imports none."""
+    from bnlab.quick_training import NotQuickError, tester
+
+    try:
+        return tester(run.config, run.network)
+    except NotQuickError:
+        return _by_lightning(run)
 
 
 def main() -> None:

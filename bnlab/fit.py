@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
@@ -23,24 +23,29 @@ from rich.console import Console
 from bnlab.build import arguments_of, build_logger, build_network, build_splits, check_batch_sizes
 from bnlab.callbacks import build_callbacks
 from bnlab.classifier import Classifier
-from bnlab.confidential import learn, settings_to_write
-from bnlab.config import check, describe, overrides_of, plain, plain_to_write
+from bnlab.confidential import settings_to_write
+from bnlab.config import describe
 from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
-from bnlab.interrupt import InterruptBetweenSteps, Interrupted
+from bnlab.interrupt import Interrupted
+from bnlab.interrupt_callback import InterruptBetweenSteps
 from bnlab.learner import Learner
 from bnlab.network import num_parameters
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length, try_out
-from bnlab.progress import ProgressBar
+from bnlab.progress_callback import ProgressBar
 from bnlab.recorder import AtomicCheckpoints, Recorder
 from bnlab.regressor import Regressor
 from bnlab.runs import RunFolder
-from bnlab.shared_process import forks_end_here
-from bnlab.summary import Summary, beginning, closing_table, ending, headline
+from bnlab.single_run import carry_out
+from bnlab.stacked.grouping import is_quick
+from bnlab.summary import Summary, ending
 from bnlab.threads import suitable_num_threads, use_threads
 
-__all__ = ["build_data", "build_learner", "build_trainer", "fit", "num_threads", "test"]
+if TYPE_CHECKING:
+    from bnlab.search.pruning import Pruning
+
+__all__ = ["build_data", "build_learner", "build_trainer", "fit", "fit_and_test", "num_threads", "test"]
 
 
 def fit(
@@ -52,6 +57,7 @@ def fit(
     sweep: Mapping[str, str] | None = None,
     console: Console | None = None,
     callbacks: Sequence[L.Callback] = (),
+    pruning: "Pruning | None" = None,
 ) -> Summary:
     """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
 
@@ -64,58 +70,35 @@ def fit(
         sweep: whose trial it is, {"id", "folder"}.
         console: where the progress bar and the closing table go; None for stdout.
         callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
+        pruning: the rule of a sweep that may end the training.
     Returns:
-        what summary.json holds; its "status" is completed, diverged, pruned (by a callback) or interrupted.
+        what summary.json holds; its "status" is completed, diverged, pruned or interrupted.
     Raises:
         UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
             folder's summary says status failed and why. Where another run is under way, nothing is written.
     """
-    start = time.monotonic()
     console = console or Console()
-    run = RunFolder(Path(folder))
-    check(config)
-    if overrides is None:
-        overrides = overrides_of(plain(config), plain_to_write(config))
-    learn(config)
-    with run.locked(), _user_errors_of_the_disk(run):
-        run.create(config, overrides)
-        summary = beginning(config, overrides, command, sweep)
-        try:
-            with forks_end_here():
-                _fit_and_test(config, run, console, callbacks, summary)
-        except BaseException as error:
-            summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
-            if isinstance(error, Exception):
-                summary["status"] = "failed"
-            with suppress(OSError):  # the disk may be what failed
-                run.finish(summary)
-            raise
-        summary["seconds"] = time.monotonic() - start
-        run.finish(summary)
-    console.print(headline(summary), style="bold")
-    console.print(closing_table(summary, run.path))
-    return summary
+    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
+    if is_quick(config):
+        from bnlab.quick import fit_quickly
+
+        return fit_quickly(config, folder, callbacks=callbacks, pruning=pruning, **about)
+    return carry_out(config, folder, partial(fit_and_test, config, console, callbacks, pruning), **about)
 
 
-@contextmanager
-def _user_errors_of_the_disk(run: RunFolder) -> Iterator[None]:
-    """A full disk is nobody's bug, nor is a folder that was removed."""
-    try:
-        yield
-    except OSError as error:
-        file = Path(str(error.filename))
-        if not file.is_relative_to(run.path):
-            raise
-        what = "its folder" if file == run.path else repr(str(file.relative_to(run.path)))
-        raise UserError(
-            f"The run in {str(run.path)!r} ended early, because {what} cannot be written ({error.strerror}): what was "
-            "written before is whole; run it again in a folder with room."
-        ) from error
-
-
-def _fit_and_test(
-    config: DictConfig, run: RunFolder, console: Console, callbacks: Sequence[L.Callback], summary: Summary
+def fit_and_test(
+    config: DictConfig,
+    console: Console,
+    callbacks: Sequence[L.Callback],
+    pruning: "Pruning | None",
+    run: RunFolder,
+    summary: Summary,
 ) -> None:
+    """The part of `fit` between the first file and the summary, by Lightning."""
+    if pruning is not None:
+        from bnlab.search.pruning_callback import PruningCallback
+
+        callbacks = [*callbacks, PruningCallback(pruning)]
     data = build_data(config)
     network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     check_batch_sizes(network, data.train_dataloader().sizes)

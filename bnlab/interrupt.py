@@ -3,35 +3,34 @@
 import signal
 import threading
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
-import lightning as L
+from bnlab.signals import REQUESTS, UserInterrupt, answer_by_raising, is_for_us
 
-from bnlab.signals import REQUESTS, UserInterrupt, is_for_us
-
-__all__ = ["InterruptBetweenSteps", "Interrupted"]
+__all__ = ["InterruptRequest", "Interrupted"]
 
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
     """The user asked the training to end."""
 
 
-class InterruptBetweenSteps(L.Callback):
-    """Within `with`, the first signal raises `Interrupted` after the step in hand; a second one ends it at once.
+class InterruptRequest:
+    """Within `with`, the first signal is a request, for the training to be looked at; a second one ends it at once.
 
     Attributes:
         is_requested: whether there was one.
     """
 
+    is_requested = False
+
     def __init__(self) -> None:
-        self.is_requested = False
         self._previous: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "InterruptBetweenSteps":
+    def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # signals reach no other
+            answer_by_raising()  # when this is over: from now on there is something to be saved
             for number in filter(is_for_us, REQUESTS):
                 self._previous[number] = signal.signal(number, self._request)
-            self._terminate = signal.getsignal(signal.SIGTERM)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -44,17 +43,10 @@ class InterruptBetweenSteps(L.Callback):
             raise UserInterrupt
         self.is_requested = True
 
-    def _raise_if_requested(self, *arguments: Any, **named: Any) -> None:
+    def raise_if_requested(self) -> None:
+        """
+        Raises:
+            Interrupted: there was one.
+        """
         if self.is_requested:
             raise Interrupted
-
-    on_train_batch_end = _raise_if_requested
-    on_validation_batch_end = _raise_if_requested
-    on_test_batch_end = _raise_if_requested
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning puts a handler of its own before ours for SIGTERM, which a worker leaves to its parent."""
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._terminate)
-
-    on_test_start = on_fit_start

@@ -151,6 +151,13 @@ def _part_of(split: str) -> Rule:
 _T_MAX = integer(minimum=1)
 _EPOCHS_OF_COSINE = Rule(f"{_T_MAX.text} (where trainer.max_epochs is -1, set it or scheduler=constant)", _T_MAX.holds)
 
+# As Lightning reads them.
+_PRECISIONS = (
+    *("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),
+    *("transformer-engine", "transformer-engine-float16"),
+    *("64", "32", "16", "bf16", 64, 32, 16),
+)
+
 RULES: dict[str, Rule] = {
     "seed": integer(minimum=0, maximum=2**32 - 1),
     "num_threads": either(
@@ -199,6 +206,7 @@ RULES: dict[str, Rule] = {
     "trainer.num_nodes": fixed(1, why="training runs in one process"),
     "trainer.strategy": fixed("auto", why="training runs in one process; trainer.accelerator says where"),
     "trainer.sync_batchnorm": fixed(False, why="training runs in one process"),
+    "trainer.precision": optional(one_of(*_PRECISIONS), "32-true"),
     "trainer.max_epochs": either(integer(minimum=1), _UNLIMITED),
     "trainer.max_steps": either(integer(minimum=1), _UNLIMITED),
     "trainer.min_epochs": optional(integer(minimum=0), "none"),

@@ -5,8 +5,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from bnlab.torch_import import end_if_cut_short
@@ -15,6 +15,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "REQUESTS",
     "UserInterrupt",
+    "answer_by_raising",
     "end_without_words",
     "interruptible",
     "is_for_us",
@@ -26,15 +27,22 @@ REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
 
 
+INTERRUPTED = "Interrupted."
+
+
 class UserInterrupt(KeyboardInterrupt):
     """One of the signals came. A plain KeyboardInterrupt may have been raised by any code."""
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None]:
     """Within, each of the signals raises `UserInterrupt` in the main thread, and ends the program with 130.
 
     One that is ignored, as SIGHUP is under nohup, stays ignored.
+
+    Args:
+        before_end: with it, a signal ends the process at once, after a call of this, until `answer_by_raising`: for a
+            program that begins. An exception amid the import of a library may end in anything, or nowhere.
     """
     if threading.current_thread() is not threading.main_thread():  # signals reach no other
         yield
@@ -43,10 +51,10 @@ def interruptible() -> Iterator[None]:
     try:
         for number in REQUESTS:
             if is_for_us(number):
-                signal.signal(number, raise_interrupt)
+                signal.signal(number, raise_interrupt if before_end is None else _Ending(before_end))
         yield
     except UserInterrupt:
-        print("Interrupted.", file=sys.stderr)
+        print(INTERRUPTED, file=sys.stderr)
         end_if_cut_short(EXIT_INTERRUPTED)
         raise SystemExit(EXIT_INTERRUPTED) from None
     except SystemExit as stop:
@@ -56,6 +64,31 @@ def interruptible() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def answer_by_raising() -> None:
+    """From now on there is something to be saved: within `interruptible`, each of the signals raises."""
+    if threading.current_thread() is threading.main_thread():
+        for number in REQUESTS:
+            if isinstance(signal.getsignal(number), _Ending):
+                signal.signal(number, raise_interrupt)
+
+
+class _Ending:
+    """A handler that ends the process in a line; it calls nothing that the interrupted code may be amid of."""
+
+    def __init__(self, before_end: Callable[[], None]) -> None:
+        self._before_end = before_end
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        with suppress(Exception):
+            self._before_end()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        with suppress(OSError):
+            os.write(2, f"{INTERRUPTED}\n".encode())
+        os._exit(EXIT_INTERRUPTED)
 
 
 def end_without_words() -> None:

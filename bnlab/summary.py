@@ -4,24 +4,19 @@ import functools
 import importlib.metadata
 import platform
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from bnlab.command_line import command as command_line
-from bnlab.command_line import shown
 from bnlab.history import History
-from bnlab.number_format import label, metric
 from bnlab.repository import git_state
 from bnlab.task import SCORES, metric_names
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from bnlab.data import Splits
 
-__all__ = ["Summary", "beginning", "closing_table", "ending", "headline", "versions"]
+__all__ = ["Summary", "beginning", "ending", "versions"]
 
 Summary = dict[str, Any]
 
@@ -102,28 +97,3 @@ def best_of(row: Mapping[str, float] | None, objective: str, score: str = "accur
 def versions() -> dict[str, str]:
     packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def headline(summary: Summary) -> str:
-    epoch = summary["diverged_epoch"]
-    return summary["status"] if epoch is None else f"diverged: the loss of epoch {epoch} is not finite"
-
-
-def closing_table(summary: Summary, folder: Path) -> "Table":
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=False)
-    table.add_column(style="dim")
-    table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
-    table.add_row("best epoch", f"{_shown(summary['best_epoch'], 'd')} of {summary['epochs']}")
-    score = "accuracy" if "val_accuracy" in summary else "r2"
-    for name in (f"val_{score}", f"test_{score}"):
-        table.add_row(label(name), metric(name, summary[name]))
-    table.add_row("seconds", _shown(summary["seconds"], ".1f"))
-    table.add_row("folder", Text(shown(folder)))
-    return table
-
-
-def _shown(value: float | None, form: str) -> str:
-    return "none" if value is None else format(value, form)

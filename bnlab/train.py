@@ -1,28 +1,17 @@
 """`python -m bnlab.train [overrides]`: train one network; with -m, sweep.
 
-Torch is imported inside the task only, and Hydra inside functions, so that the processes of a stacked sweep can begin
-to start before it.
+What is imported here is imported before Ctrl-C ends the program in a line, so it is next to nothing. Torch is imported
+inside the task only, so that the processes of a stacked sweep can begin to start before it.
 """
 
-import os
-import re
 import sys
-import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from io import StringIO
-from pathlib import Path
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-
-from bnlab.concealing import print_concealed, withhold_from_process_list
-from bnlab.errors import UserError, one_line, report_user_errors
-from bnlab.import_path import current_folder_last
-from bnlab.lost_reader import outlast_readers
-from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt, interruptible
-from bnlab.stacked.nursery import begun_early
 
 if TYPE_CHECKING:
     from argparse import Namespace
+    from pathlib import Path
 
     from omegaconf import DictConfig
 
@@ -35,6 +24,9 @@ def task(config: "DictConfig") -> float | None:
     Returns:
         the objective at the best epoch, for a sweeper; None if no epoch had a finite loss.
     """
+    from contextlib import nullcontext
+    from pathlib import Path
+
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
     from omegaconf import open_dict
@@ -43,10 +35,13 @@ def task(config: "DictConfig") -> float | None:
     from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config import check, config_folder
     from bnlab.mistakes.added import check_added
+    from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
+    from bnlab.stacked.grouping import is_quick
 
     hydra_config = HydraConfig.get()
+    folder = Path(hydra_config.runtime.output_dir)
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
-    with report_user_errors() if hydra_config.mode == RunMode.RUN else nullcontext():
+    with _refusing(folder, config, hydra_config) if hydra_config.mode == RunMode.RUN else nullcontext():
         learn(config)
         check(config)  # before two seconds of imports
         if hydra_config.mode == RunMode.RUN:
@@ -55,13 +50,17 @@ def task(config: "DictConfig") -> float | None:
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
-        from bnlab.fit import fit
+        if is_quick(config):
+            from bnlab.quick import fit_quickly as fit
+        else:
+            from bnlab.fit import fit
 
-        folder = Path(hydra_config.runtime.output_dir)
         overrides = given_overrides(hydra_config.overrides.task)
         origin = Origin.of(hydra_config, config_folder()).of_a_run()
         arguments: dict[str, Any] = {"overrides": overrides, "command": command(overrides, origin)}
         if hydra_config.mode == RunMode.MULTIRUN:
+            from io import StringIO
+
             from rich.console import Console
 
             from bnlab.search.folder import TrialFolder
@@ -71,12 +70,10 @@ def task(config: "DictConfig") -> float | None:
             trial = TrialFolder.of(hydra_config)
             if trial.sweep.definition.is_file():  # it is not where another sweeper made the job
                 from bnlab.search.pruning import pruning_of
-                from bnlab.search.pruning_callback import PruningCallback
 
                 definition = trial.sweep.read_definition()
                 arguments["sweep"] = trial.identity(definition.id)
-                pruning = pruning_of(trial, definition, config.objective)
-                arguments["callbacks"] = [PruningCallback(pruning)] if pruning else []
+                arguments["pruning"] = pruning_of(trial, definition, config.objective)
         summary = fit(config, folder, **arguments)
     if summary["status"] == "interrupted":
         if hydra_config.mode == RunMode.MULTIRUN:
@@ -85,28 +82,64 @@ def task(config: "DictConfig") -> float | None:
     return summary["objective"]
 
 
+@contextmanager
+def _refusing(folder: "Path", config: "DictConfig", hydra: Any) -> Iterator[None]:
+    """Begin the run; a mistake in it ends in a line, and leaves no folder where nothing was trained."""
+    from bnlab.errors import UserError, report_user_errors
+    from bnlab.start import begin_run, remove_traces
+
+    with report_user_errors():
+        try:
+            begin_run(config, folder, hydra)  # where no callback of Hydra's did
+            yield
+        except UserError:
+            remove_traces()
+            raise
+
+
 def main() -> None:
-    sys.path[:] = current_folder_last()
-    outlast_readers()
-    sys.excepthook = print_concealed
-    withhold_from_process_list(sys.argv)
-    with report_user_errors(), interruptible(), begun_early(sys.argv):
-        _main()
+    from bnlab.signals import interruptible
+
+    with interruptible(before_end=_leave_no_trace):
+        from bnlab.concealing import print_concealed, withhold_from_process_list
+        from bnlab.errors import report_user_errors
+        from bnlab.import_path import current_folder_last
+        from bnlab.lost_reader import outlast_readers
+        from bnlab.stacked.nursery import begun_early
+
+        sys.path[:] = current_folder_last()
+        outlast_readers()
+        sys.excepthook = print_concealed
+        withhold_from_process_list(sys.argv)
+        with report_user_errors(), begun_early(sys.argv):
+            _main()
+
+
+def _leave_no_trace() -> None:
+    start = sys.modules.get("bnlab.start")
+    if start is not None and hasattr(start, "remove_traces"):
+        start.remove_traces()
 
 
 def _main() -> None:
+    import os
+    from contextlib import nullcontext
+
     import hydra
     from hydra._internal.utils import _run_hydra
     from omegaconf import OmegaConf
 
     from bnlab.config import config_folder
+    from bnlab.errors import UserError
     from bnlab.mistakes.explaining import origin_of, read_command_line, refuse_what_a_run_ignores
     from bnlab.search.plugin import register
     from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
+    from bnlab.start import forget
 
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
+    forget()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     parser, arguments = read_command_line(sys.argv[1:])
     multirun = arguments.multirun or MULTIRUN in arguments.overrides
@@ -146,10 +179,16 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
     Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
     """
+    import os
+    import re
+    import traceback
+
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
+    from bnlab.errors import UserError, one_line
     from bnlab.mistakes.explaining import explain, origin_of
+    from bnlab.start import Refused
 
     def explained(error: BaseException) -> str:
         told = explain(arguments.overrides, origin_of(arguments), multirun=multirun)
@@ -160,6 +199,8 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
         yield
+    except Refused as refused:
+        raise refused.error from None
     except (HydraException, OmegaConfBaseException) as error:
         told = explained(error)
         if told.startswith("Sweeping over Hydra's configuration"):
@@ -189,10 +230,11 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from bnlab.signals import end_without_words
     from bnlab.train import main as main_of_the_module  # not __main__'s, which another process could not import
 
     try:
         main_of_the_module()
     finally:
+        from bnlab.signals import end_without_words
+
         end_without_words()

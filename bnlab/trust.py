@@ -41,6 +41,7 @@ _OURS = {
 # Built by Hydra, as they are Lightning's.
 _LIGHTNINGS = {
     "lightning.pytorch.Trainer",
+    "bnlab.quick.QuickTrainer",  # in whose place that one is built
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
     "lightning.pytorch.loggers.TensorBoardLogger",

@@ -4,6 +4,7 @@ import copy
 import json
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -77,7 +78,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
             "`model.hidden` must be a list such as [100,100], each item a whole number >= 1, but got [0].",
         ),
         (["model.hidden=100"], "`model.hidden` must be a list"),
-        (["model.activation=swoosh"], "`activation` must be one of relu"),
+        (["model.activation=swoosh"], "`model.activation` must be one of relu"),
         (["data.batch_size=1"], "`data.batch_size` must be at least 2 with batch norm"),
         (["data.batch_size=0"], "`data.batch_size` must be a whole number >= 1 or 'full'"),
         (["data.batch_size=half"], "`data.batch_size` must be a whole number >= 1 or 'full'"),
@@ -88,13 +89,13 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
         (["trainer.max_epochs=0"], "`trainer.max_epochs` must be a whole number >= 1 or -1 (no limit), but got 0."),
         (["trainer.max_epochs=-1", "scheduler=constant"], "training never ends"),
         (["trainer.max_epochs=-1", "trainer.max_steps=9"], "set it or scheduler=constant"),
-        (["trainer.accelerator=abacus"], "`trainer`: "),
+        (["trainer.accelerator=abacus"], "`trainer.accelerator` must be 'auto', 'cpu'"),
         (["trainer.devices=2", "+trainer.strategy=ddp"], "`trainer.devices` must be 1, or a list of one index"),
         (["+trainer.check_val_every_n_epoch=2"], "`trainer.check_val_every_n_epoch` must be 1 (metrics.csv has a row"),
         (["+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor"], "choose logger=tensorboard"),
         (["+trainer.speed=11"], "adds what lightning.pytorch.Trainer does not take"),
         (["+optimizer.speed=11"], "adds what torch.optim.Adam does not take"),
-        (["logger=tensorboard", "logger._target_=nowhere.Logger"], "`logger`: Error locating target 'nowhere.Logger'"),
+        (["logger=tensorboard", "logger._target_=nowhere.Logger"], "there is no module 'nowhere'"),
         (["optimizer.lr=["], "has a [ that nothing closes"),
         (["hydra.run.dir=/dev/null/run"], "A run's folder cannot be written ([Errno 20]"),
     ],
@@ -102,13 +103,10 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
 def test_a_mistake_is_one_line_and_exit_code_2(overrides: list[str], message: str, train: Callable) -> None:
     outcome = train("trainer.accelerator=cpu", *overrides)
     assert outcome.exit_code == 2
-    assert outcome.stdout == ""
+    assert outcome.stdout.count("\n") == outcome.stdout.count("Training digits") < 2  # what only torch can refuse
     assert outcome.stderr.count("\n") == 1
     assert message in outcome.stderr
-    for folder in run_folders():
-        summary = folder / "summary.json"
-        assert not summary.exists() or json.loads(summary.read_text())["status"] == "failed"
-        assert not (folder / "metrics.csv").exists()
+    assert not Path("outputs").exists()
 
 
 def test_a_traceback_is_there_for_who_asks(train: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,8 +177,10 @@ def start_in_a_terminal(*overrides: str) -> pexpect.spawn:
 
 def test_progress_bar_shows_loss_accuracy_and_time_left() -> None:
     terminal = start_in_a_terminal("trainer.max_epochs=50")
-    terminal.expect(r"epoch \d+/50 .*loss \d\.\d+  val accuracy \d+\.\d+% .*\d\d:\d\d")
+    terminal.expect(r"epoch \d+/50 .*val accuracy \d+\.\d+ %  loss \d\.\d+ .*\d:\d\d used, \d:\d\d left")
     terminal.expect("completed")
+    assert "epoch 51/50" not in terminal.before
+    assert re.findall(r"epoch (\d+)/50", terminal.before)[-1] == "50"
     terminal.expect(pexpect.EOF)
     terminal.close()
     assert terminal.exitstatus == 0
@@ -237,7 +237,7 @@ def test_what_is_shown_of_a_sweep_is_the_sweeps(train: Callable, monkeypatch: py
 def test_a_sweeps_mistake_is_one_line_too(overrides: list[str], message: str, train: Callable) -> None:
     outcome = train("-m", *overrides)
     assert outcome.exit_code == 2
-    assert outcome.stdout == ""
+    assert outcome.stdout.count("\n") == outcome.stdout.count("Searching ") < 2
     assert outcome.stderr.count("\n") == 1
     assert message in outcome.stderr
 

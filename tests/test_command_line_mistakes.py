@@ -150,19 +150,12 @@ SWEEPS = {
 }
 
 
-# Hydra has made the folder of the run where these are found.
-IN_A_RUN = ("seed=abc", "optimizer.lr=1e-3x", "optimizer.lr=-1", "model.hidden=[100x100]", "model.hidden=100")
-IN_A_RUN += ("objective=accuracy", "data.batch_size=ful", "data.normalize=yes", "norm.placement=Before")
-IN_A_RUN += ("trainer.max_epochs=five", "+lr=0.1", "+trainer.epochs=5", "+optimizer.momentun=0.9", "+model.dropout=0.5")
-IN_A_RUN += ("norm=none +norm.placement=after", "~norm")
-
-
-def check(outcome, typed: str, said: str, folder: Path) -> None:
+def check(outcome, said: str, folder: Path) -> None:
     assert outcome.exit_code == 2, outcome.stdout
     assert said in outcome.stderr
     assert outcome.stderr.count("\n") <= 3
-    assert outcome.stdout == ""
-    assert list(folder.iterdir()) == [] or typed in IN_A_RUN
+    assert outcome.stdout.count("\n") == outcome.stdout.count("Searching ") < 2
+    assert list(folder.iterdir()) == []
 
 
 @pytest.fixture(autouse=True)
@@ -172,12 +165,12 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("typed", SINGLE)
 def test_a_mistake_names_the_way_out(typed: str, train: Callable, tmp_path: Path) -> None:
-    check(train(*typed.split(" ")), typed, SINGLE[typed], tmp_path)
+    check(train(*typed.split(" ")), SINGLE[typed], tmp_path)
 
 
 @pytest.mark.parametrize("typed", SWEEPS)
 def test_a_mistake_in_a_sweep_names_the_way_out(typed: str, train: Callable, tmp_path: Path) -> None:
-    check(train("-m", *typed.split(" ")), typed, SWEEPS[typed], tmp_path)
+    check(train("-m", *typed.split(" ")), SWEEPS[typed], tmp_path)
 
 
 def test_options_and_overrides_come_in_any_order(train: Callable) -> None:

@@ -14,12 +14,12 @@ PACKAGE = REPOSITORY / "bnlab"
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
     "lightning": (
-        *("data.module", "learner", "callbacks", "fit", "recorder", "progress", "interrupt"),
+        *("data.module", "learner", "callbacks", "fit", "recorder", "progress_callback", "interrupt_callback"),
         *("bench", "search"),
     ),
     "hydra": (
-        *("train", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench", "mistakes"),
-        "own_help",
+        *("train", "start", "config", "target", "callbacks", "fit", "search", "launchers", "stacked", "bench"),
+        *("mistakes", "own_help"),
     ),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),

@@ -27,10 +27,19 @@ main()
 
 
 @pytest.mark.parametrize(
-    "arguments", [("hydra.run.dir=run",), ("-m", "hydra.sweep.dir=sweep", "seed=0,1")], ids=["run", "sweep"]
+    ("part", "arguments"),
+    [
+        ("bnlab.errors", ()),
+        ("hydra.core.utils", ()),
+        ("numpy.random", ()),
+        ("torch.nn", ()),
+        ("lightning.pytorch", ()),
+        ("torch.nn", ("-m", "hydra.sweep.dir=sweep", "seed=0,1")),
+    ],
+    ids=["bnlab", "hydra", "numpy", "torch", "lightning", "torch in a sweep"],
 )
-def test_an_interruption_of_the_import_of_torch_ends_in_a_line(arguments, tmp_path: Path) -> None:
-    code = INTERRUPTING.replace("PART", repr("torch.nn"))
+def test_an_interruption_of_an_import_ends_in_a_line(part, arguments, tmp_path: Path) -> None:
+    code = INTERRUPTING.replace("PART", repr(part))
     command = [sys.executable, "-c", code, *arguments, "trainer.max_epochs=1"]
     outcome = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert outcome.returncode == 130, outcome.stderr
@@ -39,6 +48,9 @@ def test_an_interruption_of_the_import_of_torch_ends_in_a_line(arguments, tmp_pa
     if "-m" in arguments:
         assert "search.resume=sweep" in outcome.stdout + outcome.stderr
         assert "search.trust" not in outcome.stdout + outcome.stderr
+    else:
+        assert outcome.stderr == "Interrupted.\n"
+        assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

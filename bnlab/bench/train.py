@@ -26,7 +26,7 @@ from bnlab.errors import report_user_errors
 from bnlab.fit import build_data, build_trainer, num_threads
 from bnlab.network import MLP
 from bnlab.optimizer import build_optimizer, build_scheduler
-from bnlab.progress import ProgressBar
+from bnlab.progress_callback import ProgressBar
 from bnlab.recorder import Recorder
 from bnlab.runs import RunFolder
 from bnlab.threads import use_threads

@@ -20,8 +20,8 @@ __all__ = ["check_added", "refuse_unread"]
 log = logging.getLogger(__name__)
 
 
-def check_added(config: DictConfig, hydra: Any) -> None:
-    """Of a single run, whose composed config and `hydra` node these are.
+def check_added(config: DictConfig, hydra: Any, *, warns: bool = True) -> None:
+    """Of a single run, whose composed config and `hydra` node these are; `warns` of what is added in vain.
 
     Raises:
         UserError: something was added that nothing takes, and that is like the name of something else.
@@ -38,7 +38,7 @@ def check_added(config: DictConfig, hydra: Any) -> None:
         if is_unread(config, key) is not None and not _is_interpolated(key, config):
             refuse_unread(line, lines, Origin.of(hydra, config_folder()))
             unread.append(line)
-    if unread:
+    if unread and warns:
         log.warning("%s: no effect, as nothing reads it; config.yaml keeps it.", ", ".join(unread))
 
 

@@ -19,6 +19,7 @@ from bnlab.concealing import is_named_secret
 from bnlab.config import check, config_folder
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.mistakes.added import refuse_unread, refuse_untaken
+from bnlab.preflight import check_early
 from bnlab.read_settings import is_unread, read_settings
 from bnlab.rules import RULES, one_of
 from bnlab.search.composition import SweepConfigLoader
@@ -300,7 +301,24 @@ def _check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -
         overrides = search.overrides(point, search.settings.seeds - 1)
         if tuple(overrides) not in jobs:
             jobs[tuple(overrides)] = point, _check_job(overrides, point, space, config, loader)
+    _check_early([job for _, job in jobs.values()])
     return list(jobs.values())
+
+
+def _check_early(jobs: Sequence[DictConfig]) -> None:
+    """Refuse a sweep that no job of which can work; where some can, the others are trials that fail.
+
+    Raises:
+        UserError: why the first cannot.
+    """
+    errors = []
+    for job in jobs:
+        try:
+            check_early(job)
+            return
+        except UserError as error:
+            errors.append(error)
+    raise errors[0]
 
 
 def _check_job(

@@ -23,7 +23,9 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from bnlab.search.sweep import sweep
+        from bnlab.signals import answer_by_raising
 
+        answer_by_raising()
         try:
             return sweep(self._hydra_context, self._task_function, self._config, arguments)
         except SystemExit:  # after a failed trial or an interruption, where Hydra would not call them

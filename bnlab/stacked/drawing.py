@@ -14,10 +14,10 @@ from typing import Any
 
 from bnlab.curves import Curves
 
-__all__ = ["Drawer", "draw_here", "open_studio"]
+__all__ = ["ANY", "Drawer", "answer", "draw_here", "open_studio"]
 
 _METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-_ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in _METRICS}}, "any", best_epoch=3)
+ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in _METRICS}}, "any", best_epoch=3)
 
 
 def draw_here(trainings: Sequence[Curves]) -> list[bytes]:
@@ -60,7 +60,7 @@ def open_studio(not_its: Sequence[Any] = ()) -> socket.socket:
 
 
 def _fork_drawers(orders: socket.socket) -> None:
-    draw_here([_ANY])  # before the fork: each drawer has what the first picture takes
+    draw_here([ANY])  # before the fork: each drawer has what the first picture takes
     gc.freeze()
     while True:
         _, descriptors, *_ = socket.recv_fds(orders, 1, 1)
@@ -69,12 +69,13 @@ def _fork_drawers(orders: socket.socket) -> None:
         if os.fork() == 0:
             gc.enable()
             orders.close()
-            _draw(Connection(descriptors[0]))
+            answer(Connection(descriptors[0]))
             return
         os.close(descriptors[0])
 
 
-def _draw(connection: Connection) -> None:
+def answer(connection: Connection) -> None:
+    """Draw what comes until it closes."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             connection.send(draw_here(connection.recv()))

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from bnlab.rules import Rule, boolean, integer, number, one_of, optional
 from bnlab.task import metric_names
+
+if TYPE_CHECKING:
+    import numpy as np
 
 __all__ = ["EarlyStopping", "early_stopping_lacks"]
 
@@ -61,7 +62,7 @@ class EarlyStopping:
     stopping_threshold: float | None = None
     divergence_threshold: float | None = None
     _wait: int = field(default=0, init=False)
-    _best: np.float32 | None = field(default=None, init=False)
+    _best: "np.float32 | None" = field(default=None, init=False)
 
     @classmethod
     def of(cls, callback: Mapping[str, Any]) -> "EarlyStopping":
@@ -70,6 +71,8 @@ class EarlyStopping:
 
     def should_stop(self, row: Mapping[str, float]) -> bool:
         """Whether the epoch of this row is the last."""
+        import numpy as np  # whose import a command that begins does not wait for
+
         sign = -1 if self.mode == "min" else 1
         current = np.float32(sign * row[self.monitor])  # larger is better
         if self.check_finite and not np.isfinite(current):

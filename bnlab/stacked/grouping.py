@@ -7,7 +7,7 @@ from typing import Any
 from bnlab.stacked.early_stopping import early_stopping_lacks
 from bnlab.task import score_of
 
-__all__ = ["group_key", "why_alone"]
+__all__ = ["LIGHTNINGS_TRAINER", "group_key", "is_quick", "why_alone"]
 
 # Numbers that shape no tensor; whether they are null decides which tensors there are.
 _OF_EACH = {
@@ -19,6 +19,8 @@ _OF_EACH = {
 _NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 # Arguments of Lightning's Trainer that a stack has, too; what they may be says `bnlab.rules`.
+LIGHTNINGS_TRAINER = "lightning.pytorch.Trainer"
+QUICK_TRAINER = "bnlab.quick.QuickTrainer"
 _SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
 # The others, and the values with which Lightning does what a stack does.
 _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
@@ -53,10 +55,15 @@ _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
 }
 
 
+def is_quick(config: Mapping[str, Any]) -> bool:
+    """Whether a single run of it is to do without Lightning, if it can: `trainer=quick`."""
+    return (config.get("trainer") or {}).get("_target_") == QUICK_TRAINER
+
+
 def why_alone(config: Mapping[str, Any]) -> str | None:
     """Why a training must be done by Lightning, from its config as a plain dict; None if a stack can do it."""
     trainer = config.get("trainer") or {}
-    if trainer.get("_target_") != "lightning.pytorch.Trainer":
+    if trainer.get("_target_") not in (LIGHTNINGS_TRAINER, QUICK_TRAINER):
         return f"trainer._target_={trainer.get('_target_')} is not Lightning's Trainer"
     for name, value in trainer.items():
         if name not in _SERVED and not _is_one_of(value, _AS_IN_A_STACK.get(name, ())):
@@ -83,6 +90,8 @@ def group_key(config: Mapping[str, Any]) -> str:
         key: config[key] for key in config if key not in ("seed", "scheduler", "callbacks", "objective", "search")
     }
     knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
+    if is_quick(config):  # a stack is no other
+        shape["trainer"] = {**config["trainer"], "_target_": LIGHTNINGS_TRAINER}
     for group, names in _OF_EACH.items():
         if group == "norm" and not knows_norm:
             continue

@@ -119,6 +119,7 @@ def main() -> None:
     import torch
 
     from bnlab.batch_norm import kernel
+    from bnlab.spared_compiler import spare_the_compiler
     from bnlab.stacked import worker
     from bnlab.stacked.c_functions import functions_of
 
@@ -126,7 +127,7 @@ def main() -> None:
     # Loaded once for all workers, and what is wrong with a compiler is said once.
     if kernel.is_available():
         functions_of(torch.float32)
-    _spare_the_compiler()
+    spare_the_compiler()
 
     def fork_worker(key: str, *not_its: socket.socket) -> None:
         if os.fork() == 0:
@@ -229,16 +230,6 @@ def _read(config: Mapping[str, Any], nursery: int) -> None:
     finally:
         is_read.set()
         guard.join()  # no thread is there when workers are forked
-
-
-def _spare_the_compiler() -> None:
-    """Keep an optimizer from importing torch's compiler, which takes a second, to say that it is not to be compiled."""
-    from torch.optim import Optimizer
-
-    for name in dir(Optimizer):
-        inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
-        if inner is not None:
-            inner.__dynamo_disable = inner  # where torch keeps the answer
 
 
 if __name__ == "__main__":

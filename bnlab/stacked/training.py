@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.data.batches import EVALUATION_BATCH_SIZE
-from bnlab.data.splits import Split
+from bnlab.data.splits import Split, Splits
+from bnlab.data.target_scale import TargetScale
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot
@@ -22,11 +23,11 @@ from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_s
 from bnlab.stacked.pace import Pace
 from bnlab.stacked.trial import Trial
 
-__all__ = ["Interrupted", "Training", "stacked_model"]
+__all__ = ["DTYPES", "Interrupted", "Training", "criterion_of", "evaluate", "stacked_model"]
 
 LOOK_EVERY_S = 0.2
 _COPIES = 4  # in last.ckpt and best.ckpt, and in what is kept for another process
-_DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
+DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 
 Keep = Callable[[Trial, dict[str, Tensor], dict[str, Tensor]], None]
@@ -42,6 +43,21 @@ def stacked_model(
     """The networks as one: layer by layer where all layers are known, else by vmap."""
     kind = StackedMLP if all(map(StackedMLP.takes, networks)) else StackedModule
     return kind(networks, dtype, criterion)
+
+
+def criterion_of(splits: Splits) -> tuple[Criterion, TargetScale | None]:
+    """What is minimized on these data, and the scale of their targets, where these are numbers."""
+    return (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
+
+
+def evaluate(
+    model: StackedMLP | StackedModule, split: Split, stage: str, scale: TargetScale | None
+) -> list[dict[str, float]]:
+    """The metrics of each network on `split`, as `model.prepare` gives it; `scale` is of numbers to predict."""
+    metrics = StackedMetrics(scale)
+    for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
+        metrics.update(*model.evaluate(x, y), len(y))
+    return metrics.compute(stage)
 
 
 class Training:
@@ -60,6 +76,7 @@ class Training:
         after_epoch: called with each trial that goes on after an epoch; true ends it as pruned.
         keep: called now and then with each trial, the numbers of its network and those of its optimizer, for another
             process to go on with; an OSError ends nothing. None: nothing is kept.
+        keeps_last: let each trial have the state after its newest epoch at any time, for an interruption.
     Raises:
         UserError: the networks or their optimizers have no stacked form; before anything is written.
     """
@@ -74,17 +91,16 @@ class Training:
         look: Callable[[int, int], None] = lambda epoch, num_trials: None,
         after_epoch: Callable[[Trial], bool] = lambda trial: False,
         keep: Keep | None = None,
+        keeps_last: bool = False,
     ) -> None:
         device = device or torch.device("cpu")
         settings = trials[0].config.trainer
-        dtype = _DTYPES[str(settings.precision)]
+        dtype = DTYPES[str(settings.precision)]
         self.all_trials = list(trials)
         self._trials = list(trials)
         self._networks = {id(trial): network for trial, network in zip(trials, networks, strict=True)}
         self._dtype = dtype
-        is_regression = data.splits.num_classes is None
-        self._criterion = NUMBERS if is_regression else CLASSES
-        self._scale = data.splits.target_scale if is_regression else None
+        self._criterion, self._scale = criterion_of(data.splits)
         self._model = stacked_model(networks, dtype, self._criterion)
         if isinstance(self._model, StackedModule):
             self._model.try_out(data.split("train", dtype, device).x[:2])
@@ -101,7 +117,7 @@ class Training:
             self._model.prepare(data.split(name, dtype, device)) for name in ("train", "val", "test")
         )
         self._batches = StackedBatches(self._train, trials[0].batch_size, [trial.config.seed for trial in trials])
-        self._look, self._after_epoch, self._keep = look, after_epoch, keep
+        self._look, self._after_epoch, self._keep, self._keeps_last = look, after_epoch, keep, keeps_last
         self._epoch = 0
         self._next_look = 0.0
         rows = self._model.stack.rows
@@ -110,6 +126,15 @@ class Training:
         self._could_write = True
         self._read_limits()
         self._go_on()
+
+    @property
+    def num_steps(self) -> int:
+        """Made so far."""
+        return self._optimizer.num_steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._batches.sizes)
 
     def _go_on(self) -> None:
         """Take over the states from which the trials go on."""
@@ -174,7 +199,7 @@ class Training:
             if optimizer.num_steps == self._max_steps:
                 break
         train = metrics.compute("train")
-        val = self._evaluate(self._val, "val")
+        val = evaluate(self._model, self._val, "val", self._scale)
         model.sync()
         self._epoch += 1
         is_whole = num_steps == len(self._batches.sizes)  # one that max_steps cuts short moves no schedule
@@ -189,6 +214,8 @@ class Training:
                 trial.status = "pruned"
             elif trial.status is None and is_last:
                 trial.status = "completed"
+        for index, trial in enumerate(self._trials if self._keeps_last else ()):
+            trial.last = self._snapshot(index, num_steps)
         self._let_go(num_steps)
         self._write_some(num_steps)
         for trial in self._trials:
@@ -205,14 +232,8 @@ class Training:
         for index, trial in enumerate(trials):
             assert trial.best is not None
             self._model.stack.load_state_dict(index, trial.best.network())
-        for trial, metrics in zip(trials, self._evaluate(self._test, "test"), strict=True):
+        for trial, metrics in zip(trials, evaluate(self._model, self._test, "test", self._scale), strict=True):
             trial.test_metrics = metrics
-
-    def _evaluate(self, split: Split, stage: str) -> list[dict[str, float]]:
-        metrics = StackedMetrics(self._scale)
-        for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
-            metrics.update(*self._model.evaluate(x, y), len(y))
-        return metrics.compute(stage)
 
     def _snapshot(self, index: int, steps_in_epoch: int) -> Snapshot:
         trial, stack = self._trials[index], self._model.stack

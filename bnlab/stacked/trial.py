@@ -216,13 +216,16 @@ class Trial:
         """What a reader can have of a training under way."""
         if self.history.rows:
             self.run.write_metrics(self.history.rows)
-        write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
+        self.write_log()
         statistics = self.data.statistics()
         if self.best is not None and self.best is not self._written:
             write_checkpoint(self.run.best_checkpoint, self.best, statistics)
             self._written = self.best
         if self.last is not None:
             write_checkpoint(self.run.last_checkpoint, self.last, statistics)
+
+    def write_log(self) -> None:
+        write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
 
     def write_results(self) -> None:
         """Write all that the folder is to hold but summary.json, which says that all is there."""

@@ -232,7 +232,8 @@ def train_alone(job: Job, reason: str) -> Summary:
     from rich.console import Console
 
     from bnlab.fit import fit
-    from bnlab.search.pruning_callback import PruningCallback
+    from bnlab.quick import by_lightning
+    from bnlab.stacked.grouping import is_quick
 
     job.folder.mkdir(parents=True, exist_ok=True)
     handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
@@ -245,15 +246,14 @@ def train_alone(job: Job, reason: str) -> Summary:
     signal.signal(signal.SIGINT, raise_interrupt)  # which the parent sends
     try:
         log.info("trained alone, not in a stack: %s", reason)
-        pruning = _pruning_of(job)
         return fit(
-            job.config,
+            by_lightning(job.config) if is_quick(job.config) else job.config,
             job.folder,
             overrides=job.overrides,
             command=job.command,
             sweep=job.sweep,
             console=Console(file=StringIO()),
-            callbacks=[PruningCallback(pruning)] if pruning else [],
+            pruning=_pruning_of(job),
         )
     except UserInterrupt as error:
         return Trial(job, begun=start).fail(error, "interrupted")

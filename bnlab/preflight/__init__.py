@@ -1,0 +1,50 @@
+"""What can be known to fail before torch is imported, which takes seconds: `check_early` refuses it at once.
+
+Whatever is not certain here passes, and is met where it is put into effect.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.preflight.callbacks import check_callbacks
+from bnlab.preflight.data import check_data
+from bnlab.preflight.machine import check_accelerator, check_logger
+from bnlab.preflight.network import check_network
+from bnlab.preflight.targets import check_target
+
+__all__ = ["check_early"]
+
+_GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger")
+
+
+def check_early(config: DictConfig) -> None:
+    """Hold a config that keeps all rules (`bnlab.config.check`) against this machine and what is installed here.
+
+    Raises:
+        UserError: what is certain to fail.
+    """
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    for key in _GROUPS:
+        _check_targets(key, settings.get(key))
+    for name, callback in (settings.get("callbacks") or {}).items():
+        _check_targets(f"callbacks.{name}", callback)
+    check_callbacks(settings)
+    check_network(settings)
+    check_logger(settings)
+    check_accelerator(settings)
+    check_data(settings)
+
+
+def _check_targets(key: str, node: Any) -> None:
+    """Those of the node and of all nodes below it."""
+    if isinstance(node, Mapping):
+        target = node.get("_target_")
+        if isinstance(target, str):
+            check_target(f"{key}._target_", target)
+        for name, value in node.items():
+            _check_targets(f"{key}.{name}", value)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_targets(f"{key}[{index}]", value)

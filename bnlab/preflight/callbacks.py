@@ -1,0 +1,75 @@
+"""Callbacks of Lightning's that have no place in a run, by their names."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bnlab.errors import UserError
+from bnlab.task import metric_names, score_of
+
+__all__ = ["FOR_A_LOGGER", "REFUSED", "check_callbacks", "check_monitor", "needs_a_logger", "refused"]
+
+REFUSED = {
+    "BatchSizeFinder": ("what it finds would be in no config: compare sizes with -m data.batch_size=64,256,full"),
+    "LearningRateFinder": (
+        "what it finds would be in no config: search with -m search=random search/space=learning_rate"
+    ),
+    "ModelPruning": "it prunes what was validated before best.ckpt is saved, which would hold other weights",
+    "StochasticWeightAveraging": (
+        "its averages are neither validated nor in best.ckpt: use lightning.pytorch.callbacks.WeightAveraging"
+    ),
+}
+FOR_A_LOGGER = {
+    "LearningRateMonitor": "the rate of each epoch is in metrics.csv",
+    "DeviceStatsMonitor": "there is nothing else that it writes to",
+}
+_LIGHTNINGS = "lightning.pytorch.callbacks."
+
+
+def check_callbacks(settings: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: one of Lightning's that cannot do its work in a run of these settings.
+    """
+    callbacks = {str(name): node for name, node in (settings.get("callbacks") or {}).items()}
+    metrics = metric_names(score_of(settings))
+    kinds = {name: _kind(node) for name, node in callbacks.items()}
+    for name, kind in kinds.items():
+        if kind in REFUSED:
+            raise refused(name, kind, kind)
+        if kind in FOR_A_LOGGER and settings["logger"].get("_target_") is None:
+            raise needs_a_logger(name, kind, kind)
+        if (
+            kind in ("EarlyStopping", "ModelCheckpoint")
+            and None not in kinds.values()
+            and "LambdaCallback" not in kinds
+        ):
+            check_monitor(name, callbacks[name].get("monitor"), metrics, logs_steps=kind == "ModelCheckpoint")
+
+
+def _kind(node: Mapping[str, Any]) -> str | None:
+    """The name of a class of Lightning's; None of any other, which may log what it likes."""
+    target = str(node.get("_target_"))
+    return target.rpartition(".")[2] if target.startswith(_LIGHTNINGS) else None
+
+
+def refused(name: str, kind: str, which: str) -> UserError:
+    """`kind` is what the user calls the one `which`."""
+    return UserError(f"`callbacks.{name}` must not be a {kind}; {REFUSED[which]}.")
+
+
+def needs_a_logger(name: str, kind: str, which: str) -> UserError:
+    return UserError(
+        f"`callbacks.{name}`, a {kind}, must have a logger to write to, but got logger=csv ({FOR_A_LOGGER[which]}): "
+        "choose logger=tensorboard or another."
+    )
+
+
+def check_monitor(name: str, monitor: Any, metrics: Sequence[str], *, logs_steps: bool) -> None:
+    """A metric that nobody logs would be missed after an epoch only.
+
+    Raises:
+        UserError: it is none of those that are logged.
+    """
+    known = [*metrics, *(["epoch", "step"] if logs_steps else [])]
+    if monitor is not None and monitor not in known:
+        raise UserError(f"`callbacks.{name}.monitor` must be one of {', '.join(known)}, but got {monitor!r}.")

@@ -1,0 +1,116 @@
+"""Data that are not there, and batches that they are too few for."""
+
+import math
+import os
+import socket
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bnlab.errors import UserError
+from bnlab.preflight.targets import is_mentioned
+
+__all__ = ["check_data"]
+
+_DIGITS = 1797
+_IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
+_CIFAR10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
+# Samples to train and validate on, and where torchvision downloads from.
+_PUBLISHED = {
+    "MNIST": (60_000, ("ossci-datasets.s3.amazonaws.com", "storage.googleapis.com", "yann.lecun.com")),
+    "FashionMNIST": (60_000, ("fashion-mnist.s3-website.eu-central-1.amazonaws.com",)),
+    "KMNIST": (60_000, ("codh.rois.ac.jp",)),
+    "CIFAR10": (50_000, ("www.cs.toronto.edu",)),
+}
+PATIENCE_S = 1.0
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+
+
+def check_data(settings: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UserError: a published data set that is neither there nor to be had; parts that leave nothing to train on, or a
+            batch that is larger than what they leave.
+    """
+    data = settings["data"]
+    if data.get("_target_") == "bnlab.data.digits":
+        val, test = data.get("val_fraction", 0.2), data.get("test_fraction", 0.2)
+        if val + test >= 1:
+            raise UserError(f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val} + {test}.")
+        rest = _DIGITS - math.ceil(test * _DIGITS)
+        _check_batch_size(data["batch_size"], rest - math.ceil(val / (1 - test) * rest))
+    elif data.get("_target_") == "bnlab.data.from_torchvision":
+        name = data.get("name")
+        if name not in _PUBLISHED:
+            if not isinstance(name, str) or not is_mentioned("torchvision.datasets", name):
+                raise UserError(
+                    "`data.name` must be a class of torchvision.datasets with a training and a test set, but got "
+                    f"{name!r}."
+                )
+            return
+        num_samples, hosts = _PUBLISHED[name]
+        num_val = math.ceil(data.get("val_fraction", 0.1) * num_samples)
+        _check_batch_size(data["batch_size"], num_samples - num_val)
+        if isinstance(data.get("root"), str):
+            _check_files(name, Path(data["root"]), hosts)
+
+
+def _check_batch_size(batch_size: int | str, num_samples: int) -> None:
+    if batch_size != "full" and int(batch_size) > num_samples > 0:
+        raise UserError(
+            f"`data.batch_size` must be between 1 and the {num_samples} samples of the training set, but got "
+            f"{batch_size}; `full` takes all of them as one batch."
+        )
+
+
+def _check_files(name: str, root: Path, hosts: tuple[str, ...]) -> None:
+    if _are_there(name, root):
+        return
+    reason = _why_not_writable(root) or _why_unreachable(hosts)
+    if reason is not None:
+        raise UserError(
+            f"{name} is not in `data.root`={str(root)!r} and could not be downloaded there: set data.root to a folder "
+            f"that holds it, or connect to the network ({reason})."
+        )
+
+
+def _are_there(name: str, root: Path) -> bool:
+    """Unpacked or not."""
+    if name == "CIFAR10":
+        unpacked = all((root / "cifar-10-batches-py" / file).exists() for file in _CIFAR10)
+        return unpacked or (root / "cifar-10-python.tar.gz").exists()
+    raw = root / name / "raw"
+    return all((raw / file).exists() or (raw / f"{file}.gz").exists() for file in _IDX)
+
+
+def _why_not_writable(root: Path) -> str | None:
+    for folder in (root, *root.absolute().parents):
+        if folder.exists():
+            if not folder.is_dir():
+                return f"{str(folder)!r} is no folder"
+            return None if os.access(folder, os.W_OK | os.X_OK) else f"{str(folder)!r} cannot be written"
+    return None
+
+
+def _why_unreachable(hosts: tuple[str, ...]) -> str | None:
+    """Why none of them answers; None where one does, or it takes longer than to wait for, or a proxy goes between."""
+    if any(os.environ.get(name) for name in _PROXIES):
+        return None
+    reasons: list[str] = []
+
+    def reach(host: str) -> None:
+        try:
+            with socket.create_connection((host, 80), timeout=PATIENCE_S):
+                pass
+        except TimeoutError:
+            pass
+        except OSError as error:
+            reasons.append(f"{host}: {error.strerror or error}")
+
+    threads = [threading.Thread(target=reach, args=[host], daemon=True) for host in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    return "; ".join(reasons) if len(reasons) == len(hosts) else None

@@ -1,0 +1,97 @@
+"""`trainer=quick`: a single run by the engine of stacks, with one network in the stack and without Lightning."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from rich.console import Console
+
+from bnlab.errors import UserError
+from bnlab.single_run import carry_out
+from bnlab.stacked.grouping import LIGHTNINGS_TRAINER, why_alone
+from bnlab.stacked.studio import Studio
+from bnlab.summary import Summary
+
+if TYPE_CHECKING:
+    from bnlab.runs import RunFolder
+    from bnlab.search.pruning import Pruning
+
+__all__ = ["QuickTrainer", "by_lightning", "fit_quickly", "why_lightning"]
+
+log = logging.getLogger(__name__)
+
+
+class QuickTrainer:
+    """What `trainer._target_` names for this way of training. It is a name: `fit_quickly` reads the settings beside it.
+
+    Raises:
+        UserError: always; where Lightning trains, its own Trainer takes the place of this (`by_lightning`).
+    """
+
+    def __init__(self, **settings: Any) -> None:
+        raise UserError("`trainer`: bnlab.quick.QuickTrainer is no Trainer of Lightning's: set trainer=default.")
+
+
+def why_lightning(config: DictConfig, callbacks: Sequence[Any] = ()) -> str | None:
+    """Why a run of this config needs Lightning; None if it does not."""
+    if callbacks:
+        return f"{type(callbacks[0]).__name__} is a callback of Lightning's"
+    settings: Any = OmegaConf.to_container(config, resolve=True)
+    return why_alone(settings)
+
+
+def by_lightning(config: DictConfig) -> DictConfig:
+    """The config with Lightning's Trainer in place of ours."""
+    changed = config.copy()
+    with open_dict(changed):
+        changed.trainer._target_ = LIGHTNINGS_TRAINER
+    return changed
+
+
+def fit_quickly(
+    config: DictConfig,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] | None = None,
+    command: str | None = None,
+    sweep: Mapping[str, str] | None = None,
+    console: Console | None = None,
+    callbacks: Sequence[Any] = (),
+    pruning: "Pruning | None" = None,
+) -> Summary:
+    """`bnlab.fit.fit` for a config with `trainer=quick`; what that lacks is said in a line, and Lightning trains."""
+    console = console or Console()
+    reason = why_lightning(config, callbacks)
+    studio = Studio() if reason is None else None  # it begins to load matplotlib while torch is loaded here
+    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
+    return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, studio), **about)
+
+
+def _train(
+    config: DictConfig,
+    console: Console,
+    callbacks: Sequence[Any],
+    pruning: "Pruning | None",
+    reason: str | None,
+    studio: Studio | None,
+    run: "RunFolder",
+    summary: Summary,
+) -> None:
+    if studio is not None:
+        from bnlab.quick_training import NotQuickError, train_quickly
+
+        try:
+            with studio:
+                train_quickly(config, run, console, pruning, summary, studio)
+            return
+        except NotQuickError as error:
+            reason = str(error)
+    line = f"trainer=quick lacks what this run needs, so Lightning trains it: {reason}"
+    log.info(line)
+    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    from bnlab.fit import fit_and_test
+
+    fit_and_test(by_lightning(config), console, callbacks, pruning, run, summary)
