@@ -95,3 +95,19 @@ def test_a_logarithmic_axis_has_several_plain_numbers(rate, expected) -> None:
     shown = {tick.label1.get_text() for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high}
     assert expected <= shown
     assert len(shown) < 12
+
+
+def test_a_training_that_diverged_says_so_and_flattens_neither_itself_nor_others() -> None:
+    whole = training(0.3)
+    losses = [*whole.metrics["val_loss"][:-3], 1e9, 1e27, float("nan")]
+    diverged = Curves({**whole.metrics, "val_loss": losses}, "no norm", best_epoch=12)
+    figure = curves(diverged.metrics, diverged.title, 12)
+    assert figure.get_suptitle() == "no norm: diverged in epoch 20"
+    assert figure.axes[0].get_yscale() == "log"
+    assert curves(whole.metrics, whole.title).get_suptitle() == whole.title
+    _canvas.cache_clear()
+    first, second = map(pixels, pictures_of_many([whole, diverged]))
+    axes = _canvas(True, False, ("loss", "accuracy")).figure.axes[0]
+    assert axes.get_ylim()[1] == pytest.approx(10 * whole.metrics["val_loss"][0])
+    assert (first[:TITLE_HEIGHT] != second[:TITLE_HEIGHT]).any()
+    _canvas.cache_clear()

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
-from bnlab.figures.scales import LEAST_R2, number_log_axis
+from bnlab.figures.scales import LEAST_R2, MOST_ABOVE, lower_median, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
 from bnlab.number_format import label
 
@@ -139,20 +139,13 @@ def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequenc
         low, high = min(map(min, of_arms)), max(map(max, of_arms))
         if quantity == "loss" and low > 0:
             axes.set_yscale("log")
-            axes.set_ylim(low / 1.15, min(high, _MOST_ABOVE * _lower_median(list(map(max, of_arms)))) * 1.15)
+            axes.set_ylim(low / 1.15, min(high, MOST_ABOVE * lower_median(list(map(max, of_arms)))) * 1.15)
             number_log_axis(axes.yaxis, decades_apart=3)
         else:
             if quantity == "r2" and high > LEAST_R2:
                 low = max(low, LEAST_R2)
             margin = 0.05 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
-
-
-_MOST_ABOVE = 10  # times the highest loss of the median arm: one that explodes leaves the picture instead of filling it
-
-
-def _lower_median(values: list[float]) -> float:
-    return sorted(values)[(len(values) - 1) // 2]
 
 
 def _values(one: Series, names: Sequence[str], *, with_unsteady: bool) -> list[float]:

@@ -1,5 +1,6 @@
 """The figures of many trainings, drawn on one background."""
 
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 
@@ -12,8 +13,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bnlab.curves import Curves
 from bnlab.figures.files import DPI
-from bnlab.figures.scales import number_log_axis
-from bnlab.figures.training import COLOURS, TITLE_POINTS, curves, fits_log_scale, quantities
+from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
+from bnlab.figures.training import COLOURS, TITLE_POINTS, curves, fits_log_scale, quantities, said_in_full
 from bnlab.png import png
 
 __all__ = ["pictures_of_many"]
@@ -36,6 +37,9 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
         axes.relim()
         axes.autoscale_view()
         if axes.get_yscale() == "log":
+            highest = [_highest_loss(training) for training in trainings]
+            top = min(axes.get_ylim()[1], MOST_ABOVE * lower_median(highest))
+            axes.set_ylim(top=top, auto=True)  # the axes are kept for the next call
             number_log_axis(axes.yaxis, decades_apart=3)
     canvas.draw()
     background = canvas.copy_from_bbox(figure.bbox)
@@ -46,7 +50,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
             for line in axes.lines if training.best_epoch is not None else axes.lines[:-1]:
                 axes.draw_artist(line)
         pixels = np.array(canvas.buffer_rgba())
-        title = _title(training.title, pixels.shape[1])
+        title = _title(said_in_full(training.title, training.metrics), pixels.shape[1])
         pixels[: len(title)] = title
         yield png(pixels)
 
@@ -63,6 +67,11 @@ def _canvas(is_log: bool, is_short: bool, both: tuple[str, str]) -> FigureCanvas
         for line in axes.lines:
             line.set_animated(True)
     return FigureCanvasAgg(figure)
+
+
+def _highest_loss(training: Curves) -> float:
+    losses = [value for split in COLOURS for value in training.metrics[f"{split}_loss"]]
+    return max(filter(math.isfinite, losses), default=0.0)
 
 
 def _set_lines(axes: Axes, training: Curves, quantity: str) -> None:

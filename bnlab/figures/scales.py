@@ -8,9 +8,10 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_R2", "number_log_axis", "set_scale", "short", "unique"]
+__all__ = ["LEAST_R2", "MOST_ABOVE", "lower_median", "number_log_axis", "set_scale", "short", "unique"]
 
 LEAST_R2 = -1.0  # on an axis: far worse than predicting the mean, which is 0
+MOST_ABOVE = 10  # times the highest loss of the median training: one that explodes leaves the picture, else it fills it
 MOST_NAMES = 8  # of choices on an axis; more would lie on one another
 LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
 
@@ -25,6 +26,11 @@ def number_log_axis(axis: Axis, decades_apart: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
+
+
+def lower_median(values: Sequence[float]) -> float:
+    """The median or, of an even number of values, the lower one of the two in the middle."""
+    return sorted(values)[(len(values) - 1) // 2]
 
 
 def short(text: str) -> str:

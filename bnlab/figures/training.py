@@ -1,5 +1,6 @@
 """The figure of one training: its curves."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from bnlab.figures.scales import number_log_axis
 from bnlab.number_format import label
 
-__all__ = ["COLOURS", "TITLE_POINTS", "curves", "fits_log_scale", "quantities"]
+__all__ = ["COLOURS", "TITLE_POINTS", "curves", "fits_log_scale", "quantities", "said_in_full"]
 
 TITLE_POINTS = 11
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
@@ -20,10 +21,13 @@ def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, str]:
 
 
 def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
-    """Loss and score of training and validation against the epoch, side by side; the best epoch marked."""
+    """Loss and score of training and validation against the epoch, side by side; the best epoch marked.
+
+    The title says where the training diverged.
+    """
     figure = Figure(figsize=(10, 4.2))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
-    figure.suptitle(title, fontsize=TITLE_POINTS)
+    figure.suptitle(said_in_full(title, metrics), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
     for axes, quantity in zip(figure.subplots(1, 2), quantities(metrics), strict=True):
         for split, colour in COLOURS.items():
@@ -47,4 +51,14 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
 
 
 def fits_log_scale(metrics: Mapping[str, Sequence[float]]) -> bool:
-    return all(value > 0 for split in COLOURS for value in metrics[f"{split}_loss"])
+    """Whether all losses are above 0; what is not finite, the end of a training that diverged, is on no axis."""
+    finite = [value for split in COLOURS for value in metrics[f"{split}_loss"] if math.isfinite(value)]
+    return bool(finite) and min(finite) > 0
+
+
+def said_in_full(title: str, metrics: Mapping[str, Sequence[float]]) -> str:
+    """The title, with the epoch whose loss is not finite, if there is one."""
+    for epoch, *losses in zip(metrics["epoch"], *(metrics[f"{split}_loss"] for split in COLOURS), strict=True):
+        if not all(map(math.isfinite, losses)):
+            return f"{title}: diverged in epoch {epoch:g}"
+    return title
