@@ -127,7 +127,6 @@ def _(seen: Tensor, constants: Tensor) -> Tensor:
 
 @torch.library.register_vmap("bnlab::as_at_first")
 def _(info: Any, in_dims: tuple[int | None, ...], seen: Tensor, constants: Tensor) -> tuple[Tensor, int | None]:
-    # `seen` need not have a dimension for the vmapped calls: all of them are one call here.
     return torch.ops.bnlab.as_at_first.default(seen, constants), in_dims[1]
 
 
