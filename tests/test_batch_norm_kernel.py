@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, use_kernel
+from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, tensors_in_c, use_kernel
 from bnlab.batch_norm.c_library import library
 
 needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
@@ -52,6 +52,25 @@ if not child:
 print(os.waitpid(child, 0)[1])
 """
     assert run(program) == "0"
+
+
+@needs_compiler
+@pytest.mark.parametrize("shape", [(9, 5), (4, 5, 7)], ids=str)
+def test_kernel_allocates_by_public_torch_where_the_private_way_is_gone(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, g = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
+    results = []
+    for empty in (tensors_in_c.empty_strided, tensors_in_c.plainly_empty):
+        monkeypatch.setattr(kernel, "empty", empty)
+        layer, leaf = BatchNorm1d(5, dtype=torch.float64), x.clone().requires_grad_()
+        y = layer(leaf)
+        assert type(y.grad_fn).__name__ == "CheckedBatchNormFunctionBackward"
+        y.backward(g)
+        results.append((y.detach(), leaf.grad, layer.weight.grad, layer.bias.grad, layer.state_dict()))
+        assert y.is_contiguous()
+        assert all(gradient.is_contiguous() for gradient in results[-1][1:4])
+    torch.testing.assert_close(*results, rtol=0, atol=0)
 
 
 def run(program: str, **environment: str) -> str:

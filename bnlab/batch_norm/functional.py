@@ -26,7 +26,7 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunctionWithTangent,
 )
 from bnlab.batch_norm.plain import check_memory, in_memory
-from bnlab.batch_norm.recomputation import answered, recomputing
+from bnlab.batch_norm.recomputation import answered, graph_task, hooks_on_saved, recomputing
 
 __all__ = ["batch_norm"]
 
@@ -84,7 +84,6 @@ def batch_norm(
         num_batches_tracked,
         mask,
         stack_dims,
-        training and recomputing(),
     )
 
 
@@ -100,11 +99,11 @@ def normalize(
     num_batches_tracked: Tensor | None,
     mask: Tensor | None,
     stack_dims: int,
-    recomputed: bool | None,
+    is_alone: bool = False,
 ) -> Tensor:
-    """`batch_norm`; if the forward is `recomputed`, the statistics stay as they are, and never if that is None."""
+    """`batch_norm`; the statistics `is_alone` to have are this call's own, so a recomputation takes them again."""
     eager = is_eager()
-    if recomputed and eager:
+    if eager and training and not is_alone and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
         running_mean = running_var = num_batches_tracked = None
     if type(stack_dims) is not int or stack_dims < 0:
         check_stack_dims(stack_dims)
@@ -136,7 +135,7 @@ def normalize(
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # and nothing is learned about the statistics
         if training and num_batches_tracked is not None:
-            formulas.add_unless(answered(recomputed, input), num_batches_tracked, 1)
+            formulas.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
         return of_nothing(input, weight, bias)
     if training and eager:
         return apply_in_place(input, weight, bias, settings)
@@ -162,7 +161,7 @@ def normalize(
             momentum,
             mask,
             stack_dims,
-            recomputed=answered(recomputed, input),
+            recomputed=not is_alone and answered(recomputing(), input),
         )
     return y
 
@@ -174,7 +173,7 @@ def normalize_alone(
     mean = x.new_zeros(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2], dtype=formulas.computed_in(x))
     var = torch.zeros_like(mean)
     # With momentum 1 a running statistic becomes the batch's own.
-    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, None), mean, var
+    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, True), mean, var
 
 
 def normalized_by(

@@ -76,7 +76,9 @@ SOURCE = Path(__file__).with_name("kernel.c")
 
 ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor in every operation
 
-empty_like = torch.empty_like
+ONE_BY_ONE = (1,)  # the strides of a row
+
+empty = tensors_in_c.empty_strided
 is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
 pack_tensors = tensors_in_c.pack_tensors
 
@@ -109,7 +111,7 @@ def is_available() -> bool:
 
 def knows_tensors() -> bool:
     """Whether the kernel is there, and can check for itself what a tensor is."""
-    return is_available() and run_tensors is not None
+    return bool(state["wanted"] and (state["loaded"] or is_available()) and run_tensors is not None)
 
 
 def load() -> None:
@@ -170,6 +172,15 @@ class UnreadableError(Exception):
     """A tensor is not what the kernel reads; nothing has been computed."""
 
 
+def in_one_piece(shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+    """The size and the strides of (N, C) or (N, C, L), contiguous; and C."""
+    if len(shape) == 2:
+        num_samples, num_features = shape
+        return (num_samples, num_features), (num_features, 1), num_features
+    num_samples, num_features, length = shape
+    return (num_samples, num_features, length), (num_features * length, length, 1), num_features
+
+
 def forward_of_tensors(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
 ) -> tuple[Tensor, Tensor]:
@@ -182,10 +193,10 @@ def forward_of_tensors(
         UnreadableError: so `forward` may be tried, and batch norm in plain torch.
     """
     running_mean, running_var, num_batches_tracked, momentum, eps, _, _ = settings
-    if not x.is_contiguous():
-        x = x.contiguous()
-    y = empty_like(x)
-    statistics = x.new_empty(2 * x.shape[1])
+    size, strides, num_features = in_one_piece(x.shape)
+    dtype = x.dtype
+    y = empty(size, strides, dtype)
+    statistics = empty((2 * num_features,), ONE_BY_ONE, dtype)
     if not run_tensors(  # type: ignore[misc]
         pack_tensors(
             FORWARD,
@@ -205,7 +216,9 @@ def forward_of_tensors(
             momentum,
         )
     ):
-        raise UnreadableError
+        if x.is_contiguous():
+            raise UnreadableError
+        return forward_of_tensors(x.contiguous(), weight, bias, settings)
     return y, statistics
 
 
@@ -223,19 +236,16 @@ def backward_of_tensors(
         type(grad_y) not in PLAIN
         or is_batched(grad_y)
         or type(x) not in PLAIN
+        or not 2 <= x.dim() <= 3
         or type(statistics) not in PLAIN
         or (weight is not None and type(weight) not in PLAIN)
     ):
         return None
-    if not x.is_contiguous():
-        x = x.contiguous()
-    if not grad_y.is_contiguous():
-        grad_y = grad_y.contiguous()
-    grad_x = empty_like(x) if needs_x else None
-    grad_weight = empty_like(weight) if needs_weight and weight is not None else None
-    grad_bias = None
-    if needs_bias:
-        grad_bias = x.new_empty(x.shape[1]) if weight is None else empty_like(weight)
+    size, strides, num_features = in_one_piece(x.shape)
+    dtype = x.dtype
+    grad_x = empty(size, strides, dtype) if needs_x else None
+    grad_weight = empty((num_features,), ONE_BY_ONE, dtype) if needs_weight and weight is not None else None
+    grad_bias = empty((num_features,), ONE_BY_ONE, dtype) if needs_bias else None
     if run_tensors(  # type: ignore[misc]
         pack_tensors(
             BACKWARD,
@@ -256,7 +266,10 @@ def backward_of_tensors(
         )
     ):
         return grad_x, grad_weight, grad_bias
-    return None
+    if x.is_contiguous() and grad_y.is_contiguous():
+        return None
+    x, grad_y = x.contiguous(), grad_y.contiguous()
+    return backward_of_tensors(x, grad_y, weight, statistics, needs_x, needs_weight, needs_bias)
 
 
 def forward(

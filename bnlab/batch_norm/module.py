@@ -131,7 +131,6 @@ class BatchNorm1d(nn.BatchNorm1d):
             num_batches_tracked,
             mask,
             0,
-            training and recomputing(),
         )
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:

@@ -58,16 +58,15 @@ def recomputing() -> bool:
     )
 
 
-def answered(recomputed: bool | None, like: Tensor) -> bool | Tensor:
+def answered(recomputed: bool, like: Tensor) -> bool | Tensor:
     """The answer of `recomputing`; where a graph is recorded a bool tensor, as only the graph's run can tell.
 
     Args:
-        recomputed: None if it is no question.
         like: on the device that the tensor is to be on.
     """
-    if recomputed is False and (is_compiling() or in_graph.is_tracing()):
+    if not recomputed and (is_compiling() or in_graph.is_tracing()):
         return in_graph.recomputing(like)
-    return bool(recomputed)
+    return recomputed
 
 
 def as_at_first(owner: object, seen: tuple[Tensor, ...], take: Callable[[], Constants]) -> Constants:

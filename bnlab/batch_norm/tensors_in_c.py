@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["connect", "pack_tensors"]
+__all__ = ["connect", "empty_strided", "pack_tensors"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,16 @@ FUNCTIONS = (
     "_ZN2at6native12is_inferenceERKNS_6TensorE",
 )
 CODES = ("dtype_float32", "dtype_float64", "dtype_int64", "device_type_cpu", "layout_strided")
+
+
+def plainly_empty(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.empty_strided(size, strides, dtype=dtype, device="cpu")
+
+
+# As Inductor's code allocates, past the arguments of Python and the dispatcher, which take as long as all else.
+empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
+    getattr(getattr(torch._C, "_dynamo", None), "guards", None), "_empty_strided_cpu", plainly_empty
+)
 
 Run = Callable[[bytes], int]
 
