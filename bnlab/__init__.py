@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bnlab.batch_norm import BatchNorm1d, convert
+    from bnlab.calling import run, sweep
     from bnlab.config import compose
     from bnlab.errors import UserError
     from bnlab.network import MLP
     from bnlab.runs import load
+    from bnlab.sweeps import load_sweep
 
-__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "convert", "load"]
+__all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "convert", "load", "load_sweep", "run", "sweep"]
 
 _HOME = {
     "MLP": "bnlab.network",
@@ -19,6 +21,9 @@ _HOME = {
     "compose": "bnlab.config",
     "convert": "bnlab.batch_norm",
     "load": "bnlab.runs",
+    "load_sweep": "bnlab.sweeps",
+    "run": "bnlab.calling",
+    "sweep": "bnlab.calling",
 }
 
 

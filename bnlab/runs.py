@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
+from bnlab.command_line import shown
 from bnlab.concealing import override_to_write
 from bnlab.confidential import close_to_others, may_hold_secrets, settings_to_write
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
+from bnlab.notebook_table import as_html, as_markdown, as_pandas
+from bnlab.number_format import label, metric
 from bnlab.stored_file import read_text
 from bnlab.task import task_of
 from bnlab.trust import check_settings, without_interpolations_of_this_machine
@@ -211,6 +214,27 @@ class Run:
     normalization: "Normalization | None"
     target_scale: "TargetScale | None" = None
 
+    def table(self) -> str:
+        """Its results, as Markdown."""
+        return as_markdown(("result", "value"), self._rows())
+
+    def to_pandas(self) -> Any:
+        """`metrics` as a `pandas.DataFrame`, which needs pandas."""
+        return as_pandas(self.metrics)
+
+    def _rows(self) -> list[tuple[str, str]]:
+        found = [(label(name), metric(name, value)) for name, value in self.summary.items() if _is_metric(name, value)]
+        epochs = [("epochs", str(len(self.metrics["epoch"])))]
+        return [("status", str(self.summary["status"])), *epochs, *found, ("folder", shown(self.folder.path))]
+
+    def __repr__(self) -> str:
+        name = "test_accuracy" if self.summary.get("test_accuracy") is not None else "test_loss"
+        result = f"{label(name)} {metric(name, self.summary.get(name))}"
+        return f"Run({shown(self.folder.path)!r}, {self.summary['status']}, {result})"
+
+    def _repr_html_(self) -> str:
+        return as_html(("result", "value"), self._rows(), caption=repr(self))
+
     def predict(self, x: "Tensor") -> "Tensor":
         """The class of each sample (N,), int64, named by summary.json's "class_names", or its number (N,) in y's unit.
 
@@ -237,6 +261,10 @@ class Run:
                 f"and {trained[1]} classes, but now have {tuple(found[0])} and {found[1]}: bring back those it was "
                 "trained on."
             )
+
+
+def _is_metric(name: str, value: Any) -> bool:
+    return name.startswith(("val_", "test_")) and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model", "norm")) -> Run:

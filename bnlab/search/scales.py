@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, overload
 
 from bnlab.errors import UserError
 
@@ -61,9 +61,27 @@ class Scale(ABC):
     @abstractmethod
     def position(self, value: float) -> float: ...
 
-    def sample(self, generator: Generator) -> float:
-        """A value at a uniformly random r."""
-        return self.value(generator.random())
+    @overload
+    def sample(self, generator: Generator) -> float: ...
+
+    @overload
+    def sample(self, generator: Generator, n: int) -> list[float]: ...
+
+    def sample(self, generator: Generator, n: int | None = None) -> float | list[float]:
+        """A value at a uniformly random r; with `n` a list of so many."""
+        if n is None:
+            return self.value(generator.random())
+        return [self.value(generator.random()) for _ in range(n)]
+
+    def grid(self, n: int) -> list[float]:
+        """`n` values at equal distances of r, both ends among them; of whole numbers each at most once.
+
+        Raises:
+            UserError: n < 2.
+        """
+        if n < 2:
+            raise UserError(f"A grid must have at least 2 values, its two ends, but got {n!r}.")
+        return list(dict.fromkeys(self.value(i / (n - 1)) for i in range(n)))
 
     def _inside(self, value: float) -> float:
         return min(max(value, self.low), self.high)  # rounding may step over an end by one ulp

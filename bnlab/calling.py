@@ -1,0 +1,93 @@
+"""`bnlab.run` and `bnlab.sweep`: from Python what the commands do, and its results as objects."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from os import PathLike, environ
+from pathlib import Path
+from tempfile import TemporaryFile
+
+from bnlab.command_line import override
+from bnlab.config import compose
+from bnlab.errors import UserError
+from bnlab.import_path import python, safe_environment
+from bnlab.output_files import new_folder
+from bnlab.runs import Run, load
+from bnlab.signals import EXIT_INTERRUPTED
+from bnlab.stacked.grouping import is_quick
+from bnlab.sweeps import Sweep, load_sweep
+
+__all__ = ["run", "sweep"]
+
+_FAILED, _MISTAKE = 1, 2
+
+
+def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None) -> Run:
+    """Train one network, as `python -m bnlab.train` does with these overrides.
+
+    Args:
+        folder: of the run; a new one in outputs/runs where there is none.
+    Raises:
+        UserError: something that cannot work, or the folder holds a run already.
+        KeyboardInterrupt: it was interrupted; what there was of it is in its folder.
+
+    >>> bnlab.run(["optimizer.lr=0.01"]).summary["test_accuracy"]  # doctest: +SKIP
+    """
+    place = Path(new_folder("runs") if folder is None else folder)
+    config = compose(_checked(overrides))
+    if is_quick(config):
+        from bnlab.quick import fit_quickly as fit
+    else:
+        from bnlab.fit import fit
+    summary = fit(config, place)
+    if summary["status"] == "interrupted":
+        raise KeyboardInterrupt
+    return load(place, trust=True)
+
+
+def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -> Sweep:
+    """Sweep, as `python -m bnlab.train -m` does with these overrides, in a process of its own.
+
+    Trials that fail are among the results, with their state and reason.
+
+    Args:
+        folder: of the sweep; a new one in outputs/sweeps where there is none.
+    Raises:
+        UserError: something that cannot work, found before any trial.
+        KeyboardInterrupt: it was interrupted; `search.resume` goes on with it.
+    """
+    place = Path(new_folder("sweeps") if folder is None else folder)
+    words = ["-m", override("hydra.sweep.dir", str(place.absolute())), *_checked(overrides)]
+    environment = environ | safe_environment()
+    with (
+        TemporaryFile("w+") as errors,
+        subprocess.Popen(
+            python("bnlab.train", *words), stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdout is not None
+        try:
+            for line in process.stdout:
+                print(line, end="")  # a notebook shows what Python prints, not what its children do
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)
+            print(process.communicate()[0], end="")
+            raise
+        code = process.wait()
+        errors.seek(0)
+        told = errors.read()
+    if code == _MISTAKE:
+        raise UserError(told.strip())
+    print(told, end="", file=sys.stderr)
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    if code not in (0, _FAILED):
+        raise RuntimeError(f"The sweep in {str(place)!r} ended with exit code {code}.")
+    return load_sweep(place)
+
+
+def _checked(overrides: Sequence[str]) -> list[str]:
+    if isinstance(overrides, str):
+        raise UserError(f"Overrides must be a list of texts, but got {overrides!r}: write [{overrides!r}].")
+    return list(overrides)

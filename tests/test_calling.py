@@ -1,0 +1,131 @@
+"""`bnlab.run`, `bnlab.sweep` and what they give back."""
+
+import importlib.util
+import random
+from pathlib import Path
+
+import pytest
+
+import bnlab
+from bnlab.notebook_table import as_html, as_markdown
+from bnlab.search import log_uniform, log_uniform_integer, one_minus_log_uniform, uniform_integer
+from bnlab.sweeps import Sweep
+
+QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[8]"]
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+    folder = tmp_path_factory.mktemp("swept") / "sweep"
+    # 5000 samples are not there
+    return bnlab.sweep([*QUICK, "norm=batch,none", "data.batch_size=64,5000"], folder)
+
+
+def test_run_does_what_the_command_does(train) -> None:
+    found = bnlab.run([*QUICK, "seed=3"], "here")
+    train(*QUICK, "seed=3", "hydra.run.dir=there")
+    there = bnlab.load("there")
+    assert found.metrics["train_loss"] == there.metrics["train_loss"]
+    assert found.summary["test_accuracy"] == there.summary["test_accuracy"]
+    assert found.overrides == there.overrides
+    assert found.summary["command"] == there.summary["command"]
+
+
+def test_a_run_without_a_folder_goes_where_the_commands_go() -> None:
+    found = bnlab.run(QUICK)
+    (folder,) = Path("outputs/runs").glob("*/*")
+    assert found.folder.path == folder
+
+
+def test_sweep_does_what_the_command_does(swept) -> None:
+    assert len(swept) == 4
+    assert swept.settings == ["norm", "data.batch_size"]
+    assert swept.metrics["state"] == ["completed", "failed"] * 2
+    assert swept.metrics["data.batch_size"] == [64, 5000] * 2
+    alone = bnlab.run([*QUICK, "norm=none", "data.batch_size=64"], "alone")
+    assert swept.run(2).metrics["train_loss"] == alone.metrics["train_loss"]
+    assert swept.metrics["val_accuracy"][2] == alone.summary["objective"]
+    best = max(value for value in swept.metrics["val_accuracy"] if value is not None)
+    assert bnlab.run(swept.best, "best").summary["objective"] == best
+
+
+def test_results_show_themselves_shortly_and_as_tables(swept) -> None:
+    run = swept.run(0)
+    assert len(repr(run)) < 200
+    assert f"test accuracy {100 * run.summary['test_accuracy']:.2f} %" in repr(run)
+    best = max(value for value in swept.metrics["val_accuracy"] if value is not None)
+    assert repr(swept).endswith(f"4 trials, best val_accuracy {100 * best:.2f} %)")
+    lines = swept.table().splitlines()
+    assert len(lines) == 2 + 4
+    shares = [float(line.split("|")[3].rstrip(" %")) for line in lines[2:4]]
+    assert shares == sorted(shares, reverse=True)
+    assert swept.table(limit=1).count("\n") == 2
+    assert "<td>batch</td>" in swept._repr_html_()
+    assert "<td>completed</td>" in run._repr_html_()
+    assert "| test accuracy | " in run.table()
+
+
+def test_a_sweep_is_read_back(swept) -> None:
+    again = bnlab.load_sweep(swept.folder)
+    assert again == swept
+    with pytest.raises(bnlab.UserError, match="has 4 trials, and none is number 6"):
+        again.run(6)
+
+
+def test_mistakes_are_those_of_the_commands() -> None:
+    for call in (bnlab.run, bnlab.sweep):
+        with pytest.raises(bnlab.UserError, match=r"did you mean optimizer\.lr=0\.1\?"):
+            call(["lr=0.1"], "nothing")
+        with pytest.raises(bnlab.UserError, match="must be a list of texts"):
+            call("optimizer.lr=0.1", "nothing")
+    assert not Path("nothing").exists()
+
+
+@pytest.mark.parametrize("damage", ["trials.csv", "sweep.yaml", "cut", "best.yaml"])
+def test_a_folder_that_is_no_sweep_is_refused(damage: str) -> None:
+    Path("sweep.yaml").write_text("id: x\n")
+    Path("trials.csv").write_text("number,state,val_accuracy,norm,folder,reason\n0,completed,0.5,batch,0,\n")
+    if damage == "cut":
+        Path("trials.csv").write_text("number,state,val_accuracy,norm\n0,comp")
+    elif damage == "best.yaml":
+        Path("best.yaml").write_text("overrides: 3\n")
+    else:
+        Path(damage).unlink()
+    with pytest.raises(bnlab.UserError, match=r"damaged|not the folder of a sweep"):
+        bnlab.load_sweep(".")
+
+
+def test_pandas_is_asked_for_where_it_is_not_there(swept) -> None:
+    if importlib.util.find_spec("pandas") is None:
+        with pytest.raises(bnlab.UserError, match="pip install pandas"):
+            swept.to_pandas()
+    else:
+        frame = swept.to_pandas()
+        assert list(frame.columns) == list(swept.metrics)
+        assert frame["val_accuracy"].max() == max(v for v in swept.metrics["val_accuracy"] if v is not None)
+        assert len(swept.run(0).to_pandas()) == 1
+
+
+def test_tables_escape_what_their_format_would_read() -> None:
+    assert as_markdown(["a"], [["x|y"]]).endswith("| x\\|y |")
+    assert "&lt;b&gt;" in as_html(["a"], [["<b>"]])
+
+
+def test_a_grid_is_even_on_its_scale_with_both_ends() -> None:
+    assert log_uniform(1e-4, 1).grid(5) == pytest.approx([1e-4, 1e-3, 1e-2, 1e-1, 1])
+    assert [1 - value for value in one_minus_log_uniform(0.9, 0.999).grid(3)] == pytest.approx([0.1, 0.01, 0.001])
+    assert uniform_integer(1, 3).grid(9) == [1, 2, 3]
+    assert log_uniform_integer(16, 512).grid(2) == [16, 512]
+    with pytest.raises(bnlab.UserError, match="at least 2"):
+        log_uniform(1e-4, 1).grid(1)
+
+
+def test_samples_are_those_that_single_draws_give() -> None:
+    scale = log_uniform(1e-4, 1)
+    one_by_one = random.Random(0)
+    assert scale.sample(random.Random(0), 3) == [scale.sample(one_by_one) for _ in range(3)]
