@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -174,6 +175,9 @@ def test_all_six_files_go_to_a_new_folder_by_default(runs: Path, command: Callab
         assert {file.name for file in folder.iterdir()} == starts.keys()
         for name, start in starts.items():
             assert (folder / name).read_bytes().startswith(start)
+        assert ElementTree.parse(folder / "curves.svg").getroot().tag.endswith("svg")
+    assert len({(folder / "curves.svg").read_bytes() for folder in folders}) == 1  # the same bytes for the same figure
+    assert len({(folder / "curves.pdf").read_bytes() for folder in folders}) == 1
 
 
 def test_a_file_that_is_there_is_replaced_only_when_told_so(runs: Path, command: Callable, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_a_grid_over_seeds_leaves_a_table_with_differences_from_its_first_config
             assert int(row["val_accuracy_pairs"]) == len(d)
     assert rows[0]["val_accuracy_difference"] == ""
     markdown = (left.folder / "ablation.md").read_text()
-    assert "Differences are from norm=none, lr=0.01." in markdown
+    assert "Differences are from norm=none, lr=0.01." in markdown  # and not chosen for its results
     assert (left.folder / "ablation.tex").read_text().count(r"\\") == 1 + len(rows)
 
 
@@ -60,6 +60,7 @@ def test_of_a_search_that_draws_the_best_is_first_and_what_the_others_differ_fro
     assert means == sorted(means, reverse=True)
     assert means[0] == left.best.objective
     assert [row["val_accuracy_difference"] == "" for row in rows] == [True, False, False, False]
+    assert ", the best, whom chance has favoured." in (left.folder / "ablation.md").read_text()
 
 
 def test_seeds_that_are_searched_like_a_setting_are_seeds(sweep) -> None:

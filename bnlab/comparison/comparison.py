@@ -61,9 +61,12 @@ def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comp
     results, remarks = read_results(list(map(Path, paths)))
     keys, arms = arms_of(results)
     metrics = metrics_of(arms)
-    if len(arms) > _MANY:
+    are_sorted = len(arms) > _MANY
+    if are_sorted:
         arms = sorted(arms, key=lambda arm: _rank(arm, metrics[0]))
-    return Comparison(arms, make_table(keys, arms, metrics, baselines(keys, arms, baseline)), remarks)
+    chosen = are_sorted and baseline is None
+    table = make_table(keys, arms, metrics, baselines(keys, arms, baseline), is_chosen=chosen)
+    return Comparison(arms, table, remarks)
 
 
 def _quantities(arms: Sequence[Arm]) -> list[str]:

@@ -95,11 +95,17 @@ def metrics_of(arms: Sequence[Arm]) -> list[str]:
 
 
 def make_table(
-    keys: Sequence[str], arms: Sequence[Arm], metrics: Sequence[str], baseline_of: Sequence[int | None]
+    keys: Sequence[str],
+    arms: Sequence[Arm],
+    metrics: Sequence[str],
+    baseline_of: Sequence[int | None],
+    *,
+    is_chosen: bool = False,
 ) -> Table:
     """
     Args:
         baseline_of: for each arm the index of the one that it is compared with, None for none; its own for a baseline.
+        is_chosen: whether the one baseline was chosen for its results.
     """
     are_baselines = {index for index in baseline_of if index is not None}
     rows = []
@@ -122,6 +128,8 @@ def make_table(
     if len(arms) > 1 and are_baselines:
         first = arms[min(are_baselines)]
         shown = first.label if len(are_baselines) == 1 else "the row marked baseline with the same other settings"
+        if is_chosen:
+            shown += ", the best, whom chance has favoured"
     return Table(list(keys), list(metrics), rows, max(len(arm.results) for arm in arms), shown)
 
 

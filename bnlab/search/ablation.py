@@ -42,12 +42,13 @@ def ablation_of(leaderboard: Leaderboard) -> Table | None:
     if not has_seeds or not any(result.values for result in results):
         return None
     keys, arms = arms_of(results)
-    if any(not isinstance(parameter.values, Choice) for parameter in leaderboard.space.parameters):
+    is_drawn = any(not isinstance(parameter.values, Choice) for parameter in leaderboard.space.parameters)
+    if is_drawn:
         places = {
             trial.number: place for place, of_point in enumerate(leaderboard.ranking) for trial in of_point.trials
         }
         arms = sorted(arms, key=lambda arm: min(places.get(int(run.name), len(places)) for run in arm.results))
-    return make_table(keys, arms, metrics_of(arms), [0] * len(arms))
+    return make_table(keys, arms, metrics_of(arms), [0] * len(arms), is_chosen=is_drawn)
 
 
 def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
