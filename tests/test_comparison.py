@@ -124,6 +124,14 @@ def test_a_default_that_has_changed_since_is_a_difference() -> None:
     assert differing([read_settings(config), read_settings(old)]) == ["norm.eps"]
 
 
+def test_a_setting_that_came_later_is_none_where_it_has_its_default() -> None:
+    config = OmegaConf.to_container(compose(), resolve=True)
+    old = {**config, "data": {key: value for key, value in config["data"].items() if key != "split_seed"}}
+    for value, expected in ((0, []), (1, ["data.split_seed"])):
+        new = {**config, "data": {**config["data"], "split_seed": value}}
+        assert differing([read_settings(old), read_settings(new)]) == expected
+
+
 # Arms
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from bnlab.config import config_folder
 from bnlab.yaml_text import read_yaml
 
-__all__ = ["GROUPS", "UNKNOWN", "choice_of", "default_of"]
+__all__ = ["GROUPS", "UNKNOWN", "choice_of", "default_of", "default_of_all"]
 
 UNKNOWN = object()
 
@@ -21,6 +21,23 @@ GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer")
 def _choices(group: str) -> dict[str, dict[str, Any]]:
     """bnlab's own, by name, with interpolations as they are."""
     return {file.stem: read_yaml(file) for file in sorted(Path(config_folder(), group).glob("*.yaml"))}
+
+
+@functools.cache
+def _of_all() -> dict[str, Any]:
+    """The settings that every config has, nested, without the choices of groups."""
+    settings: dict[str, Any] = read_yaml(Path(config_folder(), "train.yaml"))
+    return settings
+
+
+def default_of_all(key: str) -> Any:
+    """What `key` is unless it is set, whatever is chosen; `UNKNOWN` where train.yaml does not say."""
+    value: Any = _of_all()
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return UNKNOWN
+        value = value[part]
+    return value
 
 
 def choice_of(group: str, settings: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bnlab.comparison.choices import GROUPS, choice_of, default_of
+from bnlab.comparison.choices import GROUPS, choice_of, default_of, default_of_all
 from bnlab.trust import without_interpolations_of_this_machine
 
 __all__ = ["Settings", "differing", "read_settings"]
@@ -77,8 +77,12 @@ def _follows(key: str, runs: Sequence[Settings]) -> bool:
     having = [run for run in runs if key in run.values]
     if all(run.is_implied(key) for run in having):
         return True
+    if len(having) == len(runs) or _differs(key, having):
+        return False
+    if having[0].values[key] == default_of_all(key):
+        return True  # runs of an earlier version do not have it
     group = key.partition(".")[0]
-    return group != key and len(having) < len(runs) and _differs(group, runs) and not _differs(key, having)
+    return group != key and _differs(group, runs)
 
 
 def _are_equal(a: Any, b: Any) -> bool:
