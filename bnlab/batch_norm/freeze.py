@@ -11,7 +11,8 @@ __all__ = ["freeze", "unfreeze"]
 def freeze(network: nn.Module) -> None:
     """Let every batch norm in `network` normalize by its running statistics and learn nothing, in training mode too.
 
-    `network.train()` does not wake them; `unfreeze` does. Fine-tuning on small batches is what this is for.
+    `network.train()` does not wake them; `unfreeze` does. Fine-tuning on small batches is what this is for. torch's
+    own `SyncBatchNorm.convert_sync_batchnorm` puts layers in their place that `train()` wakes.
 
     Raises:
         ValueError: if `network` has a batch norm other than ours, whose `train()` would wake it.

@@ -3,44 +3,15 @@
 Where no compiler is found the formulas in plain torch do the same. `BNLAB_KERNEL=0` in the environment, or
 `with use_kernel(False):`, asks for that. Where the compiled file is kept is said in `c_library/folders.py`.
 
-What was tried: forward + backward over the time of torch.nn.BatchNorm1d in eager mode, fp32, torch 2.15 on 4 cores
-of an AMD EPYC with AVX-512. Interleaved medians; from 1 MB on, a ratio moves by 0.3 from one process to the next, as
-malloc happens to return one layer's pages and keep the other's, and a neighbour on the machine moves it further.
+What else was tried is ATen's operations, in place, a cache block or a part of the products at a time, Numba and
+Inductor: times and machines stand in `bnlab/bench/records/batch_norm.md`.
 
-    1 thread, shape               60x100  64x256  256x1024  1024x1024  8192x256  65536x256  64x128x256  mean
-    this kernel                     0.96    0.92      0.62       0.63      0.41       0.39        0.55  0.61
-    plain torch (`centered.py`)     2.28    2.09      1.23       1.06      0.91       1.09        1.29  1.36
-    ATen, in place (`in_place.py`)  2.99    2.72      1.27       0.94      0.97       1.23        1.12  1.46
-    Numba, one loop over rows       1.17    1.08      1.12       1.05      0.56       1.06           -  0.98
-    Inductor on `formulas.py`       1.97    1.76      1.42       1.42      1.24       1.17        0.49  1.26
-    ATen, products a part at a time 3.02    2.75      1.53       1.58      0.96       1.35        1.06  1.61
-    ATen, a cache block at a time   3.11    2.91      1.24       1.17      1.08       1.38        0.94  1.52
-    4 threads
-    this kernel                     0.85    0.75      0.92       1.01      0.54       0.59        0.70  0.73
-    plain torch (`centered.py`)     2.16    2.04      1.61       2.35      1.17       1.13        1.38  1.63
-    ATen, in place (`in_place.py`)  2.62    2.05      2.15       1.71      2.02       1.32        1.35  1.94
-    Inductor on `formulas.py`       1.41    1.38      1.25       1.35      0.78       1.11        0.55  1.07
-    ATen, products a part at a time 2.69    2.69      3.78       2.83      1.62       1.76        2.89  2.51
-
-The first two rows are medians of three runs of the bench, torch's layer, the kernel and plain torch in turn. The others
-were measured earlier, those of Numba and of the cache blocks on a busier machine. Numba takes 0.2 s to import in every
-process and 1.6 s to compile once, and its threads are its own; this takes 1.3 s once, then 3 ms a process, and uses
-torch's threads. A PyTorch extension in C++ could save Python's part of each call, at the price of compiling torch's
-headers; it was not tried. What is left on small shapes is Python and the autograd engine: at 60x100 the kernel itself
-takes 5 of about 66 microseconds. The sums wait for memory unless the next rows are fetched ahead: 65536x256 takes 24 ms
-with one thread where it took 33, in memory that is there already. Above about 8 MB memory is what limits, and results
-written past the cache pay: 0.53 and 0.65 of native's time at 8192x256 with 1 and 4 threads, where 0.82 and 0.75
-without; at 4 MB they cost a tenth. At 1024x1024 with 4 threads the kernel alone takes 0.28 ms of 0.40 for the step, and
-0.42 of 0.56 right after torch's layer, which leaves other things in the cache.
-
-In ATen, blocking operations for the cache pays on one thread, but with several each operation starts all of them, and
-waits for the core that another process has. torch's own batch norm of x less its rounded mean is what `centered.py`
-uses, for at most 64 rows a thread: it adds up rows in fp32, and with 128 errors reach 1.2e-6, with 256 in forward alone
-1.8e-6 at mean 1e6. On x itself, where the mean is within two standard deviations, it would be as fast as torch's layer,
-and lose what torch's loses: 3e-6 of dL/dweight when the gradients have a mean. dL/dx written over what was kept saves
-the faults of fresh pages: 0.91 in place of 1.45 at 8192x256 with 1 thread. What is left on small shapes is some 15
-operations, each of which takes twice the time between the others that it takes alone; at 1024x1024 the sums, 64 rows a
-thread at a time, which take three times as long as all rows at once would.
+What is left on small shapes is Python and the autograd engine. On large ones the sums wait for memory unless the next
+rows are fetched ahead, and results are written past the cache from where it could not hold them. In ATen, blocking for
+the cache pays on one thread, but with several each operation starts all of them, and waits for the core that another
+process has. torch's own batch norm of x less its rounded mean is what `centered.py` uses, for few rows a thread: it
+adds up rows in fp32. On x itself it would lose what torch's layer loses. dL/dx written over what was kept saves the
+faults of fresh pages.
 """
 
 import ctypes
@@ -289,7 +260,7 @@ def forward(
         x = x.contiguous()
     y = torch.empty_like(x)
     sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
-    statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension: that is half a microsecond faster
+    statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension, which is faster
     mean = statistics.data_ptr()
     if num_batches_tracked is not None:
         num_batches_tracked.add_(ONE)  # here, where it may be of any dtype, shape and device
