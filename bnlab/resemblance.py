@@ -72,6 +72,12 @@ _SYNONYMS = {
     "joblib": "processes parallel multiprocessing loky",
     "basic": "serial local",
     # values
+    "classification": "classify classes class",
+    "regression": "regress reg",
+    "32-true": "float32 fp32 single",
+    "64-true": "float64 fp64 double",
+    "16-mixed": "fp16 half amp 16bit",
+    "bf16-mixed": "bfloat16",
     "silu": "swish",
     "identity": "linear none",
     "leaky_relu": "lrelu leaky",

@@ -26,6 +26,8 @@ class Rule:
         if not self.holds(value):
             shown = "null" if value is None else repr(value)
             likely = [f"{key}={word}" for word in closest(str(value), self.words)]
+            if isinstance(value, list) and len(value) > 1 and all(map(self.holds, value)):
+                likely = [f"-m {key}={','.join(map(str, value))}"]
             meant = f": {did_you_mean(likely)}" if likely else "."
             raise UserError(f"`{key}` must be {self.text}, but got {shown}{meant}")
 

@@ -131,7 +131,12 @@ def _main() -> None:
 
     from bnlab.config import config_folder
     from bnlab.errors import UserError
-    from bnlab.mistakes.explaining import origin_of, read_command_line, refuse_what_a_run_ignores
+    from bnlab.mistakes.explaining import (
+        origin_of,
+        read_command_line,
+        refuse_what_a_run_ignores,
+        refuse_what_hydra_merges,
+    )
     from bnlab.search.plugin import register
     from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
     from bnlab.start import forget
@@ -162,6 +167,7 @@ def _main() -> None:
             with showing_a_sweep(arguments) as shown:
                 _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
             return
+        refuse_what_hydra_merges(arguments.overrides, origin_of(arguments))
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
         if multirun:

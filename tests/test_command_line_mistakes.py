@@ -33,6 +33,7 @@ SINGLE = {
     "trainer.device=cuda": "did you mean trainer.accelerator=cuda?",
     "optimizer.learning_rate=0.1": "did you mean optimizer.lr=0.1?",
     "optimizer.betas=[0.9,0.99]": "did you mean optimizer.beta1=0.9 optimizer.beta2=0.99?",
+    "use_bn=true": "norm=batch and norm=none turn batch norm on and off",
     "dropout=0.5": "python -m bnlab.train --help",
     "early_stopping=true": "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping",
     # spelling
@@ -61,6 +62,7 @@ SINGLE = {
     "norm=layer": "choose one of them, such as norm=batch",
     "data=MNIST": "did you mean data=mnist?",
     "data=cifar": "did you mean data=cifar10?",
+    "data=mine.csv": "did you mean data=csv data.path=mine.csv?",
     "data=imagenet": "none of the choices cifar10",
     "scheduler=none": "did you mean scheduler=constant?",
     "scheduler=StepLR": "did you mean scheduler=step?",
@@ -98,6 +100,13 @@ SINGLE = {
     "data.normalize=yes": "did you mean data.normalize=true?",
     "norm.placement=Before": "did you mean norm.placement=before?",
     "trainer.max_epochs=five": "a whole number >= 1 or -1 (no limit)",
+    "model.activation=Relu": "did you mean model.activation=relu?",
+    "model.activation=swish": "did you mean model.activation=silu?",
+    "trainer.precision=fp16": "did you mean trainer.precision=16-mixed?",
+    "optimizer.lr=[0.1,0.01]": "did you mean -m optimizer.lr=0.1,0.01?",
+    "norm=[batch,none]": "did you mean -m norm=batch,none?",
+    "hydra.run.dir=": ". is the current one",
+    "data.batch_size=100000": "the 1077 samples of the training set",
     # the grammar
     "optimizer.lr": "write optimizer.lr=VALUE",
     "optimizer.lr = 0.1": "no spaces around its =: did you mean optimizer.lr=0.1?",
@@ -146,6 +155,11 @@ SWEEPS = {
     "hydra.launcher.n_jobs=4": "choose hydra/launcher=joblib or hydra/launcher=stacked",
     "optimizer.lr=interval(1e-4,1": "a ( that nothing closes",
     "optimizer.lr=tag(log,interval(1e-4,1))": "take search=random",
+    "optimizer.lr=tag(log,1e-4,1)": "did you mean 'optimizer.lr=tag(log,interval(1e-4,1))'?",
+    "optimizer.lr=loguniform(1e-4,1)": "did you mean 'optimizer.lr=tag(log,interval(1e-4,1))'?",
+    "optimizer.lr=uniform(0,1)": "did you mean 'optimizer.lr=interval(0,1)'?",
+    "data.batch_size=randint(16,512)": "did you mean 'data.batch_size=int(interval(16,512))'?",
+    "optimizer=sgd,momentum optimizer.beta1=0.9": "leave it out, or choose optimizer=adam or optimizer=adamw",
     "optimizer.lr=tag(lgo,interval(1e-4,1)) search=random": "a tag is log, one_minus_log, or a condition",
 }
 

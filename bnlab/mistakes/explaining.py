@@ -12,7 +12,7 @@ from bnlab.mistakes.flags import UnknownOptionError, parser_of_options, read_opt
 from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.resemblance import closest, did_you_mean
 
-__all__ = ["explain", "origin_of", "read_command_line", "refuse_what_a_run_ignores"]
+__all__ = ["explain", "origin_of", "read_command_line", "refuse_what_a_run_ignores", "refuse_what_hydra_merges"]
 
 _OF_A_SWEEP = ("search", "search/space", "hydra/launcher", "hydra/sweeper")
 
@@ -75,6 +75,23 @@ def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Ori
     likely = [typed(f"{key}={value}")] if is_known else overrides.suggestions(key, value or "VALUE")
     told = f"Settings are given without --: {did_you_mean(likely)}" if likely else str(error)
     return _without_secrets(told, [f"{key}={value}"])
+
+
+def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
+    """
+    Raises:
+        UserError: several choices of a group as a list, of which Hydra makes one.
+    """
+    from bnlab.mistakes.overrides import Overrides
+
+    for line in lines:
+        group, _, value = line.partition("=")
+        if group == "hydra.run.dir" and not value:
+            raise UserError("hydra.run.dir must name the folder of the run, but is empty: . is the current one.")
+        if "." not in group and value.startswith("[") and "," in value:
+            vocabulary = vocabulary_of(origin)
+            if group in vocabulary.defaults:
+                raise UserError(Overrides(lines, vocabulary).of_several(group, line))
 
 
 def refuse_what_a_run_ignores(lines: Sequence[str]) -> None:

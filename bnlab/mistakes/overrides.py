@@ -22,6 +22,7 @@ _AT_MOST = 3
 _HINTS = {
     "earlystopping patience earlystop": "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping and "
     "+callbacks.stop.monitor=val_loss stop early.",
+    "bn usebn batchnorm usebatchnorm normalize": "norm=batch and norm=none turn batch norm on and off.",
     "callback": "a callback is added by +callbacks.NAME._target_=CLASS.",
 }
 _OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # what may be meant
@@ -103,6 +104,9 @@ class Overrides:
         likely = [f"{group}={option}" for option in closest(wanted[0], options)][:_AT_MOST]
         if len(options) == 1:
             return f"{group}={wanted[0]} is not there: the only choice is {group}={options[0]}."
+        suffix = wanted[0].rpartition(".")[2]
+        if suffix in options and self.vocabulary.of_choices.get(f"{group}.path", ("", {}))[1].keys() & {suffix}:
+            likely = [f"{group}={suffix} {typed(f'{group}.path={wanted[0]}')}"]
         meant = did_you_mean(likely) or f"choose one of them, such as {group}={options[0]}."
         return f"{group}={wanted[0]} is none of the choices {_listed(options, 'and')}: {meant}"
 
@@ -113,6 +117,11 @@ class Overrides:
         if "@" in override.get_key_element():
             return None
         return self.unknown(key, line.partition("=")[2], deletes=override.is_delete())
+
+    def of_several(self, group: str, line: str) -> str:
+        """Of a list of choices, which Hydra would merge."""
+        values = line.partition("=")[2].strip("[] ")
+        return f"{group} has one choice at a time, but got {line}: did you mean -m {group}={values}?"
 
     def unknown(self, key: str, value: str, *, deletes: bool = False) -> str:
         """What to say of a key that is not there, and what was probably meant."""

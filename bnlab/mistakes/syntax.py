@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from bnlab.command_line import typed
 from bnlab.errors import one_line
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.resemblance import closest, did_you_mean, plain
 
 if TYPE_CHECKING:
     from bnlab.mistakes.overrides import Overrides
@@ -37,6 +37,9 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
     tuple_ = re.fullmatch(r"\((.*)\)", value)
     if tuple_:
         return f"{typed(line)}: a list has square brackets, did you mean {typed(f'{key}=[{tuple_[1]}]')}?"
+    distribution = re.fullmatch(r"(\w+)\((.*)\)", value)
+    if distribution and (scale := _scale(distribution[1], distribution[2])):
+        return f"{typed(line)} is no space of a search: did you mean {typed(f'{key}={scale}')}?"
     unclosed = _unclosed(value)
     if unclosed:
         return f"{typed(line)} has a {unclosed} that nothing closes."
@@ -49,6 +52,22 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
     told = re.sub(r"\s*(expecting \{.*\}|See https?://\S+ for details)", "", one_line(error))
     quoted = typed(f"{key}='{value}'")
     return f"{typed(line)} cannot be read ({told}): a text with such characters is quoted, as {quoted}."
+
+
+def _scale(function: str, arguments: str) -> str | None:
+    """What `loguniform(1e-4,1)` and its like are called here."""
+    numbers = [part.strip() for part in arguments.split(",")]
+    name = plain(function)
+    if name == "tag" and len(numbers) == 3 and numbers[0] in ("log", "one_minus_log"):
+        return f"tag({numbers[0]},interval({numbers[1]},{numbers[2]}))"
+    if len(numbers) != 2:
+        return None
+    between = f"interval({numbers[0]},{numbers[1]})"
+    if name in ("log", "loguniform", "logspace", "loginterval", "reciprocal"):
+        return f"tag(log,{between})"
+    if name in ("randint", "integer", "intuniform", "integers", "qrandint", "intinterval"):
+        return f"int({between})"
+    return between if name in ("uniform", "rand", "random", "linspace", "between") else None
 
 
 def _without_equals(lines: Sequence[str], index: int, overrides: "Overrides") -> str:

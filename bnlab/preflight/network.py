@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnlab.errors import UserError
+from bnlab.resemblance import closest, did_you_mean
 
 __all__ = ["ACTIVATIONS", "check_network"]
 
@@ -25,7 +26,11 @@ def check_network(settings: Mapping[str, Any]) -> None:
     model, norm = settings["model"], settings["norm"]
     is_ours = model.get("_target_") in _NETWORKS
     if is_ours and model.get("activation", "relu") not in ACTIVATIONS:
-        raise UserError(f"`model.activation` must be one of {', '.join(ACTIVATIONS)}, but got {model['activation']!r}.")
+        likely = [f"model.activation={name}" for name in closest(str(model["activation"]), ACTIVATIONS)]
+        meant = f": {did_you_mean(likely)}" if likely else "."
+        raise UserError(
+            f"`model.activation` must be one of {', '.join(ACTIVATIONS)}, but got {model['activation']!r}{meant}"
+        )
     if is_ours and model.get("hidden") and norm.get("_target_") in _BATCH_NORMS and settings["data"]["batch_size"] == 1:
         raise UserError(
             "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
