@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from bnlab.errors import UserError, one_line, report_user_errors
 from bnlab.lost_reader import outlast_readers
+from bnlab.process_limit import report_process_limit, require_room
 from bnlab.signals import interruptible
 
 if TYPE_CHECKING:
@@ -88,7 +89,8 @@ def main() -> None:
     parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
     options = parser.parse_args()
     outlast_readers()
-    with report_user_errors(), interruptible():
+    with report_user_errors(), report_process_limit(), interruptible():
+        require_room("bnlab")
         for name, value in evaluate(options.folder, trust=options.trust).items():
             print(f"{name} {value!r}")
 

@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from bnlab.signals import REQUESTS, UserInterrupt, answer_by_raising, is_for_us
+from bnlab.signals import UserInterrupt, answer_by_raising, to_answer
 
 __all__ = ["InterruptRequest", "Interrupted"]
 
@@ -29,7 +29,7 @@ class InterruptRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # signals reach no other
             answer_by_raising()  # when this is over: from now on there is something to be saved
-            for number in filter(is_for_us, REQUESTS):
+            for number in to_answer():
                 self._previous[number] = signal.signal(number, self._request)
         return self
 

@@ -1,4 +1,4 @@
-"""What ends a training for reasons that are not its own: a full disk, a lost database, a process that was killed."""
+"""What ends a training for reasons that are not its own: a full disk, a lost database, a limit of processes, a kill."""
 
 import errno
 import os
@@ -6,6 +6,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from bnlab.process_limit import is_process_limit
 
 __all__ = ["is_outside", "wait_for_room"]
 
@@ -36,7 +38,7 @@ def is_outside(error: BaseException | None) -> bool:
             return True
         if any(f"{kind.__module__}.{kind.__qualname__}" in _CLASSES for kind in type(error).__mro__):
             return True
-        if type(error) is RuntimeError and _TORCH_CANNOT_WRITE in str(error):
+        if is_process_limit(error) or (type(error) is RuntimeError and _TORCH_CANNOT_WRITE in str(error)):
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False

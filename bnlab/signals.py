@@ -12,18 +12,22 @@ from types import FrameType
 from bnlab.torch_import import end_if_cut_short
 
 __all__ = [
+    "ASK_TO_END",
     "EXIT_INTERRUPTED",
     "REQUESTS",
     "UserInterrupt",
     "answer_by_raising",
+    "answers_the_asking",
     "end_without_words",
     "interruptible",
     "is_for_us",
     "leave_to_parent",
     "raise_interrupt",
+    "to_answer",
 ]
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ASK_TO_END = signal.SIGUSR2  # by which a process asks its workers: REQUESTS may have come to the whole group
 EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
 
 
@@ -110,6 +114,22 @@ def leave_to_parent() -> None:
     for number in REQUESTS:
         signal.signal(number, _leave)
     _answer_in_forks()
+
+
+@contextmanager
+def answers_the_asking() -> Iterator[None]:
+    """In a worker: within, its parent's `ASK_TO_END` raises `UserInterrupt`; outside it is ignored."""
+    signal.signal(ASK_TO_END, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(ASK_TO_END, signal.SIG_IGN)
+
+
+def to_answer() -> list[signal.Signals]:
+    """Those signals that ask this process to end, and are for it to answer."""
+    from_parent = [ASK_TO_END] if signal.getsignal(ASK_TO_END) is raise_interrupt else []
+    return [*filter(is_for_us, REQUESTS), *from_parent]
 
 
 @functools.cache

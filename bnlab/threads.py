@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 import torch
 
+from bnlab.process_limit import require_room
+
 __all__ = ["WORK_OF_A_THREAD", "suitable_num_threads", "use_threads"]
 
 WORK_OF_A_THREAD = 2**22
@@ -22,7 +24,13 @@ def suitable_num_threads(wanted: int | str, num_parameters: int, batch_size: int
 
 @contextmanager
 def use_threads(num_threads: int) -> Iterator[None]:
-    """Run the block with this many threads for torch's operations on the CPU."""
+    """Run the block with this many threads for torch's operations on the CPU.
+
+    Raises:
+        NoRoomError: so many cannot be started; libgomp would end the process.
+    """
+    if num_threads > 1:
+        require_room(f"num_threads={num_threads}", num_threads - 1, "num_threads")
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:

@@ -105,14 +105,17 @@ def main() -> None:
         from bnlab.errors import report_user_errors
         from bnlab.import_path import current_folder_last
         from bnlab.lost_reader import outlast_readers
+        from bnlab.process_limit import report_process_limit, require_room
         from bnlab.stacked.nursery import begun_early
 
         sys.path[:] = current_folder_last()
         outlast_readers()
         sys.excepthook = print_concealed
         withhold_from_process_list(sys.argv)
-        with report_user_errors(), begun_early(sys.argv):
-            _main()
+        with report_user_errors(), report_process_limit():
+            require_room("bnlab")  # before NumPy is imported, which starts threads
+            with begun_early(sys.argv):
+                _main()
 
 
 def _leave_no_trace() -> None:

@@ -18,9 +18,9 @@ PROGRAM = Path(__file__).with_name("search_program.py")
 LR = "optimizer.lr=tag(log,interval(1e-4,1))"
 
 
-def start(folder, *arguments, new_group=False, **environment):
+def start(folder, *arguments, new_group=False, program=(str(PROGRAM),), **environment):
     return subprocess.Popen(
-        [sys.executable, str(PROGRAM), "-m", *arguments],
+        [sys.executable, *program, "-m", *arguments],
         cwd=folder,
         env={**os.environ, **environment},
         stdout=subprocess.PIPE,
@@ -163,6 +163,50 @@ def test_interrupting_joblib_ends_its_workers(tmp_path):
     assert "search.resume=s" in stdout
     assert "Traceback" not in stderr
     wait_for(lambda: not any(is_alive(int(pid)) for _, _, pid, _ in ran(tmp_path / "s")))
+
+
+def test_a_worker_that_is_killed_while_it_starts_holds_up_no_sweep(tmp_path):
+    """It has read nothing yet of what it is told."""
+    process = start(
+        tmp_path,
+        *("search=random", "search.num_trials=2", LR, "hydra.sweep.dir=s"),
+        *("hydra/launcher=joblib", "hydra.launcher.n_jobs=1"),
+    )
+    wait_for(lambda: workers_of(process.pid))
+    os.kill(workers_of(process.pid)[0], signal.SIGKILL)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stdout + stderr
+    assert sorted(row["state"] for row in rows(tmp_path / "s")) == ["completed", "completed", "interrupted"]
+
+
+def workers_of(pid):
+    lists = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
+    children = " ".join(lists).split()
+    return [int(child) for child in children if "popen_loky" in Path(f"/proc/{child}/cmdline").read_text()]
+
+
+TRAINED = ("trainer.max_epochs=100000", "trainer.accelerator=cpu", "model.hidden=[8]", "hydra.sweep.dir=s")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_joblib_sweep_that_is_asked_to_end_lets_its_trainings_save(tmp_path, number):
+    process = start(
+        tmp_path,
+        *("optimizer.lr=0.01,0.1,1.0", *TRAINED, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        program=("-m", "bnlab.train"),
+        new_group=True,
+    )
+    wait_for(lambda: len(list(tmp_path.glob("s/*/metrics.csv"))) == 2, seconds=100)
+    os.killpg(process.pid, number)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stdout + stderr
+    assert "Traceback" not in stderr
+    summaries = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("s/*/summary.json"))]
+    assert [summary["status"] for summary in summaries] == ["interrupted"] * 2
+    for summary, folder in zip(summaries, ("0", "1"), strict=True):
+        with (tmp_path / "s" / folder / "metrics.csv").open() as file:
+            assert summary["epochs"] == len(list(csv.DictReader(file))) > 0
+        assert (tmp_path / "s" / folder / "checkpoints" / "last.ckpt").is_file()
 
 
 def test_workers_end_when_the_sweep_is_killed(tmp_path):

@@ -1,21 +1,16 @@
 """A study in a database: sweeps that share it, and a PostgreSQL server that the tests start."""
 
 import csv
-import glob
 import importlib
-import os
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 import optuna
 import pytest
 from test_search_processes import LR, run, start
 
+from bnlab.bench.chaos.database import NoServerError, Server
 from bnlab.search.folder import SweepFolder
 from bnlab.search.journal import Journal, mend
 from bnlab.search.storage import close, open_storage
@@ -26,32 +21,12 @@ NUM_TRIALS = 24
 @pytest.fixture(scope="module")
 def postgresql():
     """The address of a server of this test's own."""
-    found = sorted(glob.glob("/usr/lib/postgresql/*/bin/initdb")) or [shutil.which("initdb")]
-    if not found[-1]:
-        pytest.skip("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
-    pytest.importorskip("psycopg", reason="no driver for PostgreSQL is installed (pip install 'psycopg[binary]')")
-    programs = os.path.dirname(found[-1])
-    folder = Path(tempfile.mkdtemp(prefix="postgresql-"))  # pytest's own folders are closed to other users
-    data = folder / "data"
-    as_owner = []
-    if os.geteuid() == 0:  # which PostgreSQL refuses to run as
-        shutil.chown(folder, "postgres")
-        as_owner = ["runuser", "-u", "postgres", "--"]
-
-    def call(program, *arguments):
-        subprocess.run(
-            [*as_owner, f"{programs}/{program}", *arguments], check=True, cwd=folder, capture_output=True, timeout=60
-        )
-
-    call("initdb", "-D", str(data), "-U", "bnlab", "--auth=trust", "--no-sync")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    call("pg_ctl", "-D", str(data), "-o", options, "-l", str(folder / "log"), "-w", "start")
-    yield f"postgresql://bnlab@127.0.0.1:{port}/postgres"
-    call("pg_ctl", "-D", str(data), "-m", "immediate", "stop")
-    shutil.rmtree(folder)
+    try:
+        server = Server()
+    except NoServerError as error:
+        pytest.skip(str(error))
+    yield server.url
+    server.close()
 
 
 def rows(folder):

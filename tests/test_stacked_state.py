@@ -1,6 +1,7 @@
 """A stack that goes on from what a killed one has left ends with the same bits as one that nothing disturbed."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from stacked_oracle import configs_of
+from torch import nn
 
 from bnlab.search.folder import UNFINISHED
 from bnlab.stacked import pace, training
@@ -223,12 +225,42 @@ def test_what_is_no_state_of_this_training_is_refused_and_removed(spoil, reason,
     trial = Trial(Job(0, four[0][0], stopped / "0"))
     network, unfinished = trial.build(load_data(trial.config)), Unfinished(trial.job)
     spoil(unfinished.path)
-    assert _go_on(trial, network, unfinished) is not network
+    said: list[str] = []
+    assert _go_on(trial, network, unfinished, said.append) is not network
     assert (trial.going_on, trial.status, trial.history.rows, trial.lr) == (None, None, [], 0.01)
     (line,) = trial._lines
     assert f"is removed, and the training begins anew: {reason}" in line
+    assert [line.partition(", now removed: ")[0] for line in said] == [
+        f"0 begins anew, not from where it was in {unfinished.path.relative_to(stopped)}"
+    ]
+    assert reason in said[0]
     assert not unfinished.path.exists()
     assert not Path("exploded").exists()
+
+
+class Counting(nn.Module):
+    """Remembers how often it was called, where no stack looks."""
+
+    def __init__(self, input_shape: tuple[int, ...], num_classes: int, **named: object) -> None:
+        super().__init__()
+        self.layer = nn.Linear(math.prod(input_shape), num_classes)
+        self.calls = 0
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        return self.layer(x.flatten(1))
+
+
+def test_a_network_that_cannot_be_kept_says_so_once(tmp_path: Path) -> None:
+    configs = configs_of(SHORT, [{"optimizer.lr": lr} for lr in (0.01, 0.1)])
+    for config in configs:
+        config.model = {"_target_": f"{__name__}.Counting"}
+    pace.EVERY_S, pace.SHARE, training.LOOK_EVERY_S = 0.0, float("inf"), 1.0
+    for _ in train_chunk(jobs_in(tmp_path, configs), lambda epoch, num: None, lambda curves: [b""] * len(curves)):
+        pass
+    for number in range(2):
+        log = (tmp_path / str(number) / "train.log").read_text()
+        assert log.count("not kept to go on from: a module keeps what training changes in attributes") == 1
 
 
 def test_beside_a_damaged_state_the_others_go_on(four, stopped: Path) -> None:

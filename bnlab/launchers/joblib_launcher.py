@@ -2,10 +2,12 @@
 
 import os
 import queue
+import signal
 import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import wait
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,12 @@ from omegaconf import DictConfig, open_dict
 
 from bnlab.errors import reason
 from bnlab.import_path import Environment, restore_environment, safe_for_children
+from bnlab.launchers.loky_processes import amend, in_memory, start_trackers
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.outside import is_outside, wait_for_room
+from bnlab.process_limit import is_process_limit, require_room
 from bnlab.shared_process import leave_removed_folder
-from bnlab.signals import leave_to_parent
+from bnlab.signals import ASK_TO_END, answers_the_asking, leave_to_parent
 
 __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
 
@@ -31,6 +35,11 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THRE
 _FROM_OUTSIDE = ("SIGKILL(-9)", "SIGTERM(-15)", "exit code -9", "exit code -15")
 POLL_S = 0.5
 PATIENCE_S = 60.0  # with a full disk
+PATIENCE_FOR_A_PROCESS_S = 5.0  # where no more can be started
+_N_JOBS = "hydra.launcher.n_jobs"
+_TASKS_OF_A_WORKER = 5  # its process and a thread in it; here, its own thread and two of loky's
+_OTHER_TASKS = 8  # the trackers of loky, the watch of the sweep, a compiler
+STOP_WITHIN_S = 20.0  # trainings that are asked to end
 GRACE_S = 1.0  # in which loky sees itself that a process is gone, and says more of it
 
 
@@ -73,6 +82,7 @@ class JoblibLauncher(Launcher):
         from loky import cpu_count
 
         self.n_jobs = num_processes(self.n_jobs, cpu_count())
+        require_room(f"{_N_JOBS}={self.n_jobs}", _TASKS_OF_A_WORKER * self.n_jobs + _OTHER_TASKS, _N_JOBS)
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
@@ -91,19 +101,23 @@ class JoblibLauncher(Launcher):
             jobs.put(job)
         returns = self.returns = {}
         num_workers = min(self.n_jobs, len(job_overrides))
-        with safe_for_children() as environment:
-            workers = [
-                _Worker(context, environment, folder, jobs, returns, initial_job_idx) for _ in range(num_workers)
-            ]
+        with safe_for_children() as environment, in_memory(context) as file:
+            amend()
+            start_trackers()
+            workers = [_Worker(file, environment, folder, jobs, returns, initial_job_idx) for _ in range(num_workers)]
             try:
                 for worker in workers:
                     worker.start()
                 for worker in workers:
                     while worker.is_alive():
                         worker.join(0.1)  # a plain join would not let Ctrl-C through
-            except BaseException:
-                for worker in workers:
-                    worker.stop()
+            except BaseException as error:
+                try:
+                    if isinstance(error, KeyboardInterrupt):
+                        _ask_to_end(workers)
+                finally:
+                    for worker in workers:
+                        worker.stop()
                 raise
             finally:
                 self.returns = {}  # those of the next batch are not there yet
@@ -113,12 +127,22 @@ class JoblibLauncher(Launcher):
         return [returns[index] for index in range(len(job_overrides))]
 
 
+def _ask_to_end(workers: Sequence["_Worker"]) -> None:
+    """Let every training come to an end that can be read; a second Ctrl-C ends them at once."""
+    for worker in workers:
+        worker.ask_to_end()
+    deadline = time.monotonic() + STOP_WITHIN_S
+    for worker in workers:
+        while worker.is_alive() and time.monotonic() < deadline:
+            worker.join(0.1)
+
+
 class _Worker(threading.Thread):
     """Feeds one process with jobs, and replaces it when it dies."""
 
     def __init__(
         self,
-        context: bytes,
+        context: str | bytes,
         environment: Environment,
         folder: Path,
         jobs: "queue.SimpleQueue[tuple[int, Sequence[str]]]",
@@ -146,22 +170,15 @@ class _Worker(threading.Thread):
             self._end_process()
 
     def _run(self) -> None:
-        from loky.process_executor import BrokenProcessPool, ProcessPoolExecutor
+        from loky.process_executor import BrokenProcessPool
 
         while not self._stopped:
             try:
                 index, overrides = self._jobs.get_nowait()
             except queue.Empty:
                 return
-            if self._process is None:
-                self._process = ProcessPoolExecutor(
-                    max_workers=1,
-                    initializer=_prepare,
-                    initargs=(self._context, self._environment, os.getpid()),
-                    env=ONE_THREAD,
-                )
             try:
-                future = self._process.submit(_run_job, self._initial_job_idx + index, list(overrides))
+                future = self._submit(self._initial_job_idx + index, list(overrides))
                 while not wait([future], POLL_S).done:
                     self._look_after_process()
                 result = future.result()
@@ -180,6 +197,33 @@ class _Worker(threading.Thread):
                     self._wait_for_room()
                 self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
 
+    def _submit(self, number: int, overrides: list[str]) -> Any:
+        """
+        Raises:
+            NoRoomError: it takes a new process, which cannot be started.
+        """
+        from loky.process_executor import ProcessPoolExecutor
+
+        if self._process is not None:
+            return self._process.submit(_run_job, number, overrides)
+        deadline = time.monotonic() + PATIENCE_FOR_A_PROCESS_S
+        while True:
+            try:
+                with _starting:
+                    require_room("a process of the sweep", _TASKS_OF_A_WORKER, _N_JOBS)
+                    self._process = ProcessPoolExecutor(
+                        max_workers=1,
+                        initializer=_prepare,
+                        initargs=(self._context, self._environment, os.getpid()),
+                        env=ONE_THREAD,
+                    )
+                    return self._process.submit(_run_job, number, overrides)
+            except Exception as error:
+                self._end_process(kill=True)
+                if not is_process_limit(error) or self._stopped or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+
     def _wait_for_room(self) -> None:
         wait_for_room(self._folder, PATIENCE_S, lambda: self._stopped)
 
@@ -195,6 +239,12 @@ class _Worker(threading.Thread):
                 self._gone_since = None
                 raise WorkerDiedError(f"its worker process was killed or crashed (exit code {worker.exitcode})")
 
+    def ask_to_end(self) -> None:
+        self._stopped = True
+        for pid in list(getattr(self._process, "_processes", None) or ()):
+            with suppress(ProcessLookupError):
+                os.kill(pid, ASK_TO_END)
+
     def stop(self) -> None:
         self._stopped = True
         self._end_process(kill=True)
@@ -202,7 +252,8 @@ class _Worker(threading.Thread):
     def _end_process(self, kill: bool = False) -> None:
         process, self._process = self._process, None
         if process is not None:
-            process.shutdown(wait=not kill, kill_workers=kill)
+            with suppress(RuntimeError, OSError) if kill else nullcontext():  # of threads that could not be started
+                process.shutdown(wait=not kill, kill_workers=kill)
 
 
 def _exit_codes(error: BaseException) -> str:
@@ -211,30 +262,53 @@ def _exit_codes(error: BaseException) -> str:
 
 
 _context: tuple[HydraContext, DictConfig, TaskFunction] | None = None
+_parent = 0  # the process that started this one
+_watch: threading.Thread | None = None
+_starting = threading.Lock()  # one worker at a time: what there is room for, another would take
 
 
-def _prepare(context: bytes, environment: Environment, parent: int) -> None:
+def _prepare(context: str | bytes, environment: Environment, parent: int) -> None:
     """Bring a new process to the state of the one that launched it, and end it when that one is gone."""
     from cloudpickle import loads
 
-    def end_with_parent() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    global _context, _parent
+    signal.signal(ASK_TO_END, signal.SIG_IGN)
     restore_environment(environment)
-    global _context
-    state, *rest = loads(context)
+    state, *rest = loads(Path(context).read_bytes() if isinstance(context, str) else context)
     leave_to_parent()
     setup_globals()
     Singleton.set_state(state)
     hydra_context, config, task_function = rest
     _context = hydra_context, config, task_function
+    _parent = parent
+
+
+def _end_with_parent() -> None:
+    """
+    Raises:
+        RuntimeError: no more threads can be started.
+    """
+    global _watch
+
+    def watch() -> None:
+        while os.getppid() == _parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if _watch is None:
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        _watch = thread
 
 
 def _run_job(number: int, overrides: list[str]) -> JobReturn:
+    with answers_the_asking():
+        return _answer(number, overrides)
+
+
+def _answer(number: int, overrides: list[str]) -> JobReturn:
     assert _context is not None
+    _end_with_parent()
     hydra_context, config, task_function = _context
     leave_removed_folder()
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)

@@ -24,9 +24,14 @@ from bnlab.confidential import learn, may_hold_secrets
 from bnlab.config import config_folder, interpolations_of
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
+from bnlab.process_limit import require_room
 from bnlab.search.folder import TrialFolder
 
 __all__ = ["StackedLauncher", "TrialFailedError"]
+
+_N_JOBS = "hydra.launcher.n_jobs"
+_TASKS_OF_A_WORKER = 3  # its process, its parent, and who draws for it
+_OTHER_TASKS = 8  # what workers are forked from, the watch of the sweep, a compiler
 
 
 class TrialFailedError(RuntimeError):
@@ -69,7 +74,9 @@ class StackedLauncher(Launcher):
         from bnlab.stacked.pool import Pool
         from bnlab.train import task
 
-        self._pool = Pool(num_processes(self._asked_for, num_cores()))
+        n_jobs = num_processes(self._asked_for, num_cores())
+        require_room(f"{_N_JOBS}={n_jobs}", _TASKS_OF_A_WORKER * n_jobs + _OTHER_TASKS, _N_JOBS)
+        self._pool = Pool(n_jobs)
         inner = getattr(task_function, "task", task_function)  # a sweep wraps it
         if (inner.__module__, inner.__name__) != (task.__module__, task.__name__):
             raise UserError(

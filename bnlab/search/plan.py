@@ -25,12 +25,13 @@ from bnlab.search.storage import study_id, trial_id
 from bnlab.search.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
 from bnlab.task import TEST_SCORES
 
-__all__ = ["PATIENCE_S", "Plan", "TakenTrial"]
+__all__ = ["MOST_ENDS", "PATIENCE_S", "Plan", "TakenTrial"]
 
 _NOBODYS_AFTER_S = 5.0
 _WAIT_FOR_SIBLING_S = 10.0
 PATIENCE_S = 60.0  # with a storage that fails
 _REDRAWS = 200
+MOST_ENDS = 5  # of its process, each time within the same trial
 _ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
 
 
@@ -146,8 +147,8 @@ class Plan:
         """Take over the trials that this sweep's killed predecessor had taken; all three are asked by a folder's name.
 
         One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
-        alone half done when its process ended, and is so again, may be what ends it: it is not tried a third time,
-        unless the half-done `goes_on` from where it was.
+        alone half done when its process ended is tried again, for others may have ended that; what is so `MOST_ENDS`
+        times is taken for what ends it, and has failed, unless the half-done `goes_on` from where it was.
         """
         half_done: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -173,14 +174,15 @@ class Plan:
         for trial in half_done:
             if len(half_done) > 1 or goes_on:
                 self._tell_interrupted(trial.number)
-            elif self._has_ended_with_its_process(trial):
-                self.tell(trial.number, {"status": "failed", "error": "its process was killed or ended, twice"})
+            elif self._num_ends_with_its_process(trial) + 1 >= MOST_ENDS:
+                error = f"its process was killed or ended, {MOST_ENDS} times"
+                self.tell(trial.number, {"status": "failed", "error": error})
             else:
                 self.tell(trial.number, {"status": "interrupted", "error": _ENDED_WITH_ITS_PROCESS})
 
-    def _has_ended_with_its_process(self, trial: FrozenTrial) -> bool:
-        """Whether it is tried again because it was half done when its process ended."""
-        return any(
+    def _num_ends_with_its_process(self, trial: FrozenTrial) -> int:
+        """How often it is tried again because it was half done when its process ended."""
+        return sum(
             earlier.user_attrs.get(RESULT, {}).get("reason") == _ENDED_WITH_ITS_PROCESS
             and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]
             == [trial.user_attrs.get(key) for key in (POINT, REPEAT)]

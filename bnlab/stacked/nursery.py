@@ -4,8 +4,8 @@ Over a socket, which is its standard input, it is told of each worker to fork by
 "config": of a job that trains on them}. A keeper, forked for it, reads the data and forks the workers, which so share
 the memory; where reading ends the keeper, as a data set of a user's own may do, workers are forked without data, and
 meet it themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
-nothing else, says at last how it ended: ("died", exit code). The nursery ends when the socket is closed, a keeper with
-the nursery, and a worker when its connection is.
+nothing else, says at last how it ended: ("died", exit code). Where no process can be forked, "-" comes in its place.
+The nursery ends when the socket is closed, a keeper with the nursery, and a worker when its connection is.
 """
 
 import gc
@@ -27,12 +27,20 @@ from bnlab.signals import REQUESTS, leave_to_parent
 if TYPE_CHECKING:
     from bnlab.stacked.drawing import Drawer
 
-__all__ = ["Nursery", "begun_early", "main", "start"]
+__all__ = ["CANNOT_FORK", "NoProcessError", "Nursery", "begun_early", "main", "start"]
+
+CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a nursery that could not even begin
+
+_NONE = b"-"  # in place of a worker
 
 # One thread each, or n processes of n threads would fight for n cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 # To look for backends of other devices takes torch's import 0.1 s; who wants one sets this variable to 1.
 _NO_OTHER_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+
+
+class NoProcessError(OSError):
+    """A worker could not be forked: no more processes can be started, for now."""
 
 
 class Nursery:
@@ -60,11 +68,17 @@ class Nursery:
         self._tell({"data": data, "config": config})
 
     def take(self) -> tuple[Connection, int, str] | None:
-        """The next worker's connection, its process id and the key of its data; None when the nursery has ended."""
+        """The next worker's connection, its process id and the key of its data; None when the nursery has ended.
+
+        Raises:
+            NoProcessError: it could not be forked.
+        """
         try:
-            _, descriptors, *_ = socket.recv_fds(self._socket, 1, 1)
+            sign, descriptors, *_ = socket.recv_fds(self._socket, 1, 1)
         except ConnectionResetError:
             return None
+        if sign == _NONE:
+            raise NoProcessError
         if not descriptors:
             return None
         connection = Connection(descriptors[0])
@@ -115,7 +129,10 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
     from bnlab.stacked.drawing import Drawer, open_studio
 
-    studio = open_studio(not_its=[orders, parent])
+    try:
+        studio = open_studio(not_its=[orders, parent])
+    except OSError:
+        os._exit(CANNOT_FORK)
     import torch
 
     from bnlab.batch_norm import kernel
@@ -130,7 +147,12 @@ def main() -> None:
     spare_the_compiler()
 
     def fork_worker(key: str, *not_its: socket.socket) -> None:
-        if os.fork() == 0:
+        try:
+            is_worker = os.fork() == 0
+        except OSError:
+            parent.sendall(_NONE)
+            return
+        if is_worker:
             try:
                 for each in not_its:
                     each.close()
@@ -145,8 +167,13 @@ def main() -> None:
         if keeper is None or keeper.data != wanted["data"]:
             if keeper is not None:
                 keeper.close()
-            keeper = _Keeper(wanted["data"], wanted["config"], fork_worker)
-        if not keeper.forks_worker():
+            try:
+                keeper = _Keeper(wanted["data"], wanted["config"], fork_worker)
+            except OSError:
+                keeper = None
+        if keeper is None:
+            fork_worker(wanted["data"])
+        elif not keeper.forks_worker():
             fork_worker(wanted["data"], keeper.socket)
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
 
@@ -155,7 +182,11 @@ def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawe
     theirs, ours = socket.socketpair()
     connection = Connection(ours.detach())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would know how the child ended
-    child = os.fork()
+    try:
+        child = os.fork()
+    except OSError:
+        parent.sendall(_NONE)
+        return
     if child != 0:
         for each in (theirs, parent, studio):
             each.close()

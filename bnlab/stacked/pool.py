@@ -1,5 +1,6 @@
 """Worker processes that train chunks of networks, kept alive from one batch of jobs to the next."""
 
+import logging
 import os
 import signal
 import time
@@ -20,8 +21,12 @@ from bnlab.summary import Summary, beginning
 
 __all__ = ["LostWorkersError", "Pool", "Report"]
 
+log = logging.getLogger(__name__)
+
 MOST_DEATHS = 8  # of processes, in a row
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of what others end, the kernel for want of memory, say
+FORK_AGAIN_AFTER_S = 0.5
+_NO_PROCESS = "no process can be started for the stacks: the limit of processes is reached (`ulimit -u`)"
 STOP_WITHIN_S = 20.0
 POLL_S = 0.2
 
@@ -69,6 +74,8 @@ class Pool:
         self.num_workers = num_workers
         self._workers: list[_Worker] = []
         self._num_starting = 0
+        self._num_deaths = 0  # of processes, since a job ended
+        self._no_fork_before = 0.0  # on the clock of time.monotonic()
         self._nursery: nursery.Nursery | None = None
 
     def start(self) -> None:
@@ -76,8 +83,17 @@ class Pool:
         if self._nursery is not None and self._nursery.exit_code is None:
             return
         self.close()
+        self._start_nursery()
+
+    def _start_nursery(self) -> None:
         self._num_starting = 0
-        self._nursery = nursery.start()
+        for _ in range(MOST_DEATHS):
+            try:
+                self._nursery = nursery.start()
+                return
+            except BlockingIOError:
+                time.sleep(FORK_AGAIN_AFTER_S)
+        raise LostWorkersError(_NO_PROCESS)
 
     def close(self, *, wait: bool = True) -> None:
         """End all processes; the next `run` starts new ones. Who ends as well need not `wait` for them to be gone."""
@@ -96,7 +112,7 @@ class Pool:
         """
         self.start()
         self._num_ended, self._ended = 0, ended
-        self._num_deaths = 0  # since a job ended
+        self._num_deaths = 0
         ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
@@ -132,6 +148,8 @@ class Pool:
             elif len(chunks.waiting) > self._num_starting:
                 self._end(worker)  # all that waits is for other data: these come with a new fork
         assert self._nursery is not None
+        if time.monotonic() < self._no_fork_before:
+            return
         room = self.num_workers - len(self._workers) - self._num_starting
         for chunk in chunks.waiting[self._num_starting :][:room]:
             self._nursery.order(chunk.data, chunk.jobs[0].config)
@@ -139,7 +157,12 @@ class Pool:
 
     def _take_in(self, ready: Any, chunks: Chunks) -> None:
         if self._nursery is not None and ready is self._nursery:
-            taken = self._nursery.take()
+            try:
+                taken = self._nursery.take()
+            except nursery.NoProcessError:
+                self._num_starting -= 1
+                self._wait_to_fork()
+                return
             if taken is not None:  # else it has ended: `_check_nursery` says so
                 self._num_starting -= 1
                 self._workers.append(_Worker(*taken))
@@ -154,6 +177,8 @@ class Pool:
             worker.has_begun = True
         elif kind == "progress":
             worker.epoch, worker.num_networks = values
+        elif kind == "said":
+            log.warning("%s", *values)
         elif kind == "ended":
             worker.ended.add(values[0])
             self._end_job(*values)
@@ -193,6 +218,14 @@ class Pool:
         for job in jobs:
             name = signal.Signals(-code).name
             self._fail(Refusal(job, f"its worker process was killed by {name}", is_outside=True), is_lost=True)
+
+    def _wait_to_fork(self) -> None:
+        """No process could be started: those that are there do the work, and after a while one more is asked for."""
+        self._no_fork_before = time.monotonic() + FORK_AGAIN_AFTER_S
+        if not self._workers:
+            self._num_deaths += 1
+        if self._num_deaths >= MOST_DEATHS:
+            raise LostWorkersError(_NO_PROCESS)
 
     def _count_death(self, code: int | None, processes: str) -> None:
         """
@@ -248,11 +281,14 @@ class Pool:
         code = self._nursery.exit_code
         if code is None or not self._num_starting:
             return
-        if code >= 0:
+        if code == nursery.CANNOT_FORK:
+            self._wait_to_fork()
+        elif code >= 0:
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
-        self._count_death(code, "processes that workers are forked from")
+        else:
+            self._count_death(code, "processes that workers are forked from")
         self._nursery.close()
-        self._nursery, self._num_starting = nursery.start(), 0
+        self._start_nursery()
         if code == -signal.SIGKILL:
             chunks.halve()
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from bnlab.command_line import shown
 from bnlab.concealing import remember_all
 from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
@@ -50,9 +51,9 @@ PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
 def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
     """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
 
-    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("ended", number, summary),
-    ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it came from outside): something
-    unforeseen, ("done",).
+    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("said", line): for the user,
+    ("ended", number, summary), ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it
+    came from outside): something unforeseen, ("done",).
     """
     leave_to_parent()
     os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone
@@ -75,13 +76,16 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
             connection.recv()
             raise Interrupted
 
+    def say(line: str) -> None:
+        connection.send(("said", line))
+
     try:
         with restored():
             if chunk.reason is not None:
                 (job,) = _jobs(chunk.jobs)
                 connection.send(("ended", job.number, train_alone(job, chunk.reason)))
                 return
-            for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of):
+            for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of, say):
                 connection.send(("ended", number, summary))
     except NotStackableError as error:
         connection.send(("alone", str(error)))
@@ -111,23 +115,33 @@ def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
 
 
 def train_chunk(
-    jobs: Sequence[Job], look: Callable[[int, int], None], pictures_of: PicturesOf = draw_here
+    jobs: Sequence[Job],
+    look: Callable[[int, int], None],
+    pictures_of: PicturesOf = draw_here,
+    say: Callable[[str], None] = log.warning,
 ) -> Iterator[tuple[int, Summary]]:
     """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.
+
+    What the user should know meanwhile goes to `say`.
 
     Raises:
         NotStackableError: before anything is written.
     """
     trials = [Trial(job) for job in jobs]
     try:
-        for trial in _train(trials, look, pictures_of):
+        for trial in _train(trials, look, pictures_of, say):
             yield trial.job.number, trial.summary
     finally:
         for trial in trials:
             trial.close()
 
 
-def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_of: PicturesOf) -> Iterator[Trial]:
+def _train(
+    trials: Sequence[Trial],
+    look: Callable[[int, int], None],
+    pictures_of: PicturesOf,
+    say: Callable[[str], None],
+) -> Iterator[Trial]:
     networks: dict[int, nn.Module] = {}
     unfinished: dict[int, Unfinished] = {}
     ready: list[Trial] = []
@@ -139,7 +153,7 @@ def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_o
                 data = load_data(trial.config)
                 networks[number] = trial.build(data)
                 unfinished[number] = Unfinished(trial.job)
-                networks[number] = _go_on(trial, networks[number], unfinished[number])
+                networks[number] = _go_on(trial, networks[number], unfinished[number], say)
             ready.append(trial)
         except UserError as error:
             trial.fail(error)
@@ -181,7 +195,7 @@ def _train(trials: Sequence[Trial], look: Callable[[int, int], None], pictures_o
         yield trial
 
 
-def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished) -> nn.Module:
+def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished, say: Callable[[str], None]) -> nn.Module:
     """Let it begin with the state that a killed process has left, if there is one; the network to be trained."""
     try:
         state = unfinished.read(trial.data)
@@ -189,7 +203,9 @@ def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished) -> nn.Modul
             trial.go_on(state, network)
         return network
     except ValueError as error:
-        trial.log(f"{unfinished.path.name}, from which to go on, is removed, and the training begins anew: {error}")
+        file = unfinished.path
+        trial.log(f"{file.name}, from which to go on, is removed, and the training begins anew: {error}")
+        say(f"{shown(trial.job.folder)} begins anew, not from where it was in {shown(file)}, now removed: {error}")
         unfinished.remove()
         return trial.begin_anew(trial.data)
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bnlab.bench.chaos.disturbances import DISTURBANCES
-from bnlab.bench.chaos.kinds import LAUNCHERS
+from bnlab.bench.chaos.database import NoServerError, Server
+from bnlab.bench.chaos.disturbances import DISTURBANCES, OF_THE_DATABASE
+from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES
 from bnlab.bench.chaos.memory import MemoryGroup, NoGroupError
 from bnlab.bench.chaos.round import References, Round, draw_round, run_round
-from bnlab.errors import report_user_errors
+from bnlab.errors import UserError, report_user_errors
 from bnlab.signals import EXIT_INTERRUPTED, interruptible
 
 __all__ = ["main"]
@@ -38,11 +39,30 @@ def main(arguments: list[str]) -> None:
     console = Console(highlight=False, soft_wrap=True)
     seed = int(time.time()) if options.seed is None else options.seed
     left_out = _left_out()
+    database: Server | None = None
+    try:
+        database = Server()
+    except NoServerError as error:
+        left_out[OF_THE_DATABASE] = str(error)
+    try:
+        with report_user_errors():
+            _run(options, console, seed, left_out, database)
+    finally:
+        if database is not None:
+            database.close()
+
+
+def _run(
+    options: argparse.Namespace, console: Console, seed: int, left_out: dict[str, str], database: Server | None
+) -> None:
     for name, reason in left_out.items():
         console.print(f"{name} is left out: {reason}")
     names = [name for name in options.disturbances or DISTURBANCES if name not in left_out]
+    storages = [storage for storage in STORAGES if storage != DATABASE or database is not None]
+    if names == [OF_THE_DATABASE]:
+        storages = [DATABASE]
     if not names:
-        parser.error("nothing is left to do")
+        raise UserError("Nothing is left to do.")
     console.print(f"seed {seed}; a round is repeated by --seed {seed} --round NUMBER and the same other options")
     folder = Path(tempfile.mkdtemp(prefix="bnlab-chaos-"))
     references = References(folder / "undisturbed")
@@ -50,10 +70,10 @@ def main(arguments: list[str]) -> None:
     end = time.monotonic() + 60 * options.minutes
     number = 0 if options.round is None else options.round
     try:
-        with interruptible(), report_user_errors():
+        with interruptible():
             while True:
-                round_ = draw_round(seed, number, names, tuple(options.launchers))
-                run_round(round_, references, folder / str(number), "memory limit" not in left_out)
+                round_ = draw_round(seed, number, names, options.launchers, storages)
+                run_round(round_, references, folder / str(number), "memory limit" not in left_out, database)
                 done.append(round_)
                 console.print(str(round_), markup=False)
                 for fault in round_.faults[:5]:

@@ -9,12 +9,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bnlab.bench.chaos.database import Server
 from bnlab.bench.chaos.memory import MemoryGroup
 from bnlab.bench.chaos.processes import Process, find, send
 
-__all__ = ["DISTURBANCES", "Target", "damage"]
+__all__ = ["DISTURBANCES", "OF_THE_DATABASE", "Target", "damage"]
 
 _LONGEST_HOLD_S = 5.0
+_SMALL_MACHINE = 450 << 20  # bytes, with which not even one process and its workers can work
 
 
 @dataclass
@@ -26,6 +28,7 @@ class Target:
         folder: of the sweep.
         working_folder: in which it runs.
         memory: the group of its processes, None where none can be made.
+        database: where its study is, None where that is a file.
         is_over: whether its command has ended.
         has_lost_files: whether something was done that a trial may rightly fail for.
     """
@@ -34,6 +37,7 @@ class Target:
     folder: Path
     working_folder: Path
     memory: MemoryGroup | None
+    database: Server | None
     is_over: Callable[[], bool]
     has_lost_files: bool = field(default=False)
 
@@ -143,12 +147,25 @@ def _remove_working_folder(target: Target, generator: random.Random) -> str:
 def _limit_memory(target: Target, generator: random.Random) -> str:
     assert target.memory is not None
     share, seconds = generator.uniform(0.5, 1.0), generator.uniform(0.5, _LONGEST_HOLD_S)
-    limit = target.memory.limit(share)
+    is_small_machine = generator.random() < 0.3
+    limit = target.memory.limit(_SMALL_MACHINE if is_small_machine else int(share * target.memory.used))
     try:
         target.wait(seconds)
     finally:
         target.memory.lift()
     return f"limited its memory to {limit >> 20} MiB for {seconds:.1f} s"
+
+
+def _stop_database(target: Target, generator: random.Random) -> str:
+    assert target.database is not None
+    seconds = generator.uniform(0.5, _LONGEST_HOLD_S)
+    is_killed = generator.random() < 0.5
+    (target.database.kill if is_killed else target.database.stop)()
+    try:
+        target.wait(seconds)
+    finally:
+        target.database.start()
+    return f"{'killed' if is_killed else 'stopped'} the database for {seconds:.1f} s"
 
 
 def _damage(target: Target, generator: random.Random) -> str:
@@ -190,6 +207,7 @@ def damage(folder: Path, running: list[str], generator: random.Random) -> str:
     return f"{what} {file.relative_to(folder)}"
 
 
+OF_THE_DATABASE = "stopped database"
 DISTURBANCES: dict[str, Callable[[Target, random.Random], str]] = {
     "kill one": _kill_one,
     "kill main": _kill_main,
@@ -201,4 +219,5 @@ DISTURBANCES: dict[str, Callable[[Target, random.Random], str]] = {
     "removed working folder": _remove_working_folder,
     "memory limit": _limit_memory,
     "damaged file": _damage,
+    OF_THE_DATABASE: _stop_database,
 }

@@ -4,9 +4,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-__all__ = ["LAUNCHERS", "Kind", "draw_kind"]
+__all__ = ["DATABASE", "LAUNCHERS", "STORAGES", "Kind", "draw_kind"]
 
 LAUNCHERS = ("basic", "joblib", "stacked")
+DATABASE = "postgresql"
+STORAGES = ("journal", "journal", "sqlite", DATABASE, DATABASE)
 SAMPLERS = ("random", "quasi_random", "grid", "coarse_to_fine", "tpe")
 SETTINGS = {
     "momentum": ["optimizer=momentum", "optimizer.momentum=tag(one_minus_log,interval(0.8,0.99))"],
@@ -68,7 +70,7 @@ class Kind:
         ]
 
 
-def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS) -> Kind:
+def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS, storages: Sequence[str] = STORAGES) -> Kind:
     """Of round `number`; several rounds in a row have the same results, so that one undisturbed sweep serves them."""
     group = number // _ROUNDS_OF_SAME_RESULTS
     of_results = random.Random(f"results {seed} {group}")
@@ -77,4 +79,4 @@ def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS) -> K
     sampler = of_results.choices(SAMPLERS, weights=(3, 3, 3, 3, 1))[0]
     setting = of_results.choice(list(SETTINGS))
     generator = random.Random(f"kind {seed} {number}")
-    return Kind(generator.choice(alike), sampler, generator.choice(("journal", "journal", "sqlite")), setting)
+    return Kind(generator.choice(alike), sampler, generator.choice(storages), setting)

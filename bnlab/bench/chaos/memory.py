@@ -41,15 +41,20 @@ class MemoryGroup:
         """Where a process writes 0 to join."""
         return self._path / "cgroup.procs"
 
-    def limit(self, share: float) -> int:
-        """To `share` of what is used now, or as near to that as the kernel accepts; it kills for what is too much.
+    @property
+    def used(self) -> int:
+        """Bytes."""
+        return int((self._path / ("memory.current" if self._is_v2 else "memory.usage_in_bytes")).read_text())
+
+    def limit(self, wanted: int) -> int:
+        """To `wanted` bytes, or as near to that as the kernel accepts; it kills for what is too much.
 
         Returns:
             the limit in bytes.
         """
-        used = int((self._path / ("memory.current" if self._is_v2 else "memory.usage_in_bytes")).read_text())
-        for factor in (share, 0.9, 1.0, 1.1):
-            limit = max(int(used * factor), 64 * _MIB)
+        used = self.used
+        for limit in (wanted, int(0.9 * used), used, int(1.1 * used)):
+            limit = max(limit, 64 * _MIB)
             with suppress(OSError):  # version 1 takes none that is less than what cannot be freed
                 self._limit.write_text(str(limit))
                 break

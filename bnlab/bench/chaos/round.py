@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bnlab.bench.chaos.comparison import differences, faults
-from bnlab.bench.chaos.disturbances import DISTURBANCES, Target, damage
-from bnlab.bench.chaos.kinds import LAUNCHERS, Kind, draw_kind
+from bnlab.bench.chaos.database import Server
+from bnlab.bench.chaos.disturbances import DISTURBANCES, OF_THE_DATABASE, Target, damage
+from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES, Kind, draw_kind
 from bnlab.bench.chaos.memory import MemoryGroup
 from bnlab.bench.chaos.processes import MARK, find, send
 from bnlab.signals import REQUESTS
@@ -30,10 +31,10 @@ _DISK = "32m"
 _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
 # Where torch is imported at the moment at which the working folder goes, its BLAS ends the process.
 _TORCHS = "oneMKL FATAL ERROR: Cannot load"
+# Where the database goes before the study is opened, the sweep does not begin.
+_NO_DATABASE = "cannot be opened"
 # One that was killed and begun again complains, and does no harm.
 _LOKYS = "loky/backend/resource_tracker.py"
-# A trial may rightly fail for these; `search.retry_failed=true` then tries it again.
-_FAIR_REASONS = ("its process was killed or ended, twice",)
 
 
 @dataclass
@@ -72,14 +73,19 @@ class Round:
 
 
 def draw_round(
-    seed: int, number: int, disturbances: Sequence[str] = tuple(DISTURBANCES), launchers: tuple[str, ...] = LAUNCHERS
+    seed: int,
+    number: int,
+    disturbances: Sequence[str] = tuple(DISTURBANCES),
+    launchers: Sequence[str] = LAUNCHERS,
+    storages: Sequence[str] = STORAGES,
 ) -> Round:
     """Round `number` is the same whatever was drawn before it."""
     generator = random.Random(f"{seed} {number}")
-    kind = draw_kind(seed, number, launchers)
-    drawn = [generator.choice(list(disturbances))]
+    kind = draw_kind(seed, number, launchers, storages)
+    possible = [name for name in disturbances if name != OF_THE_DATABASE or kind.storage == DATABASE]
+    drawn = [generator.choice(possible)]
     while len(drawn) < 4 and generator.random() < 0.5:
-        drawn.append(generator.choice(list(disturbances)))
+        drawn.append(generator.choice(possible))
     return Round(number, kind, drawn, generator)
 
 
@@ -100,7 +106,7 @@ class References:
         if kind not in self._made:
             folder = self._folder / "-".join((kind.launcher, kind.sampler, kind.setting))
             folder.mkdir(parents=True)
-            attempt = _Attempt(folder, folder / "sweep", secrets.token_hex(8), _first(kind, folder / "sweep"), None, 0)
+            attempt = _Attempt(folder, folder / "sweep", secrets.token_hex(8), _first(kind, folder / "sweep"))
             code = attempt.wait()
             if code != 0:
                 raise RuntimeError(f"an undisturbed sweep ended with {code}: {attempt.output.read_text()}")
@@ -111,7 +117,9 @@ class References:
         return self._made[kind]
 
 
-def run_round(round_: Round, references: References, folder: Path, has_memory_groups: bool) -> None:
+def run_round(
+    round_: Round, references: References, folder: Path, has_memory_groups: bool, database: Server | None
+) -> None:
     """Do what was drawn in `folder`, which is removed if all is well."""
     reference, seconds = references.get(round_.kind)
     folder.mkdir()
@@ -124,7 +132,7 @@ def run_round(round_: Round, references: References, folder: Path, has_memory_gr
     memory = MemoryGroup() if has_memory_groups and "memory limit" in round_.disturbances else None
     sweep = disk / "sweep"
     try:
-        _run(round_, sweep, mark, memory, seconds)
+        _run(round_, sweep, mark, memory, database if round_.kind.storage == DATABASE else None, seconds)
         if not round_.faults:
             num_trials = round_.kind.num_trials
             round_.faults += faults(sweep, num_trials)
@@ -146,7 +154,9 @@ def run_round(round_: Round, references: References, folder: Path, has_memory_gr
             shutil.rmtree(folder)
 
 
-def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seconds: float) -> None:
+def _run(
+    round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, database: Server | None, seconds: float
+) -> None:
     generator = round_.generator
     waiting = list(round_.disturbances)
     retry_failed = False
@@ -154,8 +164,8 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
     for index in range(_MOST_RESUMES + 1 + len(waiting)):
         resumes = (sweep / "sweep.yaml").exists()
         round_.num_resumes += index > 0
-        arguments = _resume(sweep, retry_failed) if resumes else _first(round_.kind, sweep)
-        attempt = _Attempt(sweep.parent.parent, sweep, mark, arguments, memory, index)
+        arguments = _resume(sweep, retry_failed) if resumes else _first(round_.kind, sweep, database)
+        attempt = _Attempt(sweep.parent.parent, sweep, mark, arguments, memory, database, index)
         name = waiting.pop(0) if waiting else None
         if name is not None:
             _wait_for_moment(attempt.target, sweep, round_.kind, seconds, generator)
@@ -172,7 +182,8 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
             round_.faults.append(f"attempt {index} shows a traceback")
             return
         is_torchs = name == "removed working folder" and _TORCHS in output
-        if code not in _FAIR_CODES and not is_torchs:
+        is_databases = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
+        if code not in _FAIR_CODES and not is_torchs and not is_databases:
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
         left = attempt.left_after()
@@ -182,7 +193,7 @@ def _run(round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, seco
         if name == "damaged file" and code == -signal.SIGKILL and (sweep / "sweep.yaml").exists():
             round_.events.append(damage(sweep, _running(sweep), generator))
         failed = _failures(sweep)
-        unfair = [reason for reason in failed if reason not in _FAIR_REASONS and not has_lost_files]
+        unfair = [] if has_lost_files else failed
         if unfair:
             round_.faults.append(f"after attempt {index} a trial has failed: {unfair[0]}")
             return
@@ -217,7 +228,14 @@ class _Attempt:
     """A command on its way, in a working folder of its own that may be removed."""
 
     def __init__(
-        self, folder: Path, sweep: Path, mark: str, arguments: Sequence[str], memory: MemoryGroup | None, index: int
+        self,
+        folder: Path,
+        sweep: Path,
+        mark: str,
+        arguments: Sequence[str],
+        memory: MemoryGroup | None = None,
+        database: Server | None = None,
+        index: int = 0,
     ) -> None:
         self._mark = mark
         self._start = time.monotonic()
@@ -239,7 +257,7 @@ class _Attempt:
                 preexec_fn=lambda: _begin(memory),
             )
         self.seconds = 0.0
-        self.target = Target(mark, sweep, working_folder, memory, lambda: self._process.poll() is not None)
+        self.target = Target(mark, sweep, working_folder, memory, database, lambda: self._process.poll() is not None)
 
     @property
     def age(self) -> float:
@@ -273,8 +291,10 @@ def _begin(memory: MemoryGroup | None) -> None:
         memory.members.write_text("0")
 
 
-def _first(kind: Kind, sweep: Path) -> list[str]:
-    storage = [] if kind.storage == "journal" else [f"search.storage=sqlite:///{sweep.parent}/study.db"]
+def _first(kind: Kind, sweep: Path, database: Server | None = None) -> list[str]:
+    file = f"sqlite:///{sweep.parent}/study.db"
+    address = file if database is None else database.url
+    storage = [] if kind.storage == "journal" else [f"search.storage={address}"]
     return [*kind.overrides(), f"hydra.sweep.dir={sweep}", *storage]
 
 

@@ -1,0 +1,89 @@
+"""A PostgreSQL server of one's own, which can be stopped and killed."""
+
+import glob
+import importlib.util
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+__all__ = ["NoServerError", "Server"]
+
+_PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps those that are not for every user's path
+_USER = "postgres"  # root may not run it
+
+
+class NoServerError(RuntimeError):
+    """No server can be started; the message says why."""
+
+
+class Server:
+    """It runs from the start on, on a free port of this machine, with its data in a temporary folder.
+
+    Attributes:
+        url: of its database, for `search.storage`.
+    Raises:
+        NoServerError: it, or a driver for it, is not installed.
+    """
+
+    def __init__(self) -> None:
+        found = sorted(glob.glob(f"{_PROGRAMS}/initdb")) or [shutil.which("initdb") or ""]
+        if not found[-1]:
+            raise NoServerError("no PostgreSQL server is installed (Debian: apt-get install postgresql)")
+        if importlib.util.find_spec("psycopg") is None:
+            raise NoServerError("no driver for PostgreSQL is installed (pip install 'psycopg[binary]')")
+        self._programs = Path(found[-1]).parent
+        self._folder = Path(tempfile.mkdtemp(prefix="bnlab-postgresql-"))
+        self._data = self._folder / "data"
+        self._as_owner: list[str] = []
+        try:
+            if os.geteuid() == 0:
+                shutil.chown(self._folder, _USER)
+                self._as_owner = ["runuser", "-u", _USER, "--"]
+            self._call("initdb", "-D", str(self._data), "-U", "bnlab", "--auth=trust", "--no-sync")
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self._port = free.getsockname()[1]
+            self.start()
+        except (OSError, LookupError, subprocess.SubprocessError) as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise NoServerError(f"PostgreSQL does not start: {error}") from error
+        self.url = f"postgresql://bnlab@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        self._control("-o", options, "-l", str(self._folder / "log"), "-w", "start")
+
+    def stop(self) -> None:
+        """As an administrator does: whoever is connected is told."""
+        self._control("-m", "fast", "-w", "stop")
+
+    def kill(self) -> None:
+        """Without a word to anybody."""
+        process = int((self._data / "postmaster.pid").read_text().split()[0])
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Stop it, and remove its data."""
+        with suppress(subprocess.SubprocessError):  # it may be stopped
+            self._control("-m", "immediate", "-w", "stop")
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _control(self, *arguments: str) -> None:
+        self._call("pg_ctl", "-D", str(self._data), *arguments)
+
+    def _call(self, program: str, *arguments: str) -> None:
+        subprocess.run(
+            [*self._as_owner, str(self._programs / program), *arguments],
+            check=True,
+            cwd=self._folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+        )
