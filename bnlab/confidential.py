@@ -36,13 +36,17 @@ __all__ = [
     "close_to_others",
     "conceal_files_of_hydra",
     "from_environment",
+    "holds_secrets",
     "learn",
     "leaves",
     "literal_secrets",
     "may_hold_secrets",
+    "resolved",
     "settings_to_write",
     "to_write",
+    "unresolved",
     "warn_of_literals",
+    "written",
 ]
 
 log = logging.getLogger(__name__)
@@ -63,20 +67,41 @@ def to_write(key: str, value: Any) -> Any:
 
 def settings_to_write(config: DictConfig) -> dict[str, Any]:
     """The config as plain values, resolved but for what the environment says, and without secrets."""
-    settings: Any = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    return written(config)[0]
+
+
+def written(config: DictConfig) -> tuple[dict[str, Any], bool]:
+    """`settings_to_write`, and `may_hold_secrets`, from one walk through the settings."""
+    raw = unresolved(config, enum_to_str=True)
+    settings = resolved(config, raw, enum_to_str=True)
     written: dict[str, Any] = to_write("", settings)
-    for key, text in from_environment(config).items():
+    for key, text in _from_environment(config, raw).items():
         *above, last = key
         node: Any = written
         for part in above:
             node = node[part]
         node[last] = Interpolation(conceal_address(text))
-    return written
+    return written, holds_secrets(raw)
+
+
+def resolved(config: DictConfig, raw: Mapping[str, Any], enum_to_str: bool = False) -> dict[str, Any]:
+    """The settings as plain values, from the `unresolved` ones: to resolve what has no interpolation takes long."""
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        if any("${" in text for _, text in _texts(value)):
+            value = config[key]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True, enum_to_str=enum_to_str)
+        settings[key] = value
+    return settings
 
 
 def from_environment(config: DictConfig) -> dict[tuple[Any, ...], str]:
     """The settings that depend on the environment, as keys and indices from the root on, and their texts."""
-    raw = _unresolved(config)
+    return _from_environment(config, unresolved(config))
+
+
+def _from_environment(config: DictConfig, raw: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
     interpolated = [(key, text) for key, text in _texts(raw) if "${" in text]
     if not any(_READS_ENVIRONMENT.search(text) for _, text in interpolated):
         return {}
@@ -114,7 +139,7 @@ def _texts(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 def learn(config: DictConfig) -> None:
     """Take note of the secrets in `config`, so that `conceal` knows them wherever they turn up."""
-    for key, value in leaves(_unresolved(config)):
+    for key, value in leaves(unresolved(config)):
         if is_literal_secret(key, value):
             remember(str(value), MASK)
         elif isinstance(value, str) and "://" in value and "${" not in value:
@@ -156,7 +181,7 @@ def literal_secrets(config: DictConfig) -> list[str]:
     """The keys of settings that hold one literally."""
     return [
         key
-        for key, value in leaves(_unresolved(config))
+        for key, value in leaves(unresolved(config))
         if not is_masked(value)
         and (is_literal_secret(key, value) or (isinstance(value, str) and holds_address_secret(value)))
     ]
@@ -164,22 +189,31 @@ def literal_secrets(config: DictConfig) -> list[str]:
 
 def may_hold_secrets(config: DictConfig) -> bool:
     """Whether a setting reads the environment, or holds a secret literally."""
+    return holds_secrets(unresolved(config))
+
+
+def holds_secrets(raw: Mapping[str, Any]) -> bool:
+    """`may_hold_secrets` of the `unresolved` settings."""
     return any(
         is_literal_secret(key, value)
         or (
             isinstance(value, str)
             and (_READS_ENVIRONMENT.search(value) or is_masked(value) or holds_address_secret(value))
         )
-        for key, value in leaves(_unresolved(config))
+        for key, value in leaves(raw)
     )
 
 
-def _unresolved(config: DictConfig) -> dict[str, Any]:
+def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
     """As plain values; what Hydra says of itself repeats the rest."""
     settings: dict[str, Any] = {}
     for key in filter(lambda key: key != "hydra", config):
         node: Any = config._get_node(key)
-        settings[str(key)] = OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node._value()
+        settings[str(key)] = (
+            OmegaConf.to_container(node, resolve=False, enum_to_str=enum_to_str)
+            if OmegaConf.is_config(node)
+            else node._value()
+        )
     return settings
 
 

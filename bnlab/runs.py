@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.command_line import shown
 from bnlab.concealing import override_to_write
-from bnlab.confidential import close_to_others, may_hold_secrets, settings_to_write
+from bnlab.confidential import close_to_others, written
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
 from bnlab.notebook_table import as_html, as_markdown, as_pandas
@@ -150,9 +150,10 @@ class RunFolder:
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
             remove_unfinished((self.config, self.overrides, *self.results))
-            if may_hold_secrets(config):
+            settings, is_confidential = written(config)
+            if is_confidential:
                 close_to_others(self.path)
-            write_text(self.config, to_yaml(settings_to_write(config)))
+            write_text(self.config, to_yaml(settings))
             write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:

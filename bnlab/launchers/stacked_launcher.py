@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from bnlab.command_line import Origin, command, given_overrides
 from bnlab.concealing import known
-from bnlab.confidential import learn, may_hold_secrets
+from bnlab.confidential import holds_secrets, learn, resolved, unresolved
 from bnlab.config import config_folder, interpolations_of
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
@@ -149,13 +149,10 @@ class _Batch:
                     self._configs[index] = config
                     HydraConfig.instance().set_config(config)  # which keeps a copy, and so lacked the folder
                     self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
-                container: dict[str, Any] = {}
-                for key in [str(key) for key in config if key not in ("hydra", "search")]:
-                    value = config[key]
-                    is_node = OmegaConf.is_config(value)
-                    container[key] = OmegaConf.to_container(value, resolve=True) if is_node else value
+                raw = unresolved(config)
+                container = resolved(config, {key: raw[key] for key in raw if key != "search"})
                 job = PlainJob(index, container, str(folder.absolute()), *self._about(config.hydra))
-                if may_hold_secrets(config):
+                if holds_secrets(raw):
                     learn(config)
                     job = replace(job, from_environment=interpolations_of(config), secrets=known())
             except Exception as error:
