@@ -126,12 +126,14 @@ def _leave_no_trace() -> None:
 
 def _main() -> None:
     import os
+    import re
     from contextlib import nullcontext
 
     import hydra
     from hydra._internal.utils import _run_hydra
     from omegaconf import OmegaConf
 
+    from bnlab.command_line import key_of
     from bnlab.config import config_folder
     from bnlab.errors import UserError
     from bnlab.mistakes.explaining import (
@@ -157,6 +159,10 @@ def _main() -> None:
                 f"Hydra would resolve the ${{ in the path of the current folder, {os.getcwd()!r}: go to another, "
                 "with hydra.run.dir= or hydra.sweep.dir=."
             )
+        for line in arguments.overrides:
+            # An escaped interpolation is none, until Hydra reads the folder's name again.
+            if key_of(line) == "hydra.run.dir" and re.search(r"(?<!\\)\\(?:\\\\)*\$\{", line):
+                raise UserError(f"A run's folder must not have ${{ in its path, which Hydra would resolve: {line!r}.")
         if arguments.experimental_rerun is not None:
             application()
             return

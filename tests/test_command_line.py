@@ -127,6 +127,16 @@ def test_a_folder_that_hydra_would_take_for_an_interpolation_is_refused(mode, tr
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize("kind", ["run", "sweep"])
+@pytest.mark.parametrize("folder", [r"there/\${oc.env:HOME}", r'"there/\${seed}"'])
+def test_a_folder_is_not_called_like_an_interpolation(folder, kind, train, monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = train(*(["-m", "seed=0,1"] if kind == "sweep" else []), f"hydra.{kind}.dir={folder}")
+    assert (outcome.exit_code, outcome.stderr.count("\n")) == (2, 1), outcome.stderr
+    assert outcome.stderr.startswith(f"A {kind}'s folder must not have ${{ in its path, which Hydra would resolve: ")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_second_run_in_the_same_folder_is_refused(train: Callable) -> None:
     assert train(*QUICK, "hydra.run.dir=here").exit_code == 0
     outcome = train(*QUICK, "hydra.run.dir=here")

@@ -75,6 +75,25 @@ def test_a_joblib_sweep_runs_no_file_of_the_current_folder(poisoned: Path, tmp_p
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
 
 
+def test_the_installed_script_and_the_compiler_run_no_file_of_the_current_folder(
+    poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = Path(sys.executable).with_name("bnlab-train")
+    if not script.is_file():
+        pytest.skip("bnlab is not installed (pip install -e .)")
+    for name in ("cc", "gcc", "clang", "as", "ld", "cc1", "collect2"):
+        (poisoned / name).write_text(f"#!/bin/sh\ntouch {poisoned}/ran-{name}\nexit 1\n")
+        (poisoned / name).chmod(0o755)
+    monkeypatch.setenv("BNLAB_CACHE", str(tmp_path / "cache"))  # so that it compiles
+    monkeypatch.setenv("PYTHONPATH", str(Path(bnlab.__file__).parent.parent))
+    arguments = [f"hydra.run.dir={tmp_path}/run", "trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[4]"]
+    done = subprocess.run([script, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert ran(poisoned) == []
+    assert "plain torch" not in done.stderr
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "completed"
+
+
 def test_the_folder_of_bnlab_itself_stays_where_it_is_on_the_path(monkeypatch, tmp_path: Path) -> None:
     home = Path(bnlab.__file__).resolve().parent.parent
     others = [str(tmp_path / name) for name in "ab"]
