@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import (
     ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
+    ThroughputMonitor,
 )
 from omegaconf import DictConfig
 
@@ -48,6 +49,11 @@ def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
         for for_a_logger in _FOR_A_LOGGER:
             if isinstance(callback, for_a_logger) and config.logger._target_ is None:
                 raise needs_a_logger(str(name), kind, for_a_logger.__name__)
+        if isinstance(callback, ThroughputMonitor) and not callable(callback.batch_size_fn):
+            raise UserError(
+                f"`callbacks.{name}.batch_size_fn` must be a function of a batch, but got {callback.batch_size_fn!r}: "
+                "{_target_: hydra.utils.get_method, path: MODULE.FUNCTION} names one."
+            )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(folder / "checkpoints" / str(name))  # beside best.ckpt, which is not its own
         built[str(name)] = callback

@@ -224,7 +224,9 @@ RULES: dict[str, Rule] = {
     "trainer.val_check_interval": fixed(1.0, None, why=_ROW),
     "trainer.num_sanity_val_steps": optional(integer(minimum=-1), "two"),
     "trainer.reload_dataloaders_every_n_epochs": integer(minimum=0),
-    "trainer.fast_dev_run": either(boolean(), integer(minimum=0)),
+    "trainer.fast_dev_run": fixed(
+        False, 0, why="what it does is no run; trainer.max_steps or trainer.limit_train_batches make a short one"
+    ),
     "trainer.enable_checkpointing": fixed(True, None, why="best.ckpt and last.ckpt are what a run is for"),
     "trainer.enable_progress_bar": optional(boolean(), "true"),
     "trainer.enable_model_summary": optional(boolean(), "true"),

@@ -398,7 +398,6 @@ def plain_metrics(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         ("+trainer.reload_dataloaders_every_n_epochs=1", [4, 8, 12]),
         ("+trainer.num_sanity_val_steps=1", [4, 8, 12]),
         ("+trainer.inference_mode=false", [4, 8, 12]),
-        ("+trainer.fast_dev_run=2", [2]),
     ],
 )
 def test_arguments_of_lightnings_trainer_mean_what_lightning_says(override, steps, plain_metrics, tmp_path) -> None:

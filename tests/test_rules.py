@@ -35,7 +35,7 @@ def with_setting(base: DictConfig, key: str, value: Any) -> DictConfig:
         ("trainer.limit_val_batches", [0, 0.0], [1, 0.5]),
         ("trainer.limit_test_batches", [0, 0.0], [1, 0.5]),
         ("trainer.overfit_batches", [1, 0.1], [0, 0.0]),
-        ("trainer.fast_dev_run", [-1, 0.5, "yes"], [True, False, 0, 3]),
+        ("trainer.fast_dev_run", [True, 3, 0.5, "yes"], [False, 0]),
         ("trainer.accumulate_grad_batches", [0, 1.5, {0: 2}], [1, 4]),
         ("trainer.gradient_clip_algorithm", ["Value", "nothing"], ["norm", "value", None]),
         ("trainer.min_epochs", [-1, 0.5], [0, 3, None]),

@@ -1,6 +1,7 @@
 """A sweep from the command line: define a new one or take up a stored one, lock its folder, and run it."""
 
 import copy
+import logging
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -34,6 +35,8 @@ from bnlab.trust import refuse
 
 __all__ = ["sweep"]
 
+log = logging.getLogger(__name__)
+
 _MAY_CHANGE = ("search.num_trials", "search.batch_size", "search.storage", "search.pruner", "search.retry_failed")
 
 
@@ -59,7 +62,9 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         if not trusts:
             _refuse_unless_trusted(folder, reasons_of_definition(_as_read(stored, keeps_storage)))
         loader = SweepConfigLoader(loader_for(stored.origin, hydra_context.config_loader))
+        called = set(config.hydra.callbacks or ())
         config, arguments = _resumed(config, arguments, stored, loader)
+        _say_who_is_not_called(set(config.hydra.callbacks or ()) - called)
         if not trusts:
             _refuse_unless_trusted(folder, reasons_of_configs(config))
     else:
@@ -114,6 +119,15 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
             return running.run(launcher)
         finally:
             close(storage)
+
+
+def _say_who_is_not_called(names: set[str]) -> None:
+    """Hydra has made the callbacks of the command before the stored ones were read."""
+    if names:
+        log.warning(
+            "%s: not called, for Hydra makes its callbacks from the command line: give it again.",
+            ", ".join(f"`hydra.callbacks.{name}`" for name in sorted(names)),
+        )
 
 
 def _as_read(stored: Definition, keeps_storage: bool) -> Definition:

@@ -124,7 +124,7 @@ def _remove_folder(target: Target, generator: random.Random) -> str:
     for _ in range(50):
         begun = sorted(
             folder
-            for folder in target.folder.iterdir()
+            for folder in target.folder.glob("*")  # which may not be there yet
             if folder.name.isdecimal() and not (folder / "summary.json").exists()
         )
         if begun or target.is_over():
