@@ -146,7 +146,7 @@ def test_a_run_without_secrets_is_open_to_colleagues(train, tmp_path: Path) -> N
     tmp_path.chmod(0o755)
     umask = os.umask(0o022)
     try:
-        train("trainer.max_epochs=0", f"hydra.run.dir={tmp_path}/run")
+        train("trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[4]", f"hydra.run.dir={tmp_path}/run")
     finally:
         os.umask(umask)
     assert mode(tmp_path / "run") == "0o755"
