@@ -148,7 +148,11 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--launchers", default="stacked,joblib,basic", help="(default: %(default)s)")
     parser.add_argument("--growth", default="", help="numbers of networks, such as 1,8,64,512: how cost grows on A")
-    parser.add_argument("--root", default="../shared/data", help="the folder that holds MNIST (default: %(default)s)")
+    parser.add_argument(
+        "--root",
+        default="outputs/data",
+        help="the folder that holds MNIST, or gets it (default: %(default)s)",
+    )
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 120)
     with report_user_errors():

@@ -125,7 +125,11 @@ def template(root: str, num_steps: int) -> float:
 
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m bnlab.bench train", description=__doc__)
-    parser.add_argument("--root", default="../shared/data", help="the folder that holds MNIST (default: %(default)s)")
+    parser.add_argument(
+        "--root",
+        default="outputs/data",
+        help="the folder that holds MNIST, or gets it (default: %(default)s)",
+    )
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="torch's threads (default: its own choice)")
     parser.add_argument("--template-steps", type=int, default=60, help="steps of (c) a round (default: %(default)s)")

@@ -7,10 +7,16 @@ from typing import Any
 __all__ = ["in_a_line", "short_keys", "value_texts"]
 
 
+_OF_TWO = ("momentum", "eps")  # of the optimizer and of the norm
+
+
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that says which one it is."""
+    """The last part of each key where that says which one it is; the two momentums are told apart everywhere."""
     last = Counter(key.rpartition(".")[2] for key in keys)
-    return [key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 else key for key in keys]
+    return [
+        key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 and key.rpartition(".")[2] not in _OF_TWO else key
+        for key in keys
+    ]
 
 
 def value_texts(elements: Sequence[Any]) -> list[str]:
