@@ -10,12 +10,12 @@ from tempfile import TemporaryFile
 
 from bnlab.command_line import override
 from bnlab.config import compose
+from bnlab.engine import fit_of
 from bnlab.errors import UserError
 from bnlab.import_path import python, safe_environment
 from bnlab.output_files import new_folder
 from bnlab.runs import Run, load
 from bnlab.signals import EXIT_INTERRUPTED
-from bnlab.stacked.grouping import is_quick
 from bnlab.sweeps import Sweep, load_sweep
 
 __all__ = ["run", "sweep"]
@@ -36,11 +36,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     """
     place = Path(new_folder("runs") if folder is None else folder)
     config = compose(_checked(overrides))
-    if is_quick(config):
-        from bnlab.quick import fit_quickly as fit
-    else:
-        from bnlab.fit import fit
-    summary = fit(config, place)
+    summary = fit_of(config)(config, place)
     if summary["status"] == "interrupted":
         raise KeyboardInterrupt
     return load(place, trust=True)

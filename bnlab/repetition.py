@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bnlab.engine import fit_of
 from bnlab.errors import UserError, one_line
 from bnlab.runs import RunFolder, load, read_metrics
 
@@ -89,11 +90,8 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
         raise UserError(
             f"The run in {str(run.folder.path)!r} was interrupted, so that there is no end to compare with."
         )
-
-    from bnlab.fit import fit
-
     try:
-        summary = fit(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
+        summary = fit_of(run.config)(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
     except UserError:
         raise
     except Exception as error:

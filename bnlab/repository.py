@@ -2,6 +2,7 @@
 
 import functools
 import os
+import re
 import subprocess
 from collections.abc import Sequence
 
@@ -19,6 +20,10 @@ def git_state() -> dict[str, object] | None:
     """
     try:
         commit = _git("rev-parse", "--verify", "HEAD").strip()
+        if not re.fullmatch(
+            "[0-9a-f]{40,64}", commit
+        ):  # where SIGCHLD is ignored, Python takes each exit for a success
+            return None
         named = _git("config", "--get-regexp", "--name-only", r"^filter\..*\.(clean|process)$", may_fail=True)
         without_filters = [word for name in named.split() for word in ("-c", f"{name}=")]
         changed = _git(

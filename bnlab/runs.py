@@ -22,7 +22,7 @@ from bnlab.folder_lock import FolderLock, is_locked
 from bnlab.notebook_table import as_html, as_markdown, as_pandas
 from bnlab.number_format import label, metric
 from bnlab.stored_file import read_text
-from bnlab.task import task_of
+from bnlab.task import TEST_SCORES, task_of
 from bnlab.trust import check_settings, without_interpolations_of_this_machine
 from bnlab.yaml_text import read_yaml, to_yaml
 
@@ -229,7 +229,7 @@ class Run:
         return [("status", str(self.summary["status"])), *epochs, *found, ("folder", shown(self.folder.path))]
 
     def __repr__(self) -> str:
-        name = "test_accuracy" if self.summary.get("test_accuracy") is not None else "test_loss"
+        name = next((name for name in TEST_SCORES if self.summary.get(name) is not None), "test_loss")
         result = f"{label(name)} {metric(name, self.summary.get(name))}"
         return f"Run({shown(self.folder.path)!r}, {self.summary['status']}, {result})"
 

@@ -36,7 +36,6 @@ def task(config: "DictConfig") -> float | None:
     from bnlab.config import check, config_folder
     from bnlab.mistakes.added import check_added
     from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
-    from bnlab.stacked.grouping import is_quick
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -50,10 +49,7 @@ def task(config: "DictConfig") -> float | None:
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
-        if is_quick(config):
-            from bnlab.quick import fit_quickly as fit
-        else:
-            from bnlab.fit import fit
+        from bnlab.engine import fit_of
 
         overrides = given_overrides(hydra_config.overrides.task)
         origin = Origin.of(hydra_config, config_folder()).of_a_run()
@@ -74,7 +70,7 @@ def task(config: "DictConfig") -> float | None:
                 definition = trial.sweep.read_definition()
                 arguments["sweep"] = trial.identity(definition.id)
                 arguments["pruning"] = pruning_of(trial, definition, config.objective)
-        summary = fit(config, folder, **arguments)
+        summary = fit_of(config)(config, folder, **arguments)
     if summary["status"] == "interrupted":
         if hydra_config.mode == RunMode.MULTIRUN:
             raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end
