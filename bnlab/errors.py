@@ -8,11 +8,18 @@ from contextlib import contextmanager
 
 from bnlab.concealing import conceal
 
-__all__ = ["UserError", "one_line", "reason", "report_user_errors", "user_errors"]
+__all__ = ["Refused", "UserError", "one_line", "reason", "report_user_errors", "user_errors"]
 
 
 class UserError(ValueError):
     """What is wrong, the value, and the way out, in one line."""
+
+
+class Refused(BaseException):  # no Exception, which Hydra would make a warning of
+    """Carries a `UserError` out of a callback of Hydra's."""
+
+    def __init__(self, error: UserError) -> None:
+        self.error = error
 
 
 # What Hydra and OmegaConf add for their own developers.

@@ -20,22 +20,15 @@ from bnlab.command_line import given_overrides, shown
 from bnlab.concealing import conceal
 from bnlab.confidential import learn
 from bnlab.config import check, describe, plain
-from bnlab.errors import UserError
+from bnlab.errors import Refused, UserError
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
 from bnlab.runs import RunFolder
 from bnlab.stacked.grouping import is_quick, why_alone
 
-__all__ = ["Refused", "Start", "begin_run", "forget", "remove_traces"]
+__all__ = ["Start", "begin_run", "forget", "remove_traces"]
 
 log = logging.getLogger(__name__)
-
-
-class Refused(BaseException):  # no Exception, which Hydra would make a warning of
-    """Carries a `UserError` out of a callback of Hydra's."""
-
-    def __init__(self, error: UserError) -> None:
-        self.error = error
 
 
 class Start(Callback):

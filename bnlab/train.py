@@ -140,12 +140,12 @@ def _main() -> None:
     )
     from bnlab.search.plugin import register
     from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
-    from bnlab.start import forget
 
     # Two runs that start in the same second must not share a folder.
     OmegaConf.register_new_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
-    forget()
+    if (start := sys.modules.get("bnlab.start")) is not None:  # of a command before, in this process
+        start.forget()
     application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     parser, arguments = read_command_line(sys.argv[1:])
     multirun = arguments.multirun or MULTIRUN in arguments.overrides
@@ -197,9 +197,8 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    from bnlab.errors import UserError, one_line
+    from bnlab.errors import Refused, UserError, one_line
     from bnlab.mistakes.explaining import explain, origin_of
-    from bnlab.start import Refused
 
     def explained(error: BaseException) -> str:
         told = explain(arguments.overrides, origin_of(arguments), multirun=multirun)

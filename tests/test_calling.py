@@ -70,6 +70,13 @@ def test_results_show_themselves_shortly_and_as_tables(swept) -> None:
     assert "| test accuracy | " in run.table()
 
 
+def test_the_lowest_loss_comes_first() -> None:
+    metrics = {"number": [0, 1, 2, 3], "state": ["completed"] * 4, "val_loss": [0.3, 0.1, None, 0.2]}
+    found = Sweep(Path("x"), "val_loss", metrics, None)
+    assert [line.split("|")[1].strip() for line in found.table().splitlines()[2:]] == ["1", "3", "0", "2"]
+    assert repr(found) == "Sweep('x', 4 trials, best val_loss 0.1000)"
+
+
 def test_a_sweep_is_read_back(swept) -> None:
     again = bnlab.load_sweep(swept.folder)
     assert again == swept

@@ -55,6 +55,7 @@ def test_every_setting_stands_there_as_it_is_typed_and_nothing_for_developers(pa
 
 def test_what_the_yaml_says_stands_beside_a_setting(page) -> None:
     text = " ".join(page(width=140).split())
+    num_comments = 0
     files = ["train.yaml", "data/digits.yaml", "model/mlp.yaml", "norm/batch.yaml", "optimizer/adam.yaml"]
     for name in [*files, "scheduler/cosine.yaml", "trainer/default.yaml"]:
         about, comments = comments_of(CONFIGS / name)
@@ -62,6 +63,8 @@ def test_what_the_yaml_says_stands_beside_a_setting(page) -> None:
         for key, comment in comments.items():
             if not key.startswith("hydra") and key not in ("data", "search", "search.num_trials", "search.space"):
                 assert " ".join(comment.split()) in text, key
+                num_comments += 1
+    assert num_comments > 35
 
 
 def test_what_is_chosen_is_what_is_shown(page) -> None:
