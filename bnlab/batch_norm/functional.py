@@ -99,11 +99,11 @@ def normalize(
     num_batches_tracked: Tensor | None,
     mask: Tensor | None,
     stack_dims: int,
-    is_alone: bool = False,
+    own_statistics: bool = False,
 ) -> Tensor:
-    """`batch_norm`; the statistics `is_alone` to have are this call's own, so a recomputation takes them again."""
+    """`batch_norm`; a recomputation leaves the statistics as they are, unless they are the call's own."""
     eager = is_eager()
-    if eager and training and not is_alone and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
+    if eager and training and not own_statistics and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
         running_mean = running_var = num_batches_tracked = None
     if type(stack_dims) is not int or stack_dims < 0:
         check_stack_dims(stack_dims)
@@ -161,7 +161,7 @@ def normalize(
             momentum,
             mask,
             stack_dims,
-            recomputed=not is_alone and answered(recomputing(), input),
+            recomputed=not own_statistics and answered(recomputing(), input),
         )
     return y
 

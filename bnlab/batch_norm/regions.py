@@ -50,7 +50,7 @@ def is_in_compiled_backward() -> bool:
     """Whether the caller is an operator in a compiled backward, copied there from the forward by the compiler."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if module_of(frame) == COMPILED and frame.f_code.co_name in ("forward", "backward"):
+        if module_of(frame) == COMPILED and frame.f_code.co_name in ("forward", "backward", "runtime_wrapper"):
             return frame.f_code.co_name == "backward"
         frame = frame.f_back
     return False
