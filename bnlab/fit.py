@@ -272,6 +272,8 @@ def test(trainer: L.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
 def _silence_lightning() -> None:
     """Leave its warnings to the user; drop remarks on devices, advertisements, and a warning that is for Lightning."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", module="lightning")
+    # Wherever SLURM is installed, five lines on how to start a training on several machines
+    warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     for asked_for in ("callbacks", "profilers"):

@@ -37,7 +37,7 @@ def outlast_readers() -> None:
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                line_buffering=stream.line_buffering,
-                write_through=name == "stderr",
+                # Not write_through, by which a line would not leave the buffer below
+                line_buffering=stream.line_buffering or name == "stderr",
             )
             setattr(sys, name, wrapped)

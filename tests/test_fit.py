@@ -408,3 +408,13 @@ def test_arguments_of_lightnings_trainer_mean_what_lightning_says(override, step
     if steps == [4, 8, 12]:
         assert metrics_but_times(tmp_path / "run") == plain_metrics
     assert evaluate(tmp_path / "run", trust=True)["test_loss"] == run.summary["test_loss"]
+
+
+def test_a_run_says_nothing_of_slurm_where_that_is_installed(tmp_path, monkeypatch) -> None:
+    """A warning would be an error here."""
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin/srun"
+    srun.write_text("#!/bin/sh\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", str(srun.parent), prepend=os.pathsep)
+    fit(tiny(), tmp_path / "run", console=QUIET)

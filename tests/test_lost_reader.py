@@ -29,3 +29,14 @@ def test_a_sweep_does_too(tmp_path: Path) -> None:
     assert "Traceback" not in outcome.stderr + outcome.stdout
     assert "Broken pipe" not in outcome.stderr + outcome.stdout
     assert len((tmp_path / "sweep" / "trials.csv").read_text().splitlines()) == 3
+
+
+def test_what_goes_to_stderr_goes_there_at_once() -> None:
+    """Before what stdout gets later, where both are one pipe; and not at the end, which a kill would take away."""
+    code = (
+        "import os, sys; from bnlab.lost_reader import outlast_readers; outlast_readers(); "
+        "print('first', file=sys.stderr); print('second', flush=True); print('third', file=sys.stderr); os._exit(0)"
+    )
+    command = [sys.executable, "-c", code]
+    outcome = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True)
+    assert outcome.stdout.split() == ["first", "second", "third"]

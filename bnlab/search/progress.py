@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from bnlab.number_format import label, metric
+from bnlab.progress import clock
 from bnlab.search.trials import Trial
 
 __all__ = ["SweepProgress"]
@@ -124,14 +126,9 @@ class SweepProgress:
             parts.append(f"{self._running} running")
         parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
         if self._best is not None:
-            parts.append(f"best {self._objective} {self._best[0]:.5g} ({self._best[1]})")
+            parts.append(f"best {label(self._objective)} {metric(self._objective, self._best[0])} ({self._best[1]})")
+        used = time.monotonic() - self._start
+        parts.append(f"{clock(used)} used")
         if here and done < self._num_trials:
-            left = (time.monotonic() - self._start) / here * (self._num_trials - done)
-            parts.append(f"{_time(left)} left")
+            parts.append(f"{clock(used / here * (self._num_trials - done))} left")
         return ", ".join(parts)
-
-
-def _time(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
