@@ -38,10 +38,10 @@ SHORTER = {
     "bnlab.train -m hydra/launcher=stacked optimizer=sgd": ["trainer.max_epochs=1"],
     "bnlab.bench train": ["--rounds", "1", "--template-steps", "5", "--root", "MNIST"],
     "bnlab.bench search": ["--trials", "10", "--rounds", "1"],
+    "bnlab.bench start": ["--rounds", "1", "trainer.max_epochs=1"],
     "bnlab.bench sweep": ["--cases", "A", "--networks", "2", "--rounds", "1", "--launchers", "stacked"],
     "bnlab.bench batch_norm --exactness": ["--samples", "64"],
     "bnlab.bench batch_norm": ["--rounds", "1", "--shapes", "64x256", "--threads", "1", "--modes", "eager"],
-    "bnlab.bench start": ["--rounds", "1"],
 }
 
 

@@ -285,7 +285,7 @@ def test_progress_is_readable_in_a_log(sweep, monkeypatch):
     assert "\x1b" not in outcome.stdout
     assert "\r" not in outcome.stdout
     (middle,) = [line for line in lines if line.startswith("4/8 done, 1 running")][:1]
-    for part in ("best val_accuracy 0.", "(trial ", " left"):
+    for part in ("best val_accuracy ", " % (trial ", " used", " left"):
         assert part in middle
     assert lines[-1].startswith("8/8 done, best val_accuracy")
 

@@ -4,6 +4,7 @@ import math
 
 from simulated_sweep import LR, smooth
 
+from bnlab.number_format import percent
 from bnlab.search.trials import Trial, rank
 
 
@@ -77,7 +78,7 @@ def test_a_sweep_names_a_whole_configuration_as_its_best(sweep) -> None:
     assert places.count(True) == 10 - len(whole)
     (last,) = [line for line in outcome.stdout.splitlines() if line.startswith("30/30 done")]
     numbers = ", ".join(row["number"] for row in states[best])
-    assert f"best val_accuracy {whole[best]:.5g} (trials {numbers})" in last
+    assert f"best val_accuracy {percent(whole[best])} (trials {numbers})" in last
 
 
 def test_a_sweep_without_a_whole_configuration_names_no_best(sweep) -> None:

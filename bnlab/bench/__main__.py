@@ -8,7 +8,7 @@ from bnlab.commands import described
 from bnlab.errors import UserError, report_user_errors
 from bnlab.resemblance import closest, did_you_mean
 
-BENCHMARKS = ("batch_norm", "chaos", "search", "sweep", "train")
+BENCHMARKS = ("batch_norm", "chaos", "search", "start", "sweep", "train")
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from bnlab.number_format import label, metric
+from bnlab.number_format import metric
 from bnlab.progress import clock
 from bnlab.search.trials import Trial
 
@@ -126,7 +126,7 @@ class SweepProgress:
             parts.append(f"{self._running} running")
         parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
         if self._best is not None:
-            parts.append(f"best {label(self._objective)} {metric(self._objective, self._best[0])} ({self._best[1]})")
+            parts.append(f"best {self._objective} {metric(self._objective, self._best[0])} ({self._best[1]})")
         used = time.monotonic() - self._start
         parts.append(f"{clock(used)} used")
         if here and done < self._num_trials:
