@@ -21,6 +21,7 @@ from bnlab.sweeps import Sweep, load_sweep
 __all__ = ["run", "sweep"]
 
 _FAILED, _MISTAKE = 1, 2
+_ASKING_FOR_COLOUR = ("FORCE_COLOR", "CLICOLOR_FORCE", "TTY_COMPATIBLE", "TTY_INTERACTIVE")
 
 
 def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None) -> Run:
@@ -55,7 +56,9 @@ def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -
     """
     place = Path(new_folder("sweeps") if folder is None else folder)
     words = ["-m", override("hydra.sweep.dir", str(place.absolute())), *_checked(overrides)]
-    environment = environ | safe_environment()
+    # A notebook asks for colours, which makes a terminal of a pipe, with a bar that is drawn over itself.
+    inherited = {name: value for name, value in environ.items() if name not in _ASKING_FOR_COLOUR}
+    environment = inherited | safe_environment()
     with (
         TemporaryFile("w+") as errors,
         subprocess.Popen(

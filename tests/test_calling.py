@@ -2,6 +2,8 @@
 
 import importlib.util
 import random
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,22 @@ def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Sweep:
+def printed() -> StringIO:
+    return StringIO()
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory: pytest.TempPathFactory, printed: StringIO) -> Sweep:
     folder = tmp_path_factory.mktemp("swept") / "sweep"
-    # 5000 samples are not there
-    return bnlab.sweep([*QUICK, "norm=batch,none", "data.batch_size=64,5000"], folder)
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(printed):
+        patch.setenv("FORCE_COLOR", "1")  # as a notebook has it
+        # 5000 samples are not there
+        return bnlab.sweep([*QUICK, "norm=batch,none", "data.batch_size=64,5000"], folder)
+
+
+def test_a_sweep_prints_lines_that_stay(swept, printed) -> None:
+    assert "4/4 done" in printed.getvalue()
+    assert "\x1b" not in printed.getvalue()
 
 
 def test_run_does_what_the_command_does(train) -> None:
