@@ -157,3 +157,21 @@ def test_a_stored_callback_of_hydra_that_is_not_called_is_named(sweep, train):
     outcome = train("-m", "search.resume=sweep", "search.trust=true", *callback)
     assert outcome.exit_code == 0
     assert "not called" not in outcome.stdout + outcome.stderr
+
+
+def test_a_failed_trial_whose_second_try_was_interrupted_is_tried_again(sweep, train, monkeypatch):
+    def fails(config):
+        if config.optimizer.lr == 0.02:
+            raise ValueError("for now")
+        return smooth(config)
+
+    def interrupts(config):
+        signal.raise_signal(signal.SIGINT)
+
+    outcome, left = sweep("optimizer.lr=0.01,0.02,0.03", task=fails)
+    assert outcome.exit_code == 1
+    monkeypatch.setattr("bnlab.train.task", interrupts)
+    assert train("-m", "search.resume=sweep", "search.retry_failed=true").exit_code == 130
+    monkeypatch.setattr("bnlab.train.task", smooth)
+    assert train("-m", "search.resume=sweep").exit_code == 0
+    assert sorted(row["optimizer.lr"] for row in left.rows if row["state"] == "completed") == ["0.01", "0.02", "0.03"]

@@ -97,18 +97,22 @@ class Plan:
         of_points = map(self._in_optuna, self._points or ())
         untried = (params for params in of_points if _text(params) not in tried)
         done: set[tuple[int, int]] = set()
+        failed: set[tuple[int, int]] = set()  # in their last try
         interrupted: dict[tuple[int, int], dict[str, Any]] = {}
         for trial in self._study.get_trials(deepcopy=False):
             place = (trial.user_attrs.get(POINT, -1), trial.user_attrs.get(REPEAT, 0))
             state = trial.user_attrs.get(RESULT, {}).get("state")
-            if trial.state == TrialState.FAIL and (retry_failed or state != "failed"):
-                interrupted[place] = trial.params or trial.system_attrs.get("fixed_params", {})
-            else:
+            if trial.state != TrialState.FAIL:
                 done.add(place)
+            elif retry_failed or state != "failed":
+                interrupted[place] = trial.params or trial.system_attrs.get("fixed_params", {})
+                failed.discard(place)
+            else:
+                failed.add(place)
         for point in range(self._num_points):
             params_of_place = self._drawn.get(point) or next(untried, {}) if self._points is not None else {}
             for repeat in range(self._seeds):
-                if (point, repeat) not in done:
+                if (point, repeat) not in done | failed:
                     params = interrupted.get((point, repeat)) or params_of_place
                     self._study.enqueue_trial(params, user_attrs={POINT: point, REPEAT: repeat})
 
