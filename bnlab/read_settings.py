@@ -6,20 +6,29 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.config import WIDTHS
 
-__all__ = ["is_unread", "read_settings"]
+__all__ = ["NOTHING_READS_IT", "is_unread", "may_be_unread", "read_settings"]
 
 # What a run takes from its config, each of them whole
 _READ = (
     *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks"),
-    *("seed", "objective", "num_threads"),
+    *("seed", "task", "objective", "num_threads"),
 )
+
+
+NOTHING_READS_IT = "nothing reads it"
+
+
+def may_be_unread(key: str) -> bool:
+    """Whether some run, but not each, reads the setting `key` that is there."""
+    top, _, name = key.partition(".")
+    return (top == "model" and name in WIDTHS) or name == "_target_" or key == "trainer.gradient_clip_algorithm"
 
 
 def is_unread(job: DictConfig, key: str) -> str | None:
     """Why a run of `job` does not read the setting `key` itself; None if it does."""
     top, _, name = key.partition(".")
     if top not in _READ:
-        return "nothing reads it"
+        return NOTHING_READS_IT
     group = job.get(top)
     if not name or not OmegaConf.is_dict(group):
         return None

@@ -34,6 +34,22 @@ def test_a_grid_has_each_configuration_once_and_says_what_is_left_out(sweep) -> 
     assert outcome.stdout.count(said) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "left"),
+    [
+        (("model.num_layers=0,1,2", "model.num_units=16,32"), 5),
+        (("trainer.gradient_clip_val=null,1", "trainer.gradient_clip_algorithm=norm,value"), 3),
+        (("model.num_layers=1,2", "model.num_units=16,32"), 4),
+        (("model.num_layers=0", "+note=1,2"), 2),
+    ],
+)
+def test_what_differs_in_what_no_run_reads_runs_once(arguments, left, sweep) -> None:
+    outcome, found = sweep(*arguments, task=lambda config: 0.5)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert len(found.rows) == left
+    assert ("in what no run reads: they are left out" in outcome.stdout) == (left in (5, 3))
+
+
 @pytest.mark.parametrize("kind", ["random", "quasi_random", "tpe", "coarse_to_fine"])
 def test_no_sampler_draws_a_configuration_twice(kind, sweep) -> None:
     outcome, left = sweep(*SPACE, f"search={kind}", "search.num_trials=8", "search.seeds=2", task=value)

@@ -24,7 +24,7 @@ from bnlab.read_settings import is_unread, read_settings
 from bnlab.rules import RULES, one_of
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.conditions import without_the_impossible
-from bnlab.search.effects import without_effect
+from bnlab.search.effects import without_effect, without_equals
 from bnlab.search.left_out import conditional_on_choices
 from bnlab.search.scales import Scale
 from bnlab.search.settings import SearchSettings
@@ -149,7 +149,13 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
             "take search/space=learning_rate."
         )
     if settings.kind == "grid":
-        return replace(search, points=search.space.grid()[: settings.num_trials])
+        points = search.space.grid()
+        distinct = without_equals(points, lambda point: loader.load_sweep_config(config, search.overrides(point, 0)))
+        if len(distinct) < len(points):
+            alike = f"{len(points) - len(distinct)} of {len(points)} configurations"
+            note = f"{alike} differ from others in what no run reads: they are left out."
+            search = replace(search, notes=(*search.notes, note))
+        return replace(search, points=distinct[: settings.num_trials])
     assert settings.num_trials is not None
     all_of_them = search.space.configurations(settings.num_trials)
     if all_of_them is None or len(all_of_them) == settings.num_trials:

@@ -5,11 +5,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from bnlab.read_settings import is_unread, read_settings
+from bnlab.read_settings import NOTHING_READS_IT, is_unread, may_be_unread, read_settings
 from bnlab.search.scales import Scale
 from bnlab.search.space import Parameter, Point, Space
 
-__all__ = ["without_effect"]
+__all__ = ["without_effect", "without_equals"]
+
+_MOST_COMPOSED = 10_000  # of which each takes some ms
 
 
 def without_effect(
@@ -34,6 +36,21 @@ def without_effect(
         if not any(_makes_a_difference(parameter, point, job, compose) for point, job in of_it):
             found[parameter.key] = str(reasons[0])
     return found
+
+
+def without_equals(points: list[Point], compose: Callable[[Point], DictConfig]) -> list[Point]:
+    """The points without those that train as one before them does, such as of model.num_units with no hidden layer.
+
+    What the user added and nothing reads tells points apart all the same.
+    """
+    if len(points) > _MOST_COMPOSED or not any(may_be_unread(key) for point in points for key in point):
+        return points
+    distinct: dict[str, Point] = {}
+    for point in points:
+        job = compose(point)
+        added = {key: value for key, value in point.items() if is_unread(job, key) == NOTHING_READS_IT}
+        distinct.setdefault(f"{read_settings(job)} {added}", point)
+    return list(distinct.values())
 
 
 def _makes_a_difference(
