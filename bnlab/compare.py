@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
 from bnlab.lost_reader import outlast_readers
 from bnlab.signals import interruptible
@@ -24,7 +25,7 @@ examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m bnlab.compare",
         description=_DESCRIPTION,
         epilog=_EPILOG,

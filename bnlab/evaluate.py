@@ -1,10 +1,10 @@
 """`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
 
-import argparse
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import UserError, one_line, report_user_errors
 from bnlab.lost_reader import outlast_readers
 from bnlab.process_limit import report_process_limit, require_room
@@ -84,7 +84,7 @@ def _quickly(run: "Run") -> Ready:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.evaluate", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.evaluate", description=__doc__)
     parser.add_argument("folder", help="the folder of a run, such as outputs/runs/2026-01-31/12-00-00-1a2b3c")
     parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
     options = parser.parse_args()

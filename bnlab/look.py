@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
 from bnlab.lost_reader import outlast_readers
 from bnlab.signals import interruptible
@@ -21,7 +22,7 @@ examples:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m bnlab.look",
         description=_DESCRIPTION,
         epilog=_EPILOG,

@@ -2,6 +2,7 @@
 
 import argparse
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
 from bnlab.lost_reader import outlast_readers
 from bnlab.signals import interruptible
@@ -14,7 +15,7 @@ Ends with 0 where the numbers are the same, bit for bit or up to rounding, and w
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="python -m bnlab.repeat", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", help="the folder of a run, or of a trial of a sweep")

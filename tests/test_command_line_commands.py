@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,23 @@ def test_a_command_runs_by_its_name() -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "There is no setting `lr`: did you mean optimizer.lr=0.1?\n"
+
+
+@pytest.mark.parametrize("name", [command.name for command in commands() if command.name not in ("train", "bench")])
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [([], "arguments are required: "), (["x", "--hep"], "did you mean --help?"), (["x", "-q"], "--help tells")],
+    ids=["nothing", "slip", "unknown"],
+)
+def test_a_wrong_argument_is_one_line_too(name, words, said, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    with pytest.raises(SystemExit) as stop:
+        import_module(f"bnlab.{name}").main()
+    shown, told = capsys.readouterr()
+    assert (stop.value.code, shown) == (2, "")
+    assert said in told
+    assert told.startswith(f"python -m bnlab.{name}: ")
+    assert told.count("\n") == 1
 
 
 def test_bench_lists_its_benchmarks_and_asks_what_was_meant(capsys) -> None:

@@ -5,7 +5,6 @@ Beside it stands the time of one copy of the data into existing memory; forward 
 8 times, which is 4 copies. Errors are normwise, max |error| / max |reference|, against float64.
 """
 
-import argparse
 import math
 import os
 import sys
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.batch_norm import BatchNorm1d, kernel, use_kernel
 from bnlab.bench.interleaved import interleaved_medians
 
@@ -30,7 +30,7 @@ Step = Callable[[], object]
 
 
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench batch_norm", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench batch_norm", description=__doc__)
     parser.add_argument("--exactness", action="store_true", help="errors against float64 instead of times")
     parser.add_argument(
         "--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}), help="default: 1 and all"

@@ -1,6 +1,5 @@
 """`python -m bnlab.bench search`: what a sweep costs beside the training, and what stands before it."""
 
-import argparse
 import io
 import os
 import subprocess
@@ -23,6 +22,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.interleaved import interleaved_medians
 from bnlab.config import config_folder
 from bnlab.errors import report_user_errors
@@ -115,7 +115,7 @@ def help_seconds(num_rounds: int) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench search", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench search", description=__doc__)
     parser.add_argument("--trials", type=int, default=2000, help="per sweep (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", default=KINDS[:3], choices=KINDS, help="(default: all but tpe)")
     parser.add_argument("--rounds", type=int, default=7, help="of composing and of --help (default: %(default)s)")

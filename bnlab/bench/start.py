@@ -1,6 +1,5 @@
 """`python -m bnlab.bench start`: from Enter to the first line, the first epoch and the end of a run."""
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import UserError, report_user_errors
 
 __all__ = ["main"]
@@ -31,7 +31,7 @@ Times = dict[str, float]
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench start", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench start", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="times each program is started, in turn")
     parser.add_argument("overrides", nargs="*", help="of the runs, such as trainer.max_epochs=5")
     options = parser.parse_args(arguments)

@@ -17,6 +17,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
 from bnlab.import_path import python, safe_environment
 
@@ -141,7 +142,7 @@ def _hear(process: "subprocess.Popen[str]") -> str:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench sweep", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench sweep", description=__doc__)
     parser.add_argument("--cases", default="A,B,C", help="of A, B, C (default: %(default)s)")
     parser.add_argument("--networks", type=int, default=64, help="(default: %(default)s)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")

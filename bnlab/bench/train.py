@@ -1,6 +1,5 @@
 """`python -m bnlab.bench train`: steps a second of a plain loop, of bnlab, and of the usual Lightning template."""
 
-import argparse
 import os
 import tempfile
 import time
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.build import build_network
 from bnlab.classifier import Classifier
 from bnlab.config import compose
@@ -124,7 +124,7 @@ def template(root: str, num_steps: int) -> float:
 
 
 def main(arguments: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench train", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench train", description=__doc__)
     parser.add_argument(
         "--root",
         default="outputs/data",

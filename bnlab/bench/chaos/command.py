@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.chaos.database import NoServerError, Server
 from bnlab.bench.chaos.disturbances import DISTURBANCES, OF_THE_DATABASE
 from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES
@@ -27,7 +28,7 @@ def main(arguments: list[str]) -> None:
     Raises:
         SystemExit: 1 if a sweep did not end as the undisturbed one.
     """
-    parser = argparse.ArgumentParser(prog="python -m bnlab.bench chaos", description=__doc__)
+    parser = ArgumentParser(prog="python -m bnlab.bench chaos", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="for which rounds begin (default: %(default)s)")
     parser.add_argument("--seed", type=int, help="of what is drawn (default: another one each time)")
     parser.add_argument("--round", type=int, help="do this round of the seed and no other")
