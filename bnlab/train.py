@@ -132,6 +132,7 @@ def _main() -> None:
     from bnlab.command_line import key_of
     from bnlab.config import config_folder
     from bnlab.errors import UserError
+    from bnlab.known_mode import known_mode
     from bnlab.mistakes.explaining import (
         origin_of,
         read_command_line,
@@ -179,7 +180,8 @@ def _main() -> None:
             from bnlab.search.left_out import with_choices_for_the_absent
 
             arguments.overrides = with_choices_for_the_absent(arguments.overrides, origin_of(arguments))
-        _run_hydra(arguments, parser, task, config_path=config_folder(), config_name="train")
+        with known_mode(arguments):
+            _run_hydra(arguments, parser, task, config_path=config_folder(), config_name="train")
 
 
 @contextmanager

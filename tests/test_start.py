@@ -4,13 +4,21 @@ import json
 import re
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
+import hydra._internal.hydra as hydra_itself
 import pytest
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.types import RunMode
 
+from bnlab.config import config_folder
+from bnlab.known_mode import known_mode
 from bnlab.network import ACTIVATIONS
 from bnlab.preflight import network
 from bnlab.preflight.targets import check_target, is_missing
+from bnlab.search.plugin import register
 
 # Each command in turn in one process that has no torch; what each came to is printed as a line of JSON.
 RUNNING = """
@@ -159,3 +167,24 @@ def test_a_target_is_missing_only_where_no_source_could_have_it(tmp_path: Path, 
 
 def test_activations_are_those_of_the_network() -> None:
     assert tuple(ACTIVATIONS) == network.ACTIVATIONS
+
+
+def test_a_mode_that_no_config_says_is_not_composed_for() -> None:
+    """The oracle: what Hydra composes for it."""
+    plain = {"config_name": None, "config_path": None, "config_dir": None}
+    own = hydra_itself.Hydra
+    register()
+    with initialize_config_dir(config_folder(), version_base="1.3"):
+        hydra = GlobalHydra.instance().hydra
+        assert hydra.get_mode("train", ["seed=1"]) is None
+        assert hydra.get_mode("train", ["hydra.mode=MULTIRUN"]) == RunMode.MULTIRUN
+        with known_mode(Namespace(**plain, overrides=["seed=1", "hydra.run.dir=here"])):
+            assert hydra_itself.Hydra.get_mode(hydra, "nonsense", []) is None
+    assert hydra_itself.Hydra is own
+    for overrides, flags in (
+        (["hydra.mode=MULTIRUN"], {}),
+        ([], {"config_dir": "mine"}),
+        ([], {"config_name": "mine"}),
+    ):
+        with known_mode(Namespace(**plain | flags, overrides=overrides)):
+            assert hydra_itself.Hydra is own
