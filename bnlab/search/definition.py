@@ -2,6 +2,7 @@
 
 import logging
 import math
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -158,6 +159,8 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
         return replace(search, points=distinct[: settings.num_trials])
     assert settings.num_trials is not None
     all_of_them = search.space.configurations(settings.num_trials)
+    if all_of_them is not None:
+        random.Random(settings.seed).shuffle(all_of_them)  # what is interrupted has seen some of each
     if all_of_them is None or len(all_of_them) == settings.num_trials:
         return replace(search, points=all_of_them)
     number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
