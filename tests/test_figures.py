@@ -111,3 +111,17 @@ def test_a_training_that_diverged_says_so_and_flattens_neither_itself_nor_others
     assert axes.get_ylim()[1] == pytest.approx(10 * whole.metrics["val_loss"][0])
     assert (first[:TITLE_HEIGHT] != second[:TITLE_HEIGHT]).any()
     _canvas.cache_clear()
+
+
+def test_a_training_without_a_finite_loss_bounds_no_axis() -> None:
+    """Nothing of it is drawn; the median of what else is there must not be 0, which is on no log scale."""
+    whole = training(0.3)
+    nothing = [float("nan")] * 20
+    hopeless = Curves({**whole.metrics, "train_loss": nothing, "val_loss": nothing}, "too fast", best_epoch=None)
+    _canvas.cache_clear()
+    list(pictures_of_many([whole, hopeless]))
+    alone = _canvas(True, False, ("loss", "accuracy")).figure.axes[0].get_ylim()
+    _canvas.cache_clear()
+    list(pictures_of_many([whole]))
+    assert alone == _canvas(True, False, ("loss", "accuracy")).figure.axes[0].get_ylim()
+    _canvas.cache_clear()

@@ -37,7 +37,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
         axes.relim()
         axes.autoscale_view()
         if axes.get_yscale() == "log":
-            highest = [_highest_loss(training) for training in trainings]
+            highest = [loss for training in trainings if (loss := _highest_loss(training)) is not None]
             top = min(axes.get_ylim()[1], MOST_ABOVE * lower_median(highest))
             axes.set_ylim(top=top, auto=True)  # the axes are kept for the next call
             number_log_axis(axes.yaxis, decades_apart=3)
@@ -69,9 +69,10 @@ def _canvas(is_log: bool, is_short: bool, both: tuple[str, str]) -> FigureCanvas
     return FigureCanvasAgg(figure)
 
 
-def _highest_loss(training: Curves) -> float:
+def _highest_loss(training: Curves) -> float | None:
+    """None where the first epoch already was not finite."""
     losses = [value for split in COLOURS for value in training.metrics[f"{split}_loss"]]
-    return max(filter(math.isfinite, losses), default=0.0)
+    return max(filter(math.isfinite, losses), default=None)
 
 
 def _set_lines(axes: Axes, training: Curves, quantity: str) -> None:
