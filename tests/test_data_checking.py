@@ -252,7 +252,7 @@ def test_the_command_ends_in_one_line_and_a_sweep_in_a_row_for_each(train, tmp_p
     assert outcome.exit_code == 2
     assert len(outcome.stderr.splitlines()) == 1
     assert "1 are NaN and 1 infinite" in outcome.stderr
-    assert json.loads(Path("run/summary.json").read_text())["status"] == "failed"
+    assert not Path("run").exists()
     outcome = train("-m", *own, "data.case=fine,one-hot classes", "hydra.sweep.dir=sweep")
     assert outcome.exit_code == 1
     assert "trial 1 failed: `y` of a split" in outcome.stdout
