@@ -80,6 +80,24 @@ def test_classes_that_are_numbers_keep_their_order_and_any_column_can_be_the_tar
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        "a,b,kind,\n{}1.5,-2,dog,\n".format("0.5,3,cat,\n1.5,-2,dog,\n" * 9 + "0.5,3,cat,\n"),
+        "a;b;kind\n" + "0.5;TRUE;cat\n1.5;FALSE;dog\n" * 10,
+        '"a, the first | of two\nmeasured";b;kind\n' + "0.5;true;cat\n1.5;False;dog\n" * 10,
+        ",a,b,kind\n" + "7,0.5,3,cat\n8,1.5,-2,dog\n" * 10,
+    ],
+    ids=["delimiter at the end", "true and false", "delimiters in a name", "index without a name"],
+)
+def test_tables_as_programs_write_them_are_read(tmp_path, content) -> None:
+    file = tmp_path / "t.csv"
+    file.write_text(content)
+    splits = from_csv(str(file), "kind", drop=[""] if content.startswith(",") else [])
+    cat, dog = (1, 0) if ";" in content else (3, -2)
+    assert rows_of(splits).tolist() == sorted_rows([[0.5, cat], [1.5, dog]] * 10, [0, 1] * 10).tolist()
+
+
+@pytest.mark.parametrize(
     ("content", "target", "told"),
     [
         ("", "y", "is empty, but its first line must name the columns"),
@@ -89,14 +107,19 @@ def test_classes_that_are_numbers_keep_their_order_and_any_column_can_be_the_tar
         ("a,b\n1,2\n", "target", "has no column 'target': it has 'a', 'b'"),
         ("a,a,y\n1,2,3\n", "y", "'a' names two"),
         ("a,y\n1,2\n1\n", "y", "has 2 columns, but 1 in line 3"),
-        ("a,city,y\n1,Bern,0\n2,Rome,1\n", "y", r"column 'city' .* has 'Bern' in row 1 .* data.drop=\[city\]"),
+        ("a,city,y\n1,Bern,0\n2,Rome,1\n", "y", r"column 'city' .* has 'Bern' in row 1 .* 'data.drop=\[city\]'"),
         ("a,y\n1,0\n,1\n", "y", r"column 'a' .* has nothing in row 2"),
         ("a,y\n1,0\n2,\n3,x\n", "y", "1 are empty, the first that of sample 1"),
         ("a,y\n1,0.5\n2,1\n", "y", r"must hold classes, but sample 0 has 0.5: task=regression"),
         ("a,y\n1,nan\n2,1\n", "y", r"must hold classes, but sample 0 has nan"),
         ("y\n1\n2\n", "y", "no column beside the target"),
         ("a,y\n" + "".join(f"1,{i}\n" for i in range(1001)), "y", "at most 1000 classes, but got 1001"),
-        ("a,y\nnan,0\n" + "1,0\n2,1\n" * 10, "y", "1 are NaN"),
+        ("a,y\nnan,0\n" + "1,0\n2,1\n" * 10, "y", r"column 'a' .* has 'nan' in row 1 .* fill it in"),
+        ("a,y\n" + "1,0\n2,1\n" * 9 + "inf,1\n", "y", r"column 'a' .* has 'inf' in row 19"),
+        ("a;y\n0,5;0\n1,5;1\n", "y", r"column 'a' .* has '0,5' in row 1 .* with a point for the decimals"),
+        ("a;y\n1,234.5;0\n2;1\n", "y", r"has '1,234.5' in row 1 .* without commas"),
+        (",a,y\n0,1,0\n1,2,1\n", "y", r"""number 1 has none: name it, or .* by 'data\.drop=\[""\]'"""),
+        ("a,y\n" + "1,cat\n2,dog\n" * 9 + "3,rare\n", "y", r"of \['rare'\] there is one among 19: leave such"),
         ("a,y\n" + "1,0\n" * 10, "y", "at least 2 classes, but all samples are of '0'"),
         ("a,y\n1,0\n1,1\n", "y", "Each class needs at least 2 samples"),
         ('a,y\n"1,0\n', "y", "has 2 columns, but 1 in line"),
@@ -171,10 +194,11 @@ class Unpickled:
         ({"x": np.ones((4, 2)), "y": np.eye(4)}, r"y of t.npz must have the shape \(N,\)"),
         ({"x": np.array([["a"], ["b"]]), "y": np.arange(2)}, "x of t.npz must hold real numbers"),
         ({"x": np.ones((4, 2)), "y": np.arange(3)}, "as many samples as labels, but got 4 and 3"),
-        ({"x": np.ones((2, 2)), "y": np.array([Unpickled(), 1], dtype=object)}, "cannot be read as arrays"),
+        ({"x": np.ones((2, 2)), "y": np.array([Unpickled(), 1], dtype=object)}, "y of t.npz is an array of Python"),
+        ({"x": np.ones((0, 2)), "y": np.ones(0, dtype=int)}, "y of t.npz must hold a label for each sample, but is"),
         ({"x": np.ones((2, 2)), "y": np.array([0.5, 1])}, "task=regression"),
     ],
-    ids=["no y", "no test", "one-hot", "text", "lengths", "objects", "real"],
+    ids=["no y", "no test", "one-hot", "text", "lengths", "objects", "nothing", "real"],
 )
 def test_arrays_that_cannot_be_trained_on_are_refused(tmp_path, arrays, told) -> None:
     np.savez(tmp_path / "t.npz", **arrays)

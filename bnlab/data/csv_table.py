@@ -3,13 +3,16 @@
 import csv
 import difflib
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bnlab.command_line import override, typed
 from bnlab.data.labels import as_targets, number_classes
 from bnlab.data.own_file import read_own_file
 from bnlab.data.parts import cut
@@ -19,6 +22,7 @@ from bnlab.errors import UserError
 __all__ = ["from_csv"]
 
 _DELIMITERS = (",", ";", "\t", "|")
+_TRUTH = {"false": 0.0, "true": 1.0}
 
 
 def from_csv(
@@ -34,13 +38,14 @@ def from_csv(
 ) -> Splits:
     """The rows of a CSV file, cut into three random parts, stratified where classes are learned.
 
-    Every column but `target` and those of `drop` is a feature and holds numbers.
+    Every column but `target` and those of `drop` is a feature and holds numbers, or true and false for 1 and 0. An
+    unnamed column is one for `drop`, or holds nothing: what a delimiter at the end of each line makes.
 
     Args:
         path: of the file, in UTF-8; its first line names the columns.
         target: the column to be predicted. Classes may be text, and are numbered in the order of their names.
         drop: columns to leave out, such as identifiers.
-        delimiter: None for the one of comma, semicolon, tab and | that the first line has most of.
+        delimiter: None for the one of comma, semicolon, tab and | that cuts the first line into most columns.
         task: "classification", or "regression" to predict real numbers.
         val_fraction, test_fraction: of all rows.
         split_seed: decides which rows go where.
@@ -57,6 +62,11 @@ def from_csv(
             raise UserError(f"{name} has no column {wanted!r}: {shown}")
     if target in drop:
         raise UserError(f"`data.target` is the column {target!r}, which `data.drop` leaves out: take it out of one.")
+    if "" in columns and "" not in drop:
+        place = list(columns).index("") + 1
+        raise UserError(
+            f"Each column of {name} must have a name, but number {place} has none: name it, or {_drop('')}."
+        )
     features = [_numbers(name, key, cells) for key, cells in columns.items() if key != target and key not in drop]
     if not features:
         raise UserError(f"{name} has no column beside the target {target!r}, but a network needs a feature at least.")
@@ -88,12 +98,11 @@ def _decoded(name: str, content: bytes) -> str:
 
 def _columns(name: str, text: str, delimiter: str | None) -> dict[str, list[str]]:
     """Name -> cells of each column."""
-    first, _, _ = text.partition("\n")
     if delimiter is None:
-        delimiter = max(_DELIMITERS, key=first.count)
+        delimiter = max(_DELIMITERS, key=lambda each: _num_columns(text, each))
     if len(delimiter) != 1:
         raise UserError(f"`data.delimiter` must be a single character, but got {delimiter!r}.")
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = _reader(text, delimiter)
     try:
         header = [cell.strip() for cell in next(reader, [])]
         rows = [(reader.line_num, row) for row in reader if row]
@@ -103,9 +112,6 @@ def _columns(name: str, text: str, delimiter: str | None) -> dict[str, list[str]
         raise UserError(f"{name} is empty, but its first line must name the columns.")
     if all(map(_is_number, header)):
         raise UserError(f"The first line of {name} must name the columns, but holds numbers: {_listed(header)}.")
-    twice = [key for key in header if header.count(key) > 1]
-    if twice:
-        raise UserError(f"Each column of {name} must have a name of its own, but {twice[0]!r} names two.")
     for line, row in rows:
         if len(row) != len(header):
             raise UserError(
@@ -114,23 +120,55 @@ def _columns(name: str, text: str, delimiter: str | None) -> dict[str, list[str]
             )
     if not rows:
         raise UserError(f"{name} has no rows below its first line.")
-    return dict(zip(header, map(list, zip(*(row for _, row in rows), strict=True)), strict=True))
+    kept = [place for place, key in enumerate(header) if key or any(row[place].strip() for _, row in rows)]
+    header = [header[place] for place in kept]
+    twice = [key for key in header if header.count(key) > 1]
+    if twice:
+        raise UserError(f"Each column of {name} must have a name of its own, but {twice[0]!r} names two.")
+    return {key: [row[place] for _, row in rows] for key, place in zip(header, kept, strict=True)}
+
+
+def _reader(text: str, delimiter: str) -> Any:
+    return csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+
+
+def _num_columns(text: str, delimiter: str) -> int:
+    try:
+        return len(next(_reader(text, delimiter), []))
+    except csv.Error:  # said when the table is read
+        return 0
 
 
 def _numbers(name: str, key: str, cells: Sequence[str], *, is_target: bool = False) -> NDArray[np.float64]:
     try:
-        return np.array(cells).astype(np.float64)
+        numbers = np.array(cells).astype(np.float64)
     except ValueError:
-        row, cell = next((row, cell) for row, cell in enumerate(cells) if not _is_number(cell))
+        truth = [_TRUTH.get(cell.strip().lower()) for cell in cells]
+        if None not in truth:
+            return np.array(truth, dtype=np.float64)
+    else:
+        if np.isfinite(numbers).all():
+            return numbers
+    row, cell = next((row, cell) for row, cell in enumerate(cells) if not (_is_number(cell) and _is_finite(cell)))
     found = f"{cell!r}" if cell.strip() else "nothing"
-    way_out = (
-        "task=classification learns classes"
-        if is_target
-        else f"fill it in, or leave the column out by data.drop=[{key}]"
-    )
     raise UserError(
-        f"The column {key!r} of {name} must hold numbers, but has {found} in row {row + 1} below the names: {way_out}."
+        f"The column {key!r} of {name} must hold numbers, but has {found} in row {row + 1} below the names: "
+        f"{_way_out(key, cell, is_target)}."
     )
+
+
+def _way_out(key: str, cell: str, is_target: bool) -> str:
+    if _is_number(cell.replace(",", "")):
+        return "write it with a point for the decimals and without commas" if "," in cell else _without(key, is_target)
+    return "task=classification learns classes" if is_target and cell.strip() else _without(key, is_target)
+
+
+def _without(key: str, is_target: bool) -> str:
+    return "leave such rows out" if is_target else f"fill it in, or {_drop(key)}"
+
+
+def _drop(key: str) -> str:
+    return f"leave the column out by {typed(override('data.drop', [key]))}"
 
 
 def _numbers_or_text(cells: Sequence[str]) -> NDArray[np.float64] | NDArray[np.str_]:
@@ -148,6 +186,10 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _is_finite(cell: str) -> bool:
+    return math.isfinite(float(cell))
 
 
 def _listed(names: Sequence[str], most: int = 8) -> str:

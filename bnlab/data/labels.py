@@ -26,6 +26,8 @@ def number_classes(name: str, labels: NDArray[Any]) -> tuple[NDArray[np.int64], 
     """
     if labels.ndim != 1:
         raise UserError(f"{name} must have the shape (N,), a label for each sample, but got {labels.shape}.")
+    if not len(labels):
+        raise UserError(f"{name} must hold a label for each sample, but is empty.")
     if labels.dtype.kind == "f":
         is_whole = np.equal(np.mod(labels, 1), 0)  # false for NaN and infinity
         if not is_whole.all():

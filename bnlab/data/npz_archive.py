@@ -72,7 +72,7 @@ def from_npz(
     train, test = split_of["y_train"], split_of["y_test"]
     if "y_val" in split_of:
         return Splits(train, split_of["y_val"], test, num_classes, class_names)
-    train, val = cut_off(train, val_fraction, split_seed)
+    train, val = cut_off(train, val_fraction, split_seed, class_names)
     return Splits(train, val, test, num_classes, class_names)
 
 
@@ -81,13 +81,26 @@ def _arrays(name: str, content: bytes) -> dict[str, NDArray[Any]]:
         archive = np.load(io.BytesIO(content), allow_pickle=False)
         if isinstance(archive, np.ndarray):
             raise UserError(f"{name} holds a single array, but x and y are needed: numpy.savez(path, x=x, y=y).")
-        return {key: archive[key] for key in archive.files}
+        return {key: _array(name, archive, key) for key in archive.files}
     except UserError:
         raise
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise UserError(
             f"{name} cannot be read as arrays ({one_line(error)}): numpy.savez(path, x=x, y=y) writes them."
         ) from error
+
+
+def _array(name: str, archive: Any, key: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = archive[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise UserError(
+            f"{key} of {name} is an array of Python objects, which are never unpickled: {key}.astype(str) makes text "
+            f"of them, {key}.astype(float) numbers."
+        ) from error
+    return array
 
 
 def _samples(name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> torch.Tensor:

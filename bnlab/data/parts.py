@@ -1,6 +1,7 @@
 """Cutting one set of samples into training, validation and test parts."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -31,19 +32,19 @@ def cut(
         raise UserError(
             f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val_fraction} + {test_fraction}."
         )
-    rest, test = cut_off(whole, test_fraction, split_seed)
-    train, val = cut_off(rest, val_fraction / (1 - test_fraction), split_seed)
+    rest, test = cut_off(whole, test_fraction, split_seed, class_names)
+    train, val = cut_off(rest, val_fraction / (1 - test_fraction), split_seed, class_names)
     return Splits(train, val, test, num_classes, class_names)
 
 
-def cut_off(whole: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def cut_off(whole: Split, fraction: float, seed: int, class_names: Sequence[str] | None = None) -> tuple[Split, Split]:
     """What remains, and a random `fraction` of `whole`: stratified where y are classes.
 
     Raises:
         UserError: a part that would be too small.
     """
     if not whole.y.is_floating_point():
-        return stratified_split(whole, fraction, seed)
+        return stratified_split(whole, fraction, seed, class_names)
     num_cut = math.ceil(fraction * len(whole))
     if not 0 < num_cut < len(whole):
         raise UserError(

@@ -1,5 +1,6 @@
 """A data set as tensors: training, validation and test split."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -128,14 +129,18 @@ def as_splits(value: object) -> Splits:
     return value
 
 
-def stratified_split(split: Split, fraction: float, seed: int) -> tuple[Split, Split]:
+def stratified_split(
+    split: Split, fraction: float, seed: int, class_names: Sequence[str] | None = None
+) -> tuple[Split, Split]:
     """Cut a random `fraction` off `split`, each class in its own share; the same `seed` cuts the same samples.
 
+    Args:
+        class_names: what the user calls the classes, for errors.
     Returns:
         what remains, and what was cut off.
     Raises:
         UserError: a part that would have fewer samples than there are classes.
     """
-    parts = map(torch.from_numpy, stratified_indices(split.y.cpu().numpy(), fraction, seed))
+    parts = map(torch.from_numpy, stratified_indices(split.y.cpu().numpy(), fraction, seed, class_names))
     remaining, cut = (Split(split.x[indices], split.y[indices]) for indices in parts)
     return remaining, cut

@@ -1,6 +1,7 @@
 """Which samples go to which part, each class in its own share, in numpy: scikit-learn takes a second to import."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,9 @@ __all__ = ["stratified_indices"]
 _Integers = NDArray[np.int64]
 
 
-def stratified_indices(classes: NDArray[np.integer], fraction: float, seed: int) -> tuple[_Integers, _Integers]:
+def stratified_indices(
+    classes: NDArray[np.integer], fraction: float, seed: int, class_names: Sequence[str] | None = None
+) -> tuple[_Integers, _Integers]:
     """Cut a random `fraction` of the samples off, each class in its own share.
 
     The samples are those of scikit-learn's `train_test_split(test_size=fraction, random_state=seed, stratify=classes)`,
@@ -22,6 +25,7 @@ def stratified_indices(classes: NDArray[np.integer], fraction: float, seed: int)
         classes: (N,), of each sample.
         fraction: between 0 and 1; ceil(fraction N) samples are cut off.
         seed: of `numpy.random.RandomState`.
+        class_names: what the user calls the classes 0, 1, ..., for errors.
     Returns:
         the indices of what remains and of what was cut off, each in ascending order.
     Raises:
@@ -35,9 +39,10 @@ def stratified_indices(classes: NDArray[np.integer], fraction: float, seed: int)
     num_remaining = num_samples - num_cut
     names, of_sample, counts = np.unique(classes, return_inverse=True, return_counts=True)
     if counts.min(initial=2) < 2:
+        rare = [number if class_names is None else class_names[number] for number in names[counts < 2].tolist()]
         raise UserError(
-            f"Each class needs at least 2 samples to be split, but of {names[counts < 2].tolist()} there is one: "
-            "choose another data.val_fraction or data.test_fraction."
+            f"Each class needs at least 2 samples to be split, but of {rare} there is one among {num_samples}: leave "
+            "such classes out, or choose another data.val_fraction or data.test_fraction."
         )
     if min(num_cut, num_remaining) < max(len(names), 1):
         raise UserError(
