@@ -5,6 +5,7 @@ Hydra is imported for composing only: a worker process checks and describes conf
 
 import functools
 import hashlib
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,25 +61,29 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
     from bnlab.search.plugin import register
 
-    outer = GlobalHydra.instance().hydra  # that of a program around this call
-    GlobalHydra.instance().clear()
-    register()
-    try:
+    with _composing:
+        outer = GlobalHydra.instance().hydra  # that of a program around this call
+        GlobalHydra.instance().clear()
+        register()
         try:
-            with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
-                config = hydra_compose("train", list(overrides))
-        except UserError as error:
-            from bnlab.mistakes.explaining import explain
+            try:
+                with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+                    config = hydra_compose("train", list(overrides))
+            except UserError as error:
+                from bnlab.mistakes.explaining import explain
 
-            raise UserError(explain(list(overrides), Origin(), multirun=False) or str(error)) from error
-    finally:
-        GlobalHydra.instance().hydra = outer
+                raise UserError(explain(list(overrides), Origin(), multirun=False) or str(error)) from error
+        finally:
+            GlobalHydra.instance().hydra = outer
     check(config)
     if len(_composed) > 10_000:
         _composed.clear()
     _composed[_digest(plain(config))] = list(overrides)
     return config
 
+
+_composing = threading.RLock()
+"""Hydra has one state per process: of two threads that compose, each would find that of the other."""
 
 _composed: dict[bytes, list[str]] = {}
 """The overrides that gave a config, by its content: they are not those of one that was changed afterwards."""

@@ -150,3 +150,15 @@ def test_samples_are_those_that_single_draws_give() -> None:
     scale = log_uniform(1e-4, 1)
     one_by_one = random.Random(0)
     assert scale.sample(random.Random(0), 3) == [scale.sample(one_by_one) for _ in range(3)]
+
+
+def test_threads_compose_one_after_another() -> None:
+    """Hydra's state is that of the process: threads took it from each other, or left theirs behind."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from hydra.core.global_hydra import GlobalHydra
+
+    with ThreadPoolExecutor(8) as pool:
+        configs = list(pool.map(lambda seed: bnlab.compose([f"seed={seed}"]), range(8)))
+    assert [config.seed for config in configs] == list(range(8))
+    assert not GlobalHydra.instance().is_initialized()
