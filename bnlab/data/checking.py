@@ -141,6 +141,10 @@ def check_targets(y_of: Mapping[str, Tensor]) -> None:
                 f"`{name}.y` of the data must hold numbers that float32 holds, but {int(is_bad.sum())} of "
                 f"{len(y)} are not, the first that of sample {first}, {float(y[first]):g}: leave such samples out."
             )
+        if len(y) == 1:
+            raise UserError(
+                f"`{name}` of the data must have at least 2 samples for task=regression, as R^2 of a single one is 0/0."
+            )
         low, high = map(float, y.aminmax())
         if low == high:
             raise UserError(
