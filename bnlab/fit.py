@@ -198,7 +198,7 @@ def build_learner(network: torch.nn.Module, data: DataModule, *arguments: Any) -
     """The LightningModule for the kind of the data's labels; `arguments` are those of `Learner` beside the network."""
     if data.splits.num_classes is None:
         return Regressor(network, *arguments, scale=data.splits.target_scale)
-    return Classifier(network, *arguments)
+    return Classifier(network, *arguments, num_classes=data.splits.num_classes)
 
 
 def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:

@@ -120,7 +120,7 @@ def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, Callable[[],
     split = model.prepare(data.split("test", dtype, torch.device("cpu")))
     if isinstance(model, StackedModule):
         try:
-            model.try_out(split.x[:2])
+            model.try_out(split.x[:2], data.splits.num_outputs)
         except UserError as error:
             raise NotQuickError(str(error)) from error
     size = config.data.batch_size

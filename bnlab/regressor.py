@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bnlab.data.target_scale import AS_THEY_ARE, TargetScale
-from bnlab.errors import UserError
 from bnlab.learner import Learner
 from bnlab.metrics import RegressionMetrics
+from bnlab.network_outputs import check_outputs
 
 __all__ = ["Regressor"]
 
@@ -26,11 +26,7 @@ class Regressor(Learner):
         super().__init__(network, *arguments)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        if outputs.shape != (len(y), 1):
-            raise UserError(
-                f"With task=regression the network must give one number per sample, ({len(y)}, 1), but gives "
-                f"{tuple(outputs.shape)}."
-            )
+        check_outputs(outputs, len(y), 1)
         return F.mse_loss(outputs.squeeze(1), y)
 
     def make_metrics(self) -> RegressionMetrics:

@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 
 from bnlab.data import Split
 from bnlab.errors import UserError, one_line
+from bnlab.network_outputs import check_outputs
 from bnlab.stacked.criterion import CLASSES, Criterion
 from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
@@ -60,18 +61,23 @@ class StackedModule:
         """The samples as `step` and `logits` take them: as they are."""
         return split
 
-    def try_out(self, x: Tensor) -> None:
+    def try_out(self, x: Tensor, num_outputs: int | None = None) -> None:
         """See whether the networks can be stacked, on a few samples; nothing is changed.
 
+        Args:
+            num_outputs: what each must give per sample; None where it is not known.
         Raises:
-            UserError: they cannot; the layer is named.
+            UserError: they cannot, and the layer is named, or they give something else.
         """
         buffers = self.stack.buffers
         self.stack.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         try:
             dtype = torch.int64 if self._criterion is CLASSES else x.dtype
+            outputs: object = self.logits(x)
+            check_outputs(outputs[0] if isinstance(outputs, Tensor) else outputs, len(x), num_outputs)
             self.step(x, torch.zeros(len(x), dtype=dtype, device=x.device))
-            self.logits(x)
+        except UserError:
+            raise
         except Exception as error:
             raise UserError(f"torch.func.vmap cannot stack {self._entered}: {one_line(error)}") from error
         finally:

@@ -103,7 +103,7 @@ class Training:
         self._criterion, self._scale = criterion_of(data.splits)
         self._model = stacked_model(networks, dtype, self._criterion)
         if isinstance(self._model, StackedModule):
-            self._model.try_out(data.split("train", dtype, device).x[:2])
+            self._model.try_out(data.split("train", dtype, device).x[:2], data.splits.num_outputs)
         for trial in trials:
             reason = why_not_stacked(trial.optimizer, trial.scheduler)
             if reason is not None:
