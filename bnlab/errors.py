@@ -26,11 +26,15 @@ class Refused(BaseException):  # no Exception, which Hydra would make a warning 
 _INTERNAL = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search path:|\tprovider=).*")
 
 
+_OF_WORKERS = ("_RemoteTraceback", "RemoteTraceback")  # the traceback of another process, as a cause
+
+
 def one_line(error: BaseException) -> str:
     """The message of `error` and, where a library wrapped it, of its cause, without line breaks."""
     text = _message(error)
-    if error.__cause__ is not None and _message(error.__cause__) not in text:
-        text = f"{text}: {_message(error.__cause__)}"
+    cause = error.__cause__
+    if cause is not None and type(cause).__name__ not in _OF_WORKERS and _message(cause) not in text:
+        text = f"{text}: {_message(cause)}"
     return text
 
 

@@ -59,7 +59,8 @@ def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OM
     finally:
         end.set()
         for thread in threads:
-            thread.join()
+            if thread.is_alive():  # one whose start was interrupted is not, and cannot be waited for
+                thread.join()
 
 
 def is_process_limit(error: BaseException) -> bool:

@@ -41,7 +41,7 @@ def leave_removed_folder() -> None:
     try:
         os.getcwd()
     except FileNotFoundError:
-        for folder in _STARTED_IN.parents:
+        for folder in (*_STARTED_IN.parents, Path(os.sep)):  # the root has no parents, and may be where it began
             with suppress(OSError):
                 os.chdir(folder)
                 return

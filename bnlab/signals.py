@@ -21,6 +21,7 @@ __all__ = [
     "end_without_words",
     "interruptible",
     "is_for_us",
+    "is_interrupt",
     "leave_to_parent",
     "raise_interrupt",
     "to_answer",
@@ -36,6 +37,20 @@ INTERRUPTED = "Interrupted."
 
 class UserInterrupt(KeyboardInterrupt):
     """One of the signals came. A plain KeyboardInterrupt may have been raised by any code."""
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is a `UserInterrupt`, or was raised on the way out of one, where some library's clean-up failed."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, UserInterrupt):
+            return True
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            waiting += [error.__cause__, error.__context__]
+    return False
 
 
 @contextmanager
@@ -57,14 +72,16 @@ def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None
             if is_for_us(number):
                 signal.signal(number, raise_interrupt if before_end is None else _Ending(before_end))
         yield
-    except UserInterrupt:
-        print(INTERRUPTED, file=sys.stderr)
-        end_if_cut_short(EXIT_INTERRUPTED)
-        raise SystemExit(EXIT_INTERRUPTED) from None
     except SystemExit as stop:
         if isinstance(stop.code, int):
             end_if_cut_short(stop.code)
         raise
+    except (Exception, UserInterrupt) as error:
+        if not is_interrupt(error):
+            raise
+        print(INTERRUPTED, file=sys.stderr)
+        end_if_cut_short(EXIT_INTERRUPTED)
+        raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

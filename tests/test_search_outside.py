@@ -1,6 +1,8 @@
 """What ends a trial for reasons that are not its own: it is tried again, and a row of such ends stops the sweep."""
 
 import errno
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -186,3 +188,23 @@ def test_a_sweep_goes_on_whose_working_folder_is_removed(train, monkeypatch, tmp
     assert [row["state"] for row in rows] == ["completed"] * 4
     assert [row["reason"] for row in rows] == [""] * 4
     assert "Traceback" not in outcome.stdout + outcome.stderr
+
+
+def interrupted_amid_a_clean_up(config):
+    """As a library's context manager does that is left half entered."""
+    if not Path("asked").exists():
+        Path("asked").touch()
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            None._flags  # noqa: B018
+    return smooth(config)
+
+
+def test_a_trial_that_is_interrupted_where_a_clean_up_fails_has_not_failed(sweep, train) -> None:
+    outcome, left = sweep("optimizer.lr=0.01,0.1", task=interrupted_amid_a_clean_up)
+    assert outcome.exit_code == 130
+    assert "failed" not in {row["state"] for row in left.rows}
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [row["state"] for row in left.rows if row["state"] != "interrupted"] == ["completed", "completed"]

@@ -19,3 +19,41 @@ def test_ctrl_c_after_the_last_line_ends_the_process_without_a_word() -> None:
 
 def test_a_ctrl_c_that_is_ignored_stays_ignored() -> None:
     assert outcome_of("signal.signal(signal.SIGINT, signal.SIG_IGN); end_without_words()") == (0, "")
+
+
+CLEANING_UP = """
+import os, signal
+from bnlab.signals import interruptible
+with interruptible():
+    try:
+        os.kill(os.getpid(), signal.SIGTERM)
+    finally:
+        {}
+"""
+
+
+def test_an_interrupt_whose_way_out_fails_is_one_all_the_same() -> None:
+    """As where it comes amid a library's context manager, which meets what is half done when it is left."""
+    for clean_up in ("None._flags", "raise ValueError('half read') from AttributeError('no flags')"):
+        code = [sys.executable, "-c", CLEANING_UP.format(clean_up)]
+        outcome = subprocess.run(code, capture_output=True, text=True, check=False)
+        assert (outcome.returncode, outcome.stderr) == (130, "Interrupted.\n")
+    code = [sys.executable, "-c", CLEANING_UP.replace("os.kill(os.getpid(), signal.SIGTERM)", "pass").format("1 / 0")]
+    assert "ZeroDivisionError" in subprocess.run(code, capture_output=True, text=True, check=False).stderr
+
+
+STARTED_IN_NONE = """
+import os
+os.rmdir(os.getcwd())
+from bnlab.shared_process import leave_removed_folder
+leave_removed_folder()
+print(os.getcwd())
+"""
+
+
+def test_a_process_that_begins_in_a_removed_folder_leaves_it(tmp_path) -> None:
+    (tmp_path / "gone").mkdir()
+    outcome = subprocess.run(
+        [sys.executable, "-c", STARTED_IN_NONE], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
+    )
+    assert (outcome.returncode, outcome.stdout) == (0, "/\n"), outcome.stderr

@@ -20,7 +20,7 @@ from bnlab.folder_lock import FolderLock
 from bnlab.outside import is_outside, wait_for_room
 from bnlab.search.folder import TrialFolder, read_result
 from bnlab.shared_process import restored
-from bnlab.signals import UserInterrupt
+from bnlab.signals import UserInterrupt, is_interrupt
 
 __all__ = ["Job", "JobEndedError"]
 
@@ -65,10 +65,11 @@ class Job:
         try:
             with restored():
                 value = self.task(config)
-        except UserInterrupt:
-            _complete(folder, identity, {"status": "interrupted", "seconds": time.monotonic() - start}, changes=True)
-            raise
         except BaseException as error:
+            if isinstance(error, Exception | UserInterrupt) and is_interrupt(error):
+                seconds = time.monotonic() - start
+                _complete(folder, identity, {"status": "interrupted", "seconds": seconds}, changes=True)
+                raise UserInterrupt from error
             log.error("the trial failed", exc_info=True)
             outside = {"outside": True} if is_outside(error) else {}
             result = {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start} | outside
