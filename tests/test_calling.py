@@ -162,3 +162,16 @@ def test_threads_compose_one_after_another() -> None:
         configs = list(pool.map(lambda seed: bnlab.compose([f"seed={seed}"]), range(8)))
     assert [config.seed for config in configs] == list(range(8))
     assert not GlobalHydra.instance().is_initialized()
+
+
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
+    """Data are kept from run to run; in a notebook, what is in a file is not always what was in it."""
+    rows = [f"{number}.5,{number % 2}\n" for number in range(40)]
+    asked = [*QUICK, "trainer=quick", "data=csv", "data.path=t.csv", "data.target=y", "data.batch_size=8"]
+    fingerprints = []
+    for number, first in enumerate(("0.5,0\n", "0.5,0\n", "7.5,0\n")):
+        file = tmp_path / "t.csv"
+        if not file.exists() or first != rows[0]:
+            file.write_text("".join(["x,y\n", first, *rows[1:]]))
+        fingerprints.append(bnlab.run(asked, f"run{number}").summary["data_sha256"])
+    assert fingerprints[0] == fingerprints[1] != fingerprints[2]

@@ -1,6 +1,9 @@
 """The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -31,15 +34,18 @@ class Data:
         return split.to(device, dtype)
 
 
-_loaded: dict[str, Data] = {}  # the newest only
+_Key = tuple[str, tuple[tuple[str, int, int], ...]]
+_loaded: dict[_Key, Data] = {}  # the newest only
 
 
 def load_data(config: DictConfig) -> Data:
-    """
+    """The data of `config.data`: those that are kept, unless a file that it names was changed since.
+
     Raises:
         UserError: the data are not there or cannot be read.
     """
-    key = data_key({"data": arguments_of(config.data)})
+    arguments = arguments_of(config.data)
+    key = data_key({"data": arguments}), tuple(_files(arguments))
     if key not in _loaded:
         _loaded.clear()
         splits = build_splits(config)
@@ -49,3 +55,15 @@ def load_data(config: DictConfig) -> Data:
         normalization = Normalization.of(splits.train) if config.data.normalize else None
         _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization, which)
     return _loaded[key]
+
+
+def _files(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """The files that the arguments name, and what changes with what is in them."""
+    for value in arguments.values():
+        if isinstance(value, str):
+            try:
+                path = Path(value).expanduser().absolute()  # in another folder, it is another file
+                found = path.stat()
+            except (OSError, ValueError, RuntimeError):
+                continue
+            yield str(path), found.st_mtime_ns, found.st_size
