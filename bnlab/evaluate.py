@@ -1,5 +1,6 @@
 """`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,8 @@ _FOR_TESTING = ("_target_", "accelerator", "devices", "precision")
 def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     """{"test_loss", "test_accuracy" or "test_r2"} of the best weights of the run in `folder`, as its training did.
 
+    Where the data are others of the same shape, a line on stderr says so.
+
     Args:
         trust: let the run name code of any kind; see `bnlab.load`.
     Raises:
@@ -46,18 +49,20 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
         trainer_alone = {"trainer": OmegaConf.to_container(run.config.trainer)}
         check_settings(trainer_alone, f"The run in {str(run.folder.path)!r}", ["trainer"])
     try:
-        splits, test = ready(run)
+        splits, fingerprint, test = ready(run)
     except Exception as error:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
     run.check_sizes(splits.sample_shape, splits.num_classes)
+    if run.summary.get("data_sha256") not in (None, fingerprint):
+        print(f"The data are not those that the run in {str(run.folder.path)!r} was trained on.", file=sys.stderr)
     return test()
 
 
-Ready = tuple["Splits", Callable[[], dict[str, float]]]
+Ready = tuple["Splits", str, Callable[[], dict[str, float]]]
 
 
 def _by_lightning(run: "Run") -> Ready:
-    """The data of the run, and what tests it on them."""
+    """The data of the run, their fingerprint, and what tests it on them."""
     from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
     from bnlab.quick import by_lightning
     from bnlab.stacked.grouping import is_quick
@@ -70,7 +75,7 @@ def _by_lightning(run: "Run") -> Ready:
         with use_threads(num_threads(run.config, run.network, data)):
             return test(trainer, build_learner(run.network, data), data, run.folder.best_checkpoint)
 
-    return data.splits, of_best
+    return data.splits, data.fingerprint, of_best
 
 
 def _quickly(run: "Run") -> Ready:

@@ -104,8 +104,8 @@ def _num_threads(config: DictConfig, network: nn.Module, batch_size: int) -> int
     return suitable_num_threads(config.get("num_threads", "auto"), num_parameters(network), batch_size)
 
 
-def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, Callable[[], dict[str, float]]]:
-    """The data of a run, and what gives the test metrics on them of a network with its weights.
+def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callable[[], dict[str, float]]]:
+    """The data of a run, their fingerprint, and what gives the test metrics on them of a network with its weights.
 
     They are to the bit as `train_quickly` has them.
 
@@ -132,4 +132,4 @@ def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, Callable[[],
             (metrics,) = evaluate(model, split, "test", scale)
         return metrics
 
-    return data.splits, test
+    return data.splits, data.fingerprint, test

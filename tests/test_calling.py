@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import bnlab
+from bnlab.evaluate import evaluate
 from bnlab.notebook_table import as_html, as_markdown
 from bnlab.search import log_uniform, log_uniform_integer, one_minus_log_uniform, uniform_integer
 from bnlab.sweeps import Sweep
@@ -164,7 +165,7 @@ def test_threads_compose_one_after_another() -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
-def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
+def test_a_file_that_was_changed_is_read_again(tmp_path: Path, capsys) -> None:
     """Data are kept from run to run; in a notebook, what is in a file is not always what was in it."""
     rows = [f"{number}.5,{number % 2}\n" for number in range(40)]
     asked = [*QUICK, "trainer=quick", "data=csv", "data.path=t.csv", "data.target=y", "data.batch_size=8"]
@@ -175,3 +176,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path) -> None:
             file.write_text("".join(["x,y\n", first, *rows[1:]]))
         fingerprints.append(bnlab.run(asked, f"run{number}").summary["data_sha256"])
     assert fingerprints[0] == fingerprints[1] != fingerprints[2]
+    for number, told in ((0, "The data are not those that the run in 'run0' was trained on.\n"), (2, "")):
+        capsys.readouterr()
+        evaluate(f"run{number}")
+        assert capsys.readouterr().err == told
