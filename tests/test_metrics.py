@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnlab.metrics import REDUCE_EVERY, EpochMetrics
+from bnlab.metrics import REDUCE_EVERY, ClassificationMetrics
 
 
 @pytest.mark.parametrize("num_batches", [1, 3, REDUCE_EVERY, REDUCE_EVERY + 5])
@@ -10,7 +10,7 @@ def test_epoch_metrics_weigh_every_sample_alike(num_batches: int) -> None:
     sizes = [2 + index % 5 for index in range(num_batches)]
     logits = [torch.randn(size, 4, dtype=torch.float64) for size in sizes]
     classes = [torch.randint(4, (size,)) for size in sizes]
-    metrics = EpochMetrics()
+    metrics = ClassificationMetrics()
     for epoch in range(2):  # the second call starts anew
         for batch_logits, y in zip(logits, classes, strict=True):
             metrics.update(batch_logits, y, F.cross_entropy(batch_logits, y))

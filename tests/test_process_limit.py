@@ -1,6 +1,7 @@
 """A user who may start no more processes or threads: a real limit of a real second user, for root is exempt."""
 
 import csv
+import itertools
 import os
 import re
 import shutil
@@ -33,11 +34,15 @@ JOBLIB = (*SWEEP, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 STACKED = (*SWEEP, "hydra/launcher=stacked", "hydra.launcher.n_jobs=2")
 
 
+_USERS = itertools.count()
+
+
 class User:
     """Runs programs of bnlab in `folder`, with a limit to the processes that it may have."""
 
     def __init__(self, folder: Path) -> None:
-        self.number = 100_000 + os.getpid()  # whose only processes are those of this test
+        # whose only processes are those of this test, not those that the one before is still letting go
+        self.number = 1_000_000 + 100 * os.getpid() + next(_USERS)
         self.becomes = [
             *("setpriv", f"--reuid={self.number}", f"--regid={self.number}", "--clear-groups"),
             *(f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}"),

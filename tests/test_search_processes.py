@@ -188,7 +188,9 @@ def workers_of(pid):
 TRAINED = ("trainer.max_epochs=100000", "trainer.accelerator=cpu", "model.hidden=[8]", "hydra.sweep.dir=s")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM], ids=lambda number: number.name
+)
 def test_a_joblib_sweep_that_is_asked_to_end_lets_its_trainings_save(tmp_path, number):
     process = start(
         tmp_path,

@@ -35,7 +35,7 @@ def test_a_network_stops_where_lightning_would_stop_it_to_the_last_bit(arguments
     for mode in ("min", "max"):
         for curve in CURVES:
             settings = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_loss", "mode": mode}
-            assert early_stopping_lacks({**settings, **arguments}) is None
+            assert early_stopping_lacks({**settings, **arguments}, "accuracy") is None
             own = EarlyStopping.of({**settings, **arguments})
             lightnings = Lightnings("val_loss", mode=mode, **arguments)
             for value in curve:
@@ -43,3 +43,9 @@ def test_a_network_stops_where_lightning_would_stop_it_to_the_last_bit(arguments
                 assert own.should_stop({"val_loss": value}) == expected, (mode, curve)
                 if expected:
                     break
+
+
+def test_the_metric_to_watch_is_one_of_the_task() -> None:
+    settings = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_r2"}
+    assert early_stopping_lacks(settings, "accuracy") == "monitor"
+    assert early_stopping_lacks(settings, "r2") is None
