@@ -1,5 +1,16 @@
 """bnlab, the batch-norm laboratory. Names are imported on first use, so `import bnlab` costs no torch."""
 
+import os
+import sys
+
+if sys.argv[:1] == ["-m"]:  # `python -m bnlab...` begins, with the current folder before all others (bnlab.import_path)
+    try:
+        _here = os.getcwd()
+    except FileNotFoundError:  # it was removed
+        _here = ""
+    if os.path.dirname(os.path.dirname(os.path.abspath(__file__))) != _here:
+        sys.path[:] = sorted(sys.path, key=lambda entry: entry in ("", _here))
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

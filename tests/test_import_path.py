@@ -75,6 +75,23 @@ def test_a_joblib_sweep_runs_no_file_of_the_current_folder(poisoned: Path, tmp_p
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
 
 
+@pytest.mark.parametrize("module", ["bnlab", "bnlab.train", "bnlab.evaluate"])
+def test_a_command_runs_no_file_of_the_current_folder_from_its_first_import_on(module: str, poisoned: Path) -> None:
+    # Python itself runs the one, by the empty entry of PYTHONPATH, and `python -m bnlab` there asks for the other.
+    for name in ("sitecustomize", "bnlab"):
+        (poisoned / f"{name}.py").unlink()
+    repository = str(Path(bnlab.__file__).parent.parent)
+    shown = subprocess.run(
+        [sys.executable, "-m", module, "--help"],
+        env={**os.environ, "PYTHONPATH": f"{repository}:"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 0, shown.stderr
+    assert ran(poisoned) == []
+
+
 def test_the_installed_script_and_the_compiler_run_no_file_of_the_current_folder(
     poisoned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
