@@ -32,21 +32,31 @@ class Outcome:
 
 
 @pytest.fixture
-def train(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run `python -m bnlab.train` with these arguments in this process: the imports are paid once, not every time."""
+def command_of(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Callable]:
+    """From a module's `main`, what runs it with arguments in this process, where the imports are paid once."""
+
+    def of(main: Callable[[], None]) -> Callable[..., Outcome]:
+        def run(*arguments: str | Path) -> Outcome:
+            monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+            capsys.readouterr()
+            exit_code = 0
+            try:
+                main()
+            except SystemExit as stop:
+                exit_code = int(stop.code or 0)
+            return Outcome(exit_code, *capsys.readouterr())
+
+        return run
+
+    return of
+
+
+@pytest.fixture
+def train(command_of: Callable[..., Callable]) -> Callable[..., Outcome]:
+    """`python -m bnlab.train` with these arguments."""
     from bnlab.train import main
 
-    def run(*arguments: str) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bnlab.train", *arguments])
-        capsys.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        return Outcome(exit_code, *capsys.readouterr())
-
-    return run
+    return command_of(main)
 
 
 @pytest.fixture

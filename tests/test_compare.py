@@ -11,7 +11,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from conftest import Outcome
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from recorded import record
@@ -30,20 +29,9 @@ from bnlab.search.folder import SweepFolder
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command_of: Callable) -> Callable:
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bnlab.compare", *map(str, arguments)])
-        capsys.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        return Outcome(exit_code, *capsys.readouterr())
-
-    return run
+    return command_of(main)
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`python -m bnlab.look`: what it says of each layer, against what the network does by hand."""
 
 import csv
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import Outcome
 from recorded import record, record_network
 from torch import Tensor, nn
 
@@ -29,20 +27,9 @@ NORMS = {"ours": BatchNorm1d, "torch": nn.BatchNorm1d, "ghost": GhostBatchNorm1d
 
 
 @pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Callable:
+def command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command_of: Callable) -> Callable:
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Outcome:
-        monkeypatch.setattr(sys, "argv", ["bnlab.look", *map(str, arguments)])
-        capsys.readouterr()
-        exit_code = 0
-        try:
-            main()
-        except SystemExit as stop:
-            exit_code = int(stop.code or 0)
-        return Outcome(exit_code, *capsys.readouterr())
-
-    return run
+    return command_of(main)
 
 
 @pytest.fixture(scope="module")

@@ -184,14 +184,17 @@ def check_results(user: User) -> None:
     assert set(states) <= {"completed", "interrupted"}
 
 
-def test_a_joblib_sweep_goes_on_when_processes_can_be_started_again(user: User) -> None:
-    sweep = user.start(100, *SIMULATED, *JOBLIB, BNLAB_TEST_SECONDS="1")
+def goes_on(user: User, sweep: "subprocess.Popen[str]") -> None:
     lose_workers(user, sweep)
     time.sleep(2)
     assert sweep.poll() is None
     user.limit(100)
     finish(sweep)
     check_results(user)
+
+
+def test_a_joblib_sweep_goes_on_when_processes_can_be_started_again(user: User) -> None:
+    goes_on(user, user.start(100, *SIMULATED, *JOBLIB, BNLAB_TEST_SECONDS="1"))
 
 
 LONG_STACKS = ("trainer.max_epochs=40",)
@@ -199,13 +202,7 @@ LONG_STACKS = ("trainer.max_epochs=40",)
 
 @pytest.mark.slow
 def test_a_stacked_sweep_goes_on_when_processes_can_be_started_again(user: User) -> None:
-    sweep = user.start(100, *TRAIN, *STACKED, *LONG_STACKS)
-    lose_workers(user, sweep)
-    time.sleep(2)
-    assert sweep.poll() is None
-    user.limit(100)
-    finish(sweep)
-    check_results(user)
+    goes_on(user, user.start(100, *TRAIN, *STACKED, *LONG_STACKS))
 
 
 @pytest.mark.slow

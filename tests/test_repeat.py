@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 
 import pytest
 
@@ -25,21 +24,10 @@ def run(train, tmp_path, monkeypatch):
     return tmp_path / "run"
 
 
-def repeated(monkeypatch, capsys, *arguments):
-    monkeypatch.setattr(sys, "argv", ["bnlab.repeat", *map(str, arguments)])
-    capsys.readouterr()
-    exit_code = 0
-    try:
-        main()
-    except SystemExit as stop:
-        exit_code = stop.code
-    return exit_code, capsys.readouterr()
-
-
-def test_a_run_repeats_bit_for_bit_and_one_with_another_seed_does_not(run, tmp_path, monkeypatch, capsys) -> None:
-    exit_code, shown = repeated(monkeypatch, capsys, run)
-    assert exit_code == 0
-    assert "the same: all 16 numbers agree, bit for bit" in shown.out
+def test_a_run_repeats_bit_for_bit_and_one_with_another_seed_does_not(run, tmp_path, command_of) -> None:
+    shown = command_of(main)(run)
+    assert shown.exit_code == 0
+    assert "the same: all 16 numbers agree, bit for bit" in shown.stdout
     (again,) = (tmp_path / "outputs" / "repeats").glob("*/*")
     assert (again / "config.yaml").read_text() == (run / "config.yaml").read_text()
 
@@ -49,12 +37,12 @@ def test_a_run_repeats_bit_for_bit_and_one_with_another_seed_does_not(run, tmp_p
     summary["versions"]["torch"] = "1.0"
     summary["data_sha256"] = "other"
     (run / "summary.json").write_text(json.dumps(summary))
-    exit_code, shown = repeated(monkeypatch, capsys, run, "--into", "other")
-    assert exit_code == 1
-    assert "different:\n" in shown.out
-    assert "train_loss in epoch 1: " in shown.out
-    assert "torch was 1.0, and is " in shown.out
-    assert "the data are not the same" in shown.out
+    shown = command_of(main)(run, "--into", "other")
+    assert shown.exit_code == 1
+    assert "different:\n" in shown.stdout
+    assert "train_loss in epoch 1: " in shown.stdout
+    assert "torch was 1.0, and is " in shown.stdout
+    assert "the data are not the same" in shown.stdout
 
 
 def test_a_run_of_a_stack_repeats_alone_up_to_rounding(tmp_path) -> None:
