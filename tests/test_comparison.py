@@ -239,33 +239,51 @@ def latex_rows(text: str) -> list[list[str]]:
     return [re.split(r"(?<!\\)&", line.removesuffix(" \\\\")) for line in body.splitlines()]
 
 
-ODD = ["[100, 100]", "50 % & more", "a_b^c~d", "C:\\x{y}", "*", "#1 <|>"]
+ODD = {
+    "[100, 100]": "{[}100, 100{]}",
+    "50 % & more": r"50 \% \& more",
+    "a_b^c~d": r"a\_b\textasciicircum{}c\textasciitilde{}d",
+    "C:\\x{y}": r"C:\textbackslash{}x\{y\}",
+    "*": "{*}",
+    "#1 <|>": r"\#1 \textless{}\textbar{}\textgreater{}",
+    "a--b---c,,": "a-{}-b-{}-{}-c,{},",  # which would be dashes, and a quotation mark
+    "''?`": r"\textquotesingle{}\textquotesingle{}?\textasciigrave{}",  # and so would these
+    "-2.5": "$-$2.5",
+    "-x": "-x",
+    "β=0.9, Δ, Α, ς, λ, ο": r"$\beta$=0.9, $\Delta$, Α, $\varsigma$, $\lambda$, $o$",
+    "cafe\u0301": "café",
+}
 
 
 def test_latex_escapes_what_it_would_take_for_its_own() -> None:
     runs = [result(seed, 0.9 + seed / 100, hidden=text, norm="a") for text in ODD for seed in (0, 1)]
     rows = latex_rows(to_latex(table(runs)))
     assert {len(row) for row in rows} == {6}
-    assert [row[0].strip() for row in rows] == [
-        "{[}100, 100{]}",
-        r"50 \% \& more",
-        r"a\_b\textasciicircum{}c\textasciitilde{}d",
-        r"C:\textbackslash{}x\{y\}",
-        "{*}",
-        r"\#1 \textless{}\textbar{}\textgreater{}",
-    ]
+    assert [row[0].strip() for row in rows] == list(ODD.values())
     best = to_latex(table())
     assert r"\textbf{96.00 $\pm$ 1.00}" in best
     assert r"$+$3.00 [$-$3.57, $+$9.57]" in best
 
 
+def test_latex_says_which_letters_its_usual_fonts_lack() -> None:
+    assert "for these letters: б日\n" in to_latex(table([result(0, 0.9, norm="日б"), result(0, 0.9, norm="β")]))
+    assert "letters" not in to_latex(table([result(0, 0.9, norm="ü"), result(0, 0.9, norm="β")]))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no TeX here")
 def test_latex_compiles(tmp_path: Path) -> None:
-    runs = [result(seed, 0.9 + seed / 100, hidden=text, norm="a") for text in ODD for seed in (0, 1)]
+    greek = "αβγδεζηθικλμνξοπρστυφχψωςΓΔΘΛΞΠΣΥΦΨΩ"  # no capitals that look as Latin ones
+    texts = [*(text.replace("Α", "") for text in ODD), greek]
+    runs = [result(seed, 0.9 + seed / 100, hidden=text, norm="a") for text in texts for seed in (0, 1)]
     head = "\\documentclass{article}\\usepackage{booktabs}\\begin{document}\n"
     (tmp_path / "table.tex").write_text(f"{head}{to_latex(table(runs))}\\end{{document}}")
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"]
-    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert done.returncode == 0, done.stdout.decode(errors="replace")[-500:]
+    if shutil.which("pdftotext") is not None:
+        words = subprocess.run(["pdftotext", "table.pdf", "-"], cwd=tmp_path, capture_output=True, text=True).stdout
+        for text in ("[100, 100]", "50 % & more", "#1 <|>", "a--b---c,,", "''?`", "−2.5", "90.50 ± 0.71"):
+            assert text in words
 
 
 def arms_with(*settings_of_arms: str) -> tuple[list[str], list[Arm]]:

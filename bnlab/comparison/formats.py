@@ -2,9 +2,11 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable
 
 from bnlab.comparison.labels import short_keys
+from bnlab.comparison.latex_text import latex_text, not_in_its_fonts
 from bnlab.comparison.statistics import CONFIDENCE, Difference
 from bnlab.comparison.table import Row, Table
 from bnlab.number_format import difference as difference_text
@@ -90,51 +92,48 @@ def to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-_LATEX = {
-    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
-    "\\": "\\textbackslash{}",
-    "~": "\\textasciitilde{}",
-    "^": "\\textasciicircum{}",
-    "<": "\\textless{}",
-    ">": "\\textgreater{}",
-    "|": "\\textbar{}",
-    "±": "$\\pm$",
-    "²": "$^2$",
-    "−": "$-$",
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take for its own
-    "β": "$\\beta$",
-    "γ": "$\\gamma$",
-}
-_TO_LATEX = str.maketrans(_LATEX)
 _SIGNS = str.maketrans({"±": "$\\pm$", "+": "$+$", "-": "$-$"})  # of numbers
 
 
 def to_latex(table: Table) -> str:
     """A tabular in booktabs' style for a table of your own, the best in bold; what the signs mean in comments."""
-    shown = [label(metric).translate(_TO_LATEX) for metric in table.metrics]
+    shown = [latex_text(label(metric)) for metric in table.metrics]
     are_shares = list(map(is_share, table.metrics))
     names = [name + (r" (\%)" if share else "") for name, share in zip(shown, are_shares, strict=True)]
     apart = [f"$\\Delta$ {name}" + (" (pp)" if share else "") for name, share in zip(shown, are_shares, strict=True)]
-    heading = [*(key.translate(_TO_LATEX) for key in short_keys(table.keys)), "runs", *names]
+    heading = [*map(latex_text, short_keys(table.keys)), "runs", *names]
     heading += apart if table.baseline else []
-    num_texts = len(table.keys) + 1
-    lines = [
-        r"% \usepackage{booktabs}",
-        *(f"% {note}" for note in table.notes()),
-        rf"\begin{{tabular}}{{{'l' * num_texts}{'r' * (len(heading) - num_texts)}}}",
-        r"\toprule",
-        " & ".join(heading) + r" \\",
-        r"\midrule",
-    ]
+    rows = [heading]
     for index, row in enumerate(table.rows):
-        texts = [row.arm.settings.get(key, "").translate(_TO_LATEX) for key in table.keys]
-        texts.append(row.arm.runs().translate(_TO_LATEX))
+        texts = [_latex_setting(row.arm.settings.get(key, "")) for key in table.keys]
+        texts.append(latex_text(row.arm.runs()))
         for metric in table.metrics:
             text = _latex_metric(table, row, metric)
             texts.append(rf"\textbf{{{text}}}" if index in table.best[metric] else text)
         texts += [_latex_difference(row, metric) for metric in table.metrics] if table.baseline else []
-        lines.append(" & ".join(texts) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
+        rows.append(texts)
+    first, *others = [" & ".join(texts) + r" \\" for texts in rows]
+    lines = [
+        r"% \usepackage{booktabs}",
+        r"% Where it is too wide: \usepackage{graphicx} and \resizebox{\textwidth}{!}{the tabular}.",
+        *(f"% {note}" for note in table.notes()),
+    ]
+    strange = not_in_its_fonts([first, *others])
+    if strange:
+        lines.append(f"% LuaLaTeX or XeLaTeX, and a font that has them, for these letters: {strange}")
+    num_texts = len(table.keys) + 1
+    lines += [
+        rf"\begin{{tabular}}{{{'l' * num_texts}{'r' * (len(heading) - num_texts)}}}",
+        *(r"\toprule", first, r"\midrule", *others, r"\bottomrule"),
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _latex_setting(text: str) -> str:
+    """The minus of a number as such."""
+    is_number = re.fullmatch(r"-?[0-9.]+(e[-+][0-9]+)?", text) is not None
+    return text.translate(_SIGNS) if is_number else latex_text(text)
 
 
 def _latex_metric(table: Table, row: Row, metric: str) -> str:

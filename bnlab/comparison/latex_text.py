@@ -1,0 +1,64 @@
+"""Text that LaTeX sets as it is written."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+__all__ = ["latex_text", "not_in_its_fonts"]
+
+_LATEX = {
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+    "\\": "\\textbackslash{}",
+    "~": "\\textasciitilde{}",
+    "^": "\\textasciicircum{}",
+    "<": "\\textless{}",
+    ">": "\\textgreater{}",
+    "|": "\\textbar{}",
+    "'": "\\textquotesingle{}",  # else two of them are one quotation mark, as below
+    "`": "\\textasciigrave{}",
+    "±": "$\\pm$",
+    "²": "$^2$",
+    "−": "$-$",
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take for its own
+}
+_TO_LATEX = str.maketrans(_LATEX)
+_DRAWN_TOGETHER = re.compile(r"([-,])(?=\1)")  # two hyphens as one dash, two commas as a quotation mark
+_GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?([A-Z]+)")
+_CAPITALS = (
+    "Gamma",
+    "Delta",
+    "Theta",
+    "Lambda",
+    "Xi",
+    "Pi",
+    "Sigma",
+    "Upsilon",
+    "Phi",
+    "Psi",
+    "Omega",
+)  # no Latin ones
+_LAST_OF_LATIN = "\u017f"
+_OTHERS = "–—‘’“”„…→"
+
+
+def latex_text(text: str) -> str:
+    return "".join(map(_greek, _DRAWN_TOGETHER.sub(r"\1{}", unicodedata.normalize("NFC", text).translate(_TO_LATEX))))
+
+
+def not_in_its_fonts(texts: Iterable[str]) -> str:
+    """The letters in `texts`, as `latex_text` gives them, that pdfLaTeX ends at."""
+    return "".join(sorted({sign for text in texts for sign in text if sign > _LAST_OF_LATIN} - set(_OTHERS)))
+
+
+def _greek(letter: str) -> str:
+    """β as a sign of mathematics, which every document has; any other letter as it is."""
+    found = _GREEK.fullmatch(unicodedata.name(letter, ""))
+    if found is None:
+        return letter
+    size, final, name = found.groups()
+    name = {"LAMDA": "lambda"}.get(name, name.lower())
+    if size == "CAPITAL":
+        return f"$\\{name.title()}$" if name.title() in _CAPITALS else letter
+    if name == "omicron":
+        return "$o$"
+    return f"$\\{'var' if final else ''}{name}$"
