@@ -3,11 +3,13 @@
 import glob
 import importlib.util
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +17,20 @@ __all__ = ["NoServerError", "Server"]
 
 _PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps those that are not for every user's path
 _USER = "postgres"  # root may not run it
+_PORTS = range(20_000, 32_000)  # below those that Linux gives to clients, one of which may take it while the server is down
+_PATIENCE_S = 60  # for the processes of a killed server to let go of its memory and its port
+
+
+def _free_port() -> int:
+    """
+    Raises:
+        OSError: none is free.
+    """
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as free, suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError(f"no port from {_PORTS.start} to {_PORTS.stop} is free")
 
 
 class NoServerError(RuntimeError):
@@ -45,9 +61,7 @@ class Server:
                 shutil.chown(self._folder, _USER)
                 self._as_owner = ["runuser", "-u", _USER, "--"]
             self._call("initdb", "-D", str(self._data), "-U", "bnlab", "--auth=trust", "--no-sync")
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                self._port = free.getsockname()[1]
+            self._port = _free_port()
             self.start()
         except (OSError, LookupError, subprocess.SubprocessError) as error:
             shutil.rmtree(self._folder, ignore_errors=True)
@@ -56,7 +70,14 @@ class Server:
 
     def start(self) -> None:
         options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-        self._control("-o", options, "-l", str(self._folder / "log"), "-w", "start")
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self._control("-o", options, "-l", str(self._folder / "log"), "-w", "start")
+            except subprocess.CalledProcessError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.5)
 
     def stop(self) -> None:
         """As an administrator does: whoever is connected is told."""
