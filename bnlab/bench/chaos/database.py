@@ -17,7 +17,7 @@ __all__ = ["NoServerError", "Server"]
 
 _PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps those that are not for every user's path
 _USER = "postgres"  # root may not run it
-_PORTS = range(20_000, 32_000)  # below those that Linux gives to clients, one of which may take it while the server is down
+_PORTS = range(20_000, 32_000)  # below those that clients get, one of which may take it while the server is down
 _PATIENCE_S = 60  # for the processes of a killed server to let go of its memory and its port
 
 
