@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bnlab.batch_norm import BatchNorm1d, convert
     from bnlab.calling import run, sweep
-    from bnlab.config import compose
+    from bnlab.composing import compose
     from bnlab.errors import UserError
     from bnlab.network import MLP
     from bnlab.runs import load
@@ -29,7 +29,7 @@ _HOME = {
     "MLP": "bnlab.network",
     "BatchNorm1d": "bnlab.batch_norm",
     "UserError": "bnlab.errors",
-    "compose": "bnlab.config",
+    "compose": "bnlab.composing",
     "convert": "bnlab.batch_norm",
     "load": "bnlab.runs",
     "load_sweep": "bnlab.sweeps",

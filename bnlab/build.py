@@ -8,7 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
-from bnlab.config import WIDTHS
+from bnlab.config.settings import WIDTHS
 from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
 from bnlab.network import has_batch_norm

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 from bnlab.command_line import override
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.engine import fit_of
 from bnlab.errors import UserError
 from bnlab.import_path import python, safe_environment

@@ -24,7 +24,7 @@ from bnlab.build import arguments_of, build_logger, build_network, build_splits,
 from bnlab.callbacks import build_callbacks
 from bnlab.classifier import Classifier
 from bnlab.confidential import settings_to_write
-from bnlab.config import describe
+from bnlab.config.description import describe
 from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves

@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.config import WIDTHS
+from bnlab.config.settings import WIDTHS
 
 __all__ = ["NOTHING_READS_IT", "is_unread", "may_be_unread", "read_settings"]
 

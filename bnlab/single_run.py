@@ -9,8 +9,10 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from bnlab.closing import show
+from bnlab.composing import overrides_of
 from bnlab.confidential import learn
-from bnlab.config import check, overrides_of, plain, plain_to_write
+from bnlab.config.checking import check
+from bnlab.config.settings import plain, plain_to_write
 from bnlab.errors import UserError, one_line
 from bnlab.runs import RunFolder
 from bnlab.shared_process import forks_end_here

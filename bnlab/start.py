@@ -19,7 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.command_line import given_overrides, shown
 from bnlab.concealing import conceal
 from bnlab.confidential import learn
-from bnlab.config import check, describe, plain
+from bnlab.config.checking import check
+from bnlab.config.description import describe
+from bnlab.config.settings import plain
 from bnlab.errors import Refused, UserError
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early

@@ -33,7 +33,8 @@ def task(config: "DictConfig") -> float | None:
 
     from bnlab.command_line import Origin, command, given_overrides
     from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
-    from bnlab.config import check, config_folder
+    from bnlab.config.checking import check
+    from bnlab.config.folder import config_folder
     from bnlab.mistakes.added import check_added
     from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
 
@@ -130,7 +131,7 @@ def _main() -> None:
     from omegaconf import OmegaConf
 
     from bnlab.command_line import key_of
-    from bnlab.config import config_folder
+    from bnlab.config.folder import config_folder
     from bnlab.errors import UserError
     from bnlab.known_mode import known_mode
     from bnlab.mistakes.explaining import (

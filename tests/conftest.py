@@ -62,7 +62,7 @@ def train(command_of: Callable[..., Callable]) -> Callable[..., Outcome]:
 @pytest.fixture
 def quick_config() -> Callable[..., DictConfig]:
     """A config that trains on digits for two epochs on CPU, with further overrides."""
-    from bnlab.config import compose
+    from bnlab.composing import compose
 
     def make(*overrides: str) -> DictConfig:
         return compose(["trainer.max_epochs=2", "trainer.accelerator=cpu", *overrides])

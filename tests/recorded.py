@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from bnlab.build import build_network, build_splits
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import Batches, EpochOrder, Normalization
 from bnlab.history import History
 from bnlab.runs import RunFolder

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.build import build_network
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import Batches, EpochOrder
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.stacked.data import load_data

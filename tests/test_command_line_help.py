@@ -11,7 +11,9 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bnlab.commands import commands
-from bnlab.config import compose, config_folder, plain
+from bnlab.composing import compose
+from bnlab.config.folder import config_folder
+from bnlab.config.settings import plain
 from bnlab.help_text import EXAMPLES, LAUNCHERS, SYNTAX, comments_of
 from bnlab.search.space import parameter_of
 

@@ -21,7 +21,8 @@ from bnlab.comparison.grouping import arms_of
 from bnlab.comparison.settings import Settings, differing, read_settings
 from bnlab.comparison.statistics import difference, estimate
 from bnlab.comparison.table import baselines, make_table
-from bnlab.config import compose, config_folder
+from bnlab.composing import compose
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError
 from bnlab.yaml_text import read_yaml
 

@@ -16,9 +16,10 @@ from test_search_storage import postgresql as postgresql  # a fixture
 
 import bnlab
 from bnlab.command_line import differences
+from bnlab.composing import overrides_of
 from bnlab.concealing import conceal_address, override_to_write
 from bnlab.confidential import from_environment, settings_to_write
-from bnlab.config import overrides_of, plain, plain_to_write
+from bnlab.config.settings import plain, plain_to_write
 from bnlab.signals import UserInterrupt
 from bnlab.stacked import train as train_stack
 

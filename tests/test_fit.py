@@ -310,7 +310,7 @@ def test_wandb_gets_the_metrics(tmp_path: Path) -> None:
 
 
 def test_curves_show_every_epoch_of_both_splits(quick_config: Callable[..., DictConfig], tmp_path: Path) -> None:
-    from bnlab.config import describe
+    from bnlab.config.description import describe
     from bnlab.figures import curves
 
     fit(quick_config(), tmp_path / "run", console=QUIET)

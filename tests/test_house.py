@@ -23,6 +23,7 @@ HOMES = {
             "start",
             "known_mode",
             "config",
+            "composing",
             "target",
             "callbacks",
             "fit",

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.optimizer import build_optimizer, build_scheduler
 
 WEIGHT, GRADIENTS = 2.0, (0.5, -0.3)

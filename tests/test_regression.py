@@ -10,7 +10,7 @@ from sklearn.metrics import mean_squared_error, r2_score
 
 import bnlab
 from bnlab import MLP, BatchNorm1d
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import EpochOrder, Normalization, Split, Splits, from_csv, from_npz
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate

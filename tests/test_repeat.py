@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import Split, Splits, digits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.errors import UserError

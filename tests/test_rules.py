@@ -1,11 +1,12 @@
-"""What a setting may be, as `bnlab.config.check` holds every config to it."""
+"""What a setting may be, as `bnlab.config.checking.check` holds every config to it."""
 
 from typing import Any
 
 import pytest
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnlab.config import check, compose
+from bnlab.composing import compose
+from bnlab.config.checking import check
 from bnlab.errors import UserError
 
 

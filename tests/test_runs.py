@@ -17,7 +17,7 @@ from rich.console import Console
 from tiny import tiny
 
 import bnlab
-from bnlab.config import plain
+from bnlab.config.settings import plain
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.fit import fit

@@ -23,7 +23,8 @@ from simulated_sweep import Left, smooth
 
 import bnlab
 from bnlab.command_line import command, differences, override, same, word
-from bnlab.config import overrides_of, plain
+from bnlab.composing import overrides_of
+from bnlab.config.settings import plain
 from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked
 
@@ -233,7 +234,7 @@ def test_a_config_from_python_has_overrides_that_make_it(config):
 
 def compose_unchecked(overrides):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bnlab.config.check", lambda config: None)
+        patch.setattr("bnlab.composing.check", lambda config: None)
         return bnlab.compose(overrides)
 
 

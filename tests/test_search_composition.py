@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.plugin import register
 

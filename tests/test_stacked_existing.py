@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from stacked_oracle import configs_of
 
-from bnlab.config import plain
+from bnlab.config.settings import plain
 from bnlab.errors import UserError
 from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked

@@ -13,7 +13,7 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.known_mode import known_mode
 from bnlab.network import ACTIVATIONS
 from bnlab.preflight import network

@@ -9,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from bnlab.build import arguments_of
-from bnlab.config import compose, config_folder
+from bnlab.composing import compose
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError, user_errors
 from bnlab.target import build_target
 

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 import bnlab
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.evaluate import main as evaluate_main

@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from omegaconf import DictConfig, open_dict
 
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import Split, Splits
 
 

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.interleaved import interleaved_medians
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.errors import report_user_errors
 from bnlab.import_path import python, safe_environment
 from bnlab.search.composition import SweepConfigLoader

@@ -101,7 +101,7 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
     """
     from omegaconf import OmegaConf
 
-    from bnlab.config import compose
+    from bnlab.composing import compose
 
     config = OmegaConf.to_container(compose(case.overrides(root)), resolve=True)
     dealt = [rates(num_networks)[worker::num_workers] for worker in range(num_workers)]

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.batch_norm import BatchNorm1d
-from bnlab.config import plain
+from bnlab.config.settings import plain
 from bnlab.network import MLP
 from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.data import load_data

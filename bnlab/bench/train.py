@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from bnlab.argument_parser import ArgumentParser
 from bnlab.build import build_network
 from bnlab.classifier import Classifier
-from bnlab.config import compose
+from bnlab.composing import compose
 from bnlab.data import DataModule
 from bnlab.errors import report_user_errors
 from bnlab.fit import build_data, build_trainer, num_threads

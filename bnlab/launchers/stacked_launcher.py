@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from bnlab.command_line import Origin, command, given_overrides
 from bnlab.concealing import known
 from bnlab.confidential import holds_secrets, learn, resolved, unresolved
-from bnlab.config import config_folder, interpolations_of
+from bnlab.config.folder import config_folder
+from bnlab.config.settings import interpolations_of
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.process_limit import require_room

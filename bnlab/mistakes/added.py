@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.command_line import Origin, given_overrides, key_of, typed
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError
 from bnlab.mistakes.overrides import Overrides
 from bnlab.mistakes.signature import arguments_of_target

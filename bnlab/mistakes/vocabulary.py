@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bnlab.command_line import Origin
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 

@@ -20,7 +20,7 @@ _GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger
 
 
 def check_early(config: DictConfig) -> None:
-    """Hold a config that keeps all rules (`bnlab.config.check`) against this machine and what is installed here.
+    """Hold a config that keeps all rules (`bnlab.config.checking`) against this machine and what is installed here.
 
     Raises:
         UserError: what is certain to fail.

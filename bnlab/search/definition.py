@@ -17,7 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.command_line import Origin
 from bnlab.concealing import is_named_secret
-from bnlab.config import check, config_folder
+from bnlab.config.checking import check
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.mistakes.added import refuse_unread, refuse_untaken
 from bnlab.preflight import check_early

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
 from hydra.plugins.plugin import Plugin
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
+
+from bnlab.config.hydra_choices import add_choice, add_choices, name_in_hydra
 
 __all__ = ["SearchSweeper", "register", "register_plugin"]
 
@@ -35,21 +35,28 @@ class SearchSweeper(Sweeper):
 
 
 def register() -> None:
-    """Make `hydra/sweeper=bnlab`, `hydra/launcher=joblib` and `hydra/launcher=stacked` selectable."""
+    """Let Hydra make the sweeper and the launchers of bnlab."""
     from bnlab.launchers.joblib_launcher import JoblibLauncher
     from bnlab.launchers.stacked_launcher import StackedLauncher
 
-    register_plugin(SearchSweeper, "hydra/sweeper", "bnlab", {})
-    register_plugin(JoblibLauncher, "hydra/launcher", "joblib", {"n_jobs": -1})
-    register_plugin(StackedLauncher, "hydra/launcher", "stacked", {"n_jobs": -1})
+    add_choices()
+    for plugin in (SearchSweeper, JoblibLauncher, StackedLauncher):
+        _make_known(plugin)
 
 
 def register_plugin(plugin: type[Plugin], group: str, name: str, arguments: dict[str, Any]) -> None:
     """Make `group=name` stand for `plugin(**arguments)`."""
-    plugins = Plugins.instance()  # finds what is installed first, so that ours replaces what has the same name
+    add_choice(group, name, _target(plugin), arguments)
+    _make_known(plugin)
+
+
+def _make_known(plugin: type[Plugin]) -> None:
+    plugins = Plugins.instance()
     plugins.register(plugin)
-    target = f"{plugin.__module__}.{plugin.__name__}"
-    if hydra.__version__.startswith("1.3."):  # which accepts classes of its own package of plugins only
-        target = f"hydra_plugins.bnlab.{plugin.__name__}"
-        plugins.class_name_to_class[target] = plugin
-    ConfigStore.instance().store(group=group, name=name, node={"_target_": target, **arguments}, provider="bnlab")
+    name = name_in_hydra(_target(plugin))
+    if name != _target(plugin):
+        plugins.class_name_to_class[name] = plugin
+
+
+def _target(plugin: type[Plugin]) -> str:
+    return f"{plugin.__module__}.{plugin.__name__}"

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from bnlab.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
 from bnlab.concealing import is_masked, known
 from bnlab.confidential import close_to_others, learn, may_hold_secrets, warn_of_literals
-from bnlab.config import config_folder
+from bnlab.config.folder import config_folder
 from bnlab.errors import UserError, user_errors
 from bnlab.search.address import anchored, portable
 from bnlab.search.changes import Settings, changes, composed

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from bnlab.composing import overrides_of
 from bnlab.concealing import known
 from bnlab.confidential import learn
-from bnlab.config import interpolations_of, overrides_of, plain, plain_to_write
+from bnlab.config.settings import interpolations_of, plain, plain_to_write
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.rules import one_of

@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bnlab.atomic_file import to_disk, write_bytes, write_text
 from bnlab.build import arguments_of, build_network, check_batch_sizes
-from bnlab.config import check, describe
+from bnlab.config.checking import check
+from bnlab.config.description import describe
 from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors

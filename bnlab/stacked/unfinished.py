@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bnlab.atomic_file import write_bytes
-from bnlab.config import plain
+from bnlab.config.settings import plain
 from bnlab.search.folder import UNFINISHED, TrialFolder
 
 if TYPE_CHECKING:

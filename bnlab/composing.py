@@ -1,0 +1,79 @@
+"""Composing a config from Python, and finding the overrides that make one."""
+
+import functools
+import hashlib
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from bnlab.command_line import Origin, differences
+from bnlab.config.checking import check
+from bnlab.config.folder import config_folder
+from bnlab.config.hydra_choices import add_choices
+from bnlab.config.settings import plain
+from bnlab.errors import UserError, user_errors
+from bnlab.mistakes.explaining import explain
+from bnlab.yaml_text import to_yaml
+
+__all__ = ["compose", "overrides_of"]
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that `python -m bnlab.train` would use with these overrides, for use from Python.
+
+    Raises:
+        UserError: an override that does not parse, or names what does not exist.
+    """
+    with _composing:
+        outer = GlobalHydra.instance().hydra  # that of a program around this call
+        GlobalHydra.instance().clear()
+        add_choices()
+        try:
+            try:
+                with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+                    config = hydra_compose("train", list(overrides))
+            except UserError as error:
+                raise UserError(explain(list(overrides), Origin(), multirun=False) or str(error)) from error
+        finally:
+            GlobalHydra.instance().hydra = outer
+    check(config)
+    if len(_composed) > 10_000:
+        _composed.clear()
+    _composed[_digest(plain(config))] = list(overrides)
+    return config
+
+
+_composing = threading.RLock()
+"""Hydra has one state per process: of two threads that compose, each would find that of the other."""
+
+_composed: dict[bytes, list[str]] = {}
+"""The overrides that gave a config, by its content: they are not those of one that was changed afterwards."""
+
+
+def overrides_of(settings: dict[str, Any], written: dict[str, Any] | None = None) -> list[str] | None:
+    """Overrides that make `python -m bnlab.train` train with these settings (of `plain`); None where none do.
+
+    They are those that `compose` was given or, of a config that was changed or made by hand, its differences from the
+    defaults; for these, `written` are the settings as they may be written down (of `plain_to_write`).
+    """
+    composed = _composed.get(_digest(settings))
+    if composed is not None:
+        return list(composed)
+    try:
+        return differences(_defaults(), settings if written is None else written)
+    except ValueError:
+        return None
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    return plain(compose())
+
+
+def _digest(settings: dict[str, Any]) -> bytes:
+    return hashlib.blake2b(to_yaml(settings).encode(), digest_size=16).digest()

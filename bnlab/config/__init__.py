@@ -1,0 +1,6 @@
+"""The config of a run: where its files lie, what it says, and whether that can be."""
+
+from omegaconf import OmegaConf
+
+# Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
+OmegaConf.register_new_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)
