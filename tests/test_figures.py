@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from bnlab.curves import Curves
-from bnlab.figures import DPI, curves, picture, pictures_of_many
+from bnlab.figures import DPI, curves, file_of, picture, pictures_of_many
 from bnlab.figures.many import _canvas
 from bnlab.png import png
 
@@ -60,6 +60,23 @@ def test_a_picture_on_a_shared_background_is_the_one_that_matplotlib_draws_alone
     ink = [np.nonzero((part[:TITLE_HEIGHT] < 128).all(2).any(0))[0] for part in (shared, alone)]
     assert abs(ink[0].min() - ink[1].min()) < 20  # the title has the same place and length
     assert abs(ink[0].max() - ink[1].max()) < 20
+
+
+def test_a_long_title_takes_two_lines_inside_the_picture() -> None:
+    title = f"digits, MLP {'-'.join(['100'] * 40)} leaky_relu, GhostBatchNorm1d after activation, AdamW lr 0.01, seed 0"
+    one = Curves(training(0.3).metrics, title, best_epoch=12)
+    for file in (picture(curves(one.metrics, one.title, 12)), *pictures_of_many([one])):
+        ink = (pixels(file) < 128).all(2)
+        rows, columns = np.nonzero(ink[:TITLE_HEIGHT])[0], np.nonzero(ink[:50])[1]
+        assert len(np.unique(rows)) > 25  # two lines of 18 pixels' letters
+        assert columns.min() > 6
+        assert columns.max() < ink.shape[1] - 6
+        assert not ink[50:54].any()  # between it and the titles of the axes
+
+
+def test_letters_that_the_font_lacks_are_boxes_and_no_warnings() -> None:
+    for suffix in (".png", ".svg", ".pdf"):
+        file_of(curves(training(0.3).metrics, "数据.csv", 12), suffix)  # a warning is an error in the tests
 
 
 def test_nothing_of_one_training_is_left_in_the_picture_of_the_next() -> None:

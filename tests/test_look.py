@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -244,6 +245,12 @@ def test_all_four_files_go_to_a_new_folder_by_default(runs: Path, command: Calla
     assert {file.name for file in folder.iterdir()} == starts.keys()
     for name, start in starts.items():
         assert (folder / name).read_bytes().startswith(start)
+    svg = ElementTree.parse(folder / "inside.svg")
+    assert "units by how often they are active" in {text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")}
+    pdf = (folder / "inside.pdf").read_bytes()
+    assert b"/FontFile2" in pdf  # letters with their font, which journals ask for instead of drawings of each
+    assert b"/Type3" not in pdf
+    assert b"/CreationDate" not in pdf
     refused = command(runs / "none", "--output", folder / "inside.csv")
     assert (refused.exit_code, "is there already" in refused.stderr) == (2, True)
 

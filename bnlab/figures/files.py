@@ -1,6 +1,9 @@
 """A figure as the bytes of a file."""
 
 import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,13 +15,15 @@ from bnlab.png import png
 __all__ = ["DPI", "file_of", "picture", "vector_file"]
 
 DPI = 120
+_SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bnlab"}
 
 
 def picture(figure: Figure) -> bytes:
     """The PNG file of a figure, drawn once; `savefig` draws a figure with a layout twice, for the same pixels."""
     figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
-    canvas.draw()
+    with _without_remarks_on_letters():
+        canvas.draw()
     if figure.get_layout_engine() is not None:
         figure.set_layout_engine("none")  # it is laid out now: in other formats it stays as it is, in half the time
     return png(np.asarray(canvas.buffer_rgba()))
@@ -30,9 +35,20 @@ def file_of(figure: Figure, suffix: str) -> bytes:
 
 
 def vector_file(figure: Figure, format: str) -> bytes:
-    """The SVG or PDF file of a figure, the same bytes for the same figure; a PDF's letters stay letters."""
+    """The SVG or PDF file of a figure, the same bytes for the same figure; letters stay letters.
+
+    Those of an SVG are set in the reader's DejaVu Sans, or in Verdana, which has its widths.
+    """
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     buffer = io.BytesIO()
-    with rc_context({"pdf.fonttype": 42, "svg.hashsalt": "bnlab"}):
+    with _without_remarks_on_letters(), rc_context(_SAVING):
         figure.savefig(buffer, format=format, metadata=undated)
     return buffer.getvalue()
+
+
+@contextmanager
+def _without_remarks_on_letters() -> Iterator[None]:
+    """A box in the picture shows where the font lacks one."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
+        yield

@@ -75,12 +75,13 @@ def inside(layers: Sequence[Any], title: str, note: str = "") -> Figure:
     for panel, draw in zip(grid[0], columns, strict=True):
         panel.set_title(titles[draw], fontsize=SIZE)
         panel.set_visible(True)
-    per_line = max(2, 2 * len(columns))
+    figure.align_ylabels()
+    num_lines = -(-len(handles) // max(2, 2 * len(columns)))
     figure.legend(
         handles=list(handles.values()),
         labels=list(handles),
         loc="outside lower center",
-        ncols=min(len(handles), per_line),
+        ncols=-(-len(handles) // num_lines),  # even lines: one more handle than fits would stand alone below the first
         frameon=False,
         fontsize=9,
     )

@@ -14,7 +14,16 @@ from PIL import Image, ImageDraw, ImageFont
 from bnlab.curves import Curves
 from bnlab.figures.files import DPI
 from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
-from bnlab.figures.training import COLOURS, TITLE_POINTS, curves, fits_log_scale, quantities, said_in_full
+from bnlab.figures.titles import wrapped
+from bnlab.figures.training import (
+    COLOURS,
+    TITLE_POINTS,
+    TITLE_WIDTH,
+    curves,
+    fits_log_scale,
+    quantities,
+    said_in_full,
+)
 from bnlab.png import png
 
 __all__ = ["pictures_of_many"]
@@ -86,10 +95,12 @@ def _set_lines(axes: Axes, training: Curves, quantity: str) -> None:
 
 
 def _title(text: str, width: int) -> NDArray[np.uint8]:
-    """(height, `width`, 4): the line at the top, by Pillow: matplotlib takes 9 ms for it."""
+    """(height, `width`, 4): the one or two lines at the top, by Pillow: matplotlib takes 9 ms."""
     font = _font(TITLE_POINTS * DPI / 72)
     image = Image.new("RGBA", (width, round(2.7 * font.size)), "white")
-    ImageDraw.Draw(image).text((width / 2, 0.33 * font.size), text, fill="black", font=font, anchor="ma")
+    for index, line in enumerate(wrapped(text, TITLE_WIDTH).splitlines()):
+        place = width / 2, (0.33 + 1.2 * index) * font.size
+        ImageDraw.Draw(image).text(place, line, fill="black", font=font, anchor="ma")
     return np.asarray(image)
 
 

@@ -7,10 +7,12 @@ _LETTER = 0.08  # inches, of that size
 
 
 def wrapped(text: str, width: float) -> str:
-    """Cut at commas where a line gets longer than `width` inches."""
+    """Cut at commas where a line gets longer than `width` inches; of a part that is half as long, its ends."""
     most = int(width / _LETTER)
     lines = [""]
     for part in text.split(", "):
+        if len(part) > most // 2:
+            part = f"{part[: most // 4 - 1]}…{part[1 - most // 4 :]}"
         joined = f"{lines[-1]}, {part}" if lines[-1] else part
         if len(joined) > most and lines[-1]:
             lines[-1] += ","

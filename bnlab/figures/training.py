@@ -7,11 +7,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bnlab.figures.scales import number_log_axis
+from bnlab.figures.titles import wrapped
 from bnlab.number_format import label
 
-__all__ = ["COLOURS", "TITLE_POINTS", "curves", "fits_log_scale", "quantities", "said_in_full"]
+__all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale", "quantities", "said_in_full"]
 
 TITLE_POINTS = 11
+TITLE_WIDTH = 9.5  # inches, of 10
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
 
@@ -27,7 +29,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
     """
     figure = Figure(figsize=(10, 4.2))
     figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
-    figure.suptitle(said_in_full(title, metrics), fontsize=TITLE_POINTS, parse_math=False)
+    figure.suptitle(wrapped(said_in_full(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
     for axes, quantity in zip(figure.subplots(1, 2), quantities(metrics), strict=True):
         for split, colour in COLOURS.items():

@@ -42,8 +42,7 @@ def search(
     num_columns = min(num_panels, 3)
     num_rows = -(-num_panels // num_columns)
     handles = view.handles()
-    num_in_a_line = 3 * num_columns
-    num_lines = -(-len(handles) // num_in_a_line)
+    num_lines = -(-len(handles) // (3 * num_columns))
     size = (1 + 3.6 * num_columns, 0.6 + 0.3 * bool(title) + 0.22 * num_lines + 3 * num_rows)
     figure = Figure(figsize=size, layout="constrained")
     if title:
@@ -57,7 +56,7 @@ def search(
         else:
             view.draw_plane(figure.add_subplot(num_rows, num_columns, index + 1), *plane)
     figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(len(handles), num_in_a_line), frameon=False, fontsize=9
+        handles=handles, loc="outside lower center", ncols=-(-len(handles) // num_lines), frameon=False, fontsize=9
     )
     for text in figure.legends[0].get_texts():
         text.set_parse_math(False)

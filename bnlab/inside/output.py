@@ -29,7 +29,7 @@ def write(inspection: Inspection, files: Sequence[Path]) -> None:
     figure = inspection.figure() if any(file.suffix in PICTURES for file in files) else None
     for file in files:
         with user_errors(f"{str(file)!r} cannot be written: "), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
+            warnings.simplefilter("ignore")  # of numbers at the ends of the range
             file.parent.mkdir(parents=True, exist_ok=True)
             if figure is None or file.suffix not in PICTURES:
                 write_text(file, to_csv(inspection.layers))
