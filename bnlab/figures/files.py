@@ -15,7 +15,6 @@ from bnlab.png import png
 __all__ = ["DPI", "file_of", "picture", "vector_file"]
 
 DPI = 120
-_SAVING = {"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bnlab"}
 
 
 def picture(figure: Figure) -> bytes:
@@ -41,7 +40,8 @@ def vector_file(figure: Figure, format: str) -> bytes:
     """
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     buffer = io.BytesIO()
-    with _without_remarks_on_letters(), rc_context(_SAVING):
+    settings = rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bnlab"})
+    with _without_remarks_on_letters(), settings:
         figure.savefig(buffer, format=format, metadata=undated)
     return buffer.getvalue()
 
