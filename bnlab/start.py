@@ -6,7 +6,7 @@ Hydra calls `Start` before it makes the folder of a run, so that what is refused
 import errno
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import given_overrides, shown
+from bnlab.command_line import given_overrides, key_of, shown
 from bnlab.concealing import conceal
 from bnlab.confidential import learn
 from bnlab.config.checking import check
-from bnlab.config.description import describe
 from bnlab.config.settings import plain
 from bnlab.errors import Refused, UserError
+from bnlab.first_line import of_a_run, of_a_sweep
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
 from bnlab.runs import RunFolder
@@ -47,15 +47,17 @@ class Start(Callback):
                 say(f"Going on with the sweep in {shown(str(resume))}; loading Optuna and torch ...")
                 return
             _require_place(Path(str(config.hydra.sweep.dir)).absolute(), "sweep")
-            kind, base = config.search.kind, describe(_settings(config))
-            searched = ", ".join(_searched(config)) or "nothing"
-            folder = shown(Path(str(config.hydra.sweep.dir)))
-            say(f"Searching {searched} ({kind}) around {base}; results go to {folder}; loading Optuna and torch ...")
+            given = _keys(given_overrides(config.hydra.overrides.task))
+            say(of_a_sweep(_settings(config), given, _searched(config), Path(str(config.hydra.sweep.dir))))
 
 
 def _settings(config: DictConfig) -> DictConfig:
     """What a job gets."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+
+
+def _keys(lines: Sequence[str]) -> frozenset[str]:
+    return frozenset(map(key_of, lines))
 
 
 def _searched(config: DictConfig) -> list[str]:
@@ -106,7 +108,7 @@ def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
     _begun = folder, [above for above in (folder, *folder.parents) if not above.exists()]
     is_without_lightning = is_quick(config) and why_alone(plain(config)) is None
     libraries = "torch" if is_without_lightning else "torch and Lightning"
-    say(f"Training {describe(config)}; the run goes to {shown(folder)}; loading {libraries} ...")
+    say(of_a_run(config, _keys(given_overrides(hydra.overrides.task)), folder, libraries))
 
 
 def _require_place(folder: Path, kind: str) -> None:

@@ -1,13 +1,16 @@
 """The first second of a command: a line that says what comes, or why it cannot be, before torch is imported."""
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
 
 import hydra._internal.hydra as hydra_itself
+import pexpect
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
@@ -131,6 +134,38 @@ def test_one_line_says_what_comes_before_torch_is_loaded(arguments, words, tmp_p
     assert outcome.stdout.count("\n") == 1
     for word in words:
         assert word in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("columns", "arguments", "line"),
+    [
+        (80, [], r"Training digits, MLP, BatchNorm1d, Adam in \.\.\./[\w-]+; loading torch"),
+        (
+            80,
+            ["-m", "hydra.sweep.dir=here", "optimizer.lr=0.1,0.2"],
+            r"Searching optimizer\.lr \(grid\): digits, MLP, BatchNorm\.\.\. in here; loading torch",
+        ),
+        (
+            110,
+            ["seed=3", "norm.placement=after", "hydra.run.dir=a/b/c"],
+            "Training digits, MLP, BatchNorm1d after activation, Adam, seed 3 in a/b/c; loading torch",
+        ),
+        (30, ["hydra.run.dir=a/b/c"], r"Training digits, MLP 1.*\.\.\."),
+        (300, [], r"Training digits, MLP 100-100-100 relu, .* seed 0; the run goes to outputs/.*"),
+    ],
+)
+def test_the_line_fits_the_terminal(columns: int, arguments: list[str], line: str, tmp_path: Path) -> None:
+    command = ["-c", WITHOUT_TORCH, *arguments]
+    shown = pexpect.run(
+        shlex.join([sys.executable, *command]),
+        cwd=tmp_path,
+        env={name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")},
+        dimensions=(24, columns),
+        encoding="utf-8",
+    )
+    (found,) = shown.splitlines()
+    assert re.fullmatch(line, found), found
+    assert len(found) < columns
 
 
 @pytest.mark.parametrize("arguments", [("+optimizer.betas=[0.5,0.9]",), ("model.bias=auto", "optimizer.fused=maybe")])
