@@ -8,11 +8,13 @@ from os import PathLike, environ
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from bnlab.command_line import override
+from bnlab.command_line import Origin, override
 from bnlab.composing import compose
 from bnlab.engine import fit_of
 from bnlab.errors import UserError
 from bnlab.import_path import python, safe_environment
+from bnlab.mistakes.added import check_added
+from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.output_files import new_folder
 from bnlab.runs import Run, load
 from bnlab.signals import EXIT_INTERRUPTED
@@ -36,7 +38,10 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     >>> bnlab.run(["optimizer.lr=0.01"]).summary["test_accuracy"]  # doctest: +SKIP
     """
     place = Path(new_folder("runs") if folder is None else folder)
-    config = compose(_checked(overrides))
+    lines = _checked(overrides)
+    config = compose(lines)
+    if any(line.startswith("+") for line in lines):
+        check_added(config, lines, vocabulary_of(Origin()).choices, Origin(), None)
     summary = fit_of(config)(config, place)
     if summary["status"] == "interrupted":
         raise KeyboardInterrupt

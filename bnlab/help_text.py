@@ -48,6 +48,7 @@ OPTIONS = (
     ("--cfg job", "show the config of a run as YAML, rather than train; with --resolve, what is worked out too"),
     ("--config-dir FOLDER", "a folder of configs of your own beside bnlab's"),
     ("hydra.run.dir=FOLDER", "the run's folder; hydra.sweep.dir=FOLDER that of a sweep"),
+    ("+notes.NAME=TEXT", "a note on the run, which config.yaml keeps and bnlab.compare shows"),
     ("--hydra-help", "Hydra's other options"),
     ("--version", "the version of bnlab"),
 )

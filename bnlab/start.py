@@ -16,10 +16,11 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import given_overrides, key_of, shown
+from bnlab.command_line import Origin, given_overrides, key_of, shown
 from bnlab.concealing import conceal
 from bnlab.confidential import learn
 from bnlab.config.checking import check
+from bnlab.config.folder import config_folder
 from bnlab.config.settings import plain
 from bnlab.errors import Refused, UserError
 from bnlab.first_line import of_a_run, of_a_sweep
@@ -100,7 +101,8 @@ def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
         return
     learn(config)
     check(config)
-    check_added(config, hydra, warns=False)  # there is no log yet
+    lines = given_overrides(hydra.overrides.task)
+    check_added(config, lines, hydra.runtime.choices, Origin.of(hydra, config_folder()), hydra)
     check_early(config)
     folder = folder.absolute()
     _require_place(folder, "run")
@@ -108,7 +110,7 @@ def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
     _begun = folder, [above for above in (folder, *folder.parents) if not above.exists()]
     is_without_lightning = is_quick(config) and why_alone(plain(config)) is None
     libraries = "torch" if is_without_lightning else "torch and Lightning"
-    say(of_a_run(config, _keys(given_overrides(hydra.overrides.task)), folder, libraries))
+    say(of_a_run(config, _keys(lines), folder, libraries))
 
 
 def _require_place(folder: Path, kind: str) -> None:

@@ -35,7 +35,6 @@ def task(config: "DictConfig") -> float | None:
     from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config.checking import check
     from bnlab.config.folder import config_folder
-    from bnlab.mistakes.added import check_added
     from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
 
     hydra_config = HydraConfig.get()
@@ -46,7 +45,6 @@ def task(config: "DictConfig") -> float | None:
         check(config)  # before two seconds of imports
         if hydra_config.mode == RunMode.RUN:
             warn_of_literals(config)
-            check_added(config, hydra_config)
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is

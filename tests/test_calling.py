@@ -103,6 +103,8 @@ def test_mistakes_are_those_of_the_commands() -> None:
     for call in (bnlab.run, bnlab.sweep):
         with pytest.raises(bnlab.UserError, match=r"did you mean optimizer\.lr=0\.1\?"):
             call(["lr=0.1"], "nothing")
+        with pytest.raises(bnlab.UserError, match=r"keep it as a note, \+notes\.note=x"):
+            call(["seed=1,2" if call is bnlab.sweep else "seed=1", "+note=x"], "nothing")
         with pytest.raises(bnlab.UserError, match="must be a list of texts"):
             call("optimizer.lr=0.1", "nothing")
     assert not Path("nothing").exists()

@@ -75,6 +75,12 @@ SINGLE = {
     "+optimizer.momentun=0.9": "did you mean optimizer=momentum optimizer.momentum=0.9?",
     "+model.dropout=0.5": "there are num_layers, num_units, hidden, activation, bias",
     "norm=none +norm.placement=after": "leave it out, or choose norm=batch",
+    "+note=x": "leave it out, or keep it as a note, +notes.note=x.",
+    "++mine.thing=null": "leave it out, or keep it as a note, +notes.mine.thing=null.",
+    "+now=3": "leave it out, or keep it",  # a resolver's name is no setting's
+    "+log=3": "leave it out, or keep it",
+    "notes=x": "did you mean +notes=x?",
+    "comment=x": "+notes.NAME=TEXT keeps a note on the run",
     "~norm": "or choose norm=none",
     # what is for a sweep
     "optimizer.lr=0.1,0.01": "add -m",
@@ -142,6 +148,7 @@ SINGLE = {
 SWEEPS = {
     "lr=0.1,0.2": "did you mean optimizer.lr=0.1,0.2?",
     "+lr=0.1,0.2": "did you mean optimizer.lr=0.1,0.2?",
+    "seed=1,2 +note=x": "leave it out, or keep it as a note, +notes.note=x.",
     "seed=1,2 +lr=0.1": "did you mean optimizer.lr=0.1?",
     "optimizer=sgd,adm": "did you mean optimizer=adam",
     "optimizr=sgd,adam": "did you mean optimizer=sgd,adam?",

@@ -115,9 +115,9 @@ def test_overrides_of_a_config_made_by_hand_hold_interpolations_that_run(secrets
 def secretive(folder: Path) -> list[str]:
     return [
         *("trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[4]", "logger=tensorboard"),
-        "+note='${oc.env:BNLAB_TEST_NOTE}'",
-        *("+service.api_key=${oc.env:BNLAB_TEST_KEY}", f"+service.password={PASSWORD}"),
-        f"+service.uri=http://me:{PASSWORD}@localhost/x",
+        "+notes.text='${oc.env:BNLAB_TEST_NOTE}'",
+        *("+notes.service.api_key=${oc.env:BNLAB_TEST_KEY}", f"+notes.service.password={PASSWORD}"),
+        f"+notes.service.uri=http://me:{PASSWORD}@localhost/x",
     ]
 
 
@@ -127,19 +127,19 @@ def test_a_run_writes_no_secret_into_any_file_and_its_folder_is_the_owners(secre
     assert outcome.exit_code == 0, outcome.stderr
     assert files_with(tmp_path, PASSWORD, KEY, NOTE) == []
     assert PASSWORD not in outcome.stdout + outcome.stderr
-    assert outcome.stderr.count("\n") == 2  # of what is literal, and of what nothing reads
-    assert "`service.password`, `service.uri`" in outcome.stderr
-    assert "service.password='${oc.env:NAME}'" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1  # of what is literal
+    assert "`notes.service.password`, `notes.service.uri`" in outcome.stderr
+    assert "notes.service.password='${oc.env:NAME}'" in outcome.stderr
     assert mode(folder) == "0o700"
     config = OmegaConf.load(folder / "config.yaml")
-    assert config.note == NOTE
-    assert config.service.api_key == KEY
-    assert (config.service.password, config.service.uri) == ("***", "http://me:***@localhost/x")
+    assert config.notes.text == NOTE
+    assert config.notes.service.api_key == KEY
+    assert (config.notes.service.password, config.notes.service.uri) == ("***", "http://me:***@localhost/x")
     run = bnlab.load(folder)
-    assert run.config.note == "${oc.env:BNLAB_TEST_NOTE}"  # the reader's environment is not read
+    assert run.config.notes.text == "${oc.env:BNLAB_TEST_NOTE}"  # the reader's environment is not read
     outcome = train(*run.overrides, f"hydra.run.dir={tmp_path}/again")
     assert outcome.exit_code == 2
-    assert outcome.stderr.startswith("`service.password` is '***', where *** stands for a secret")
+    assert outcome.stderr.startswith("`notes.service.password` is '***', where *** stands for a secret")
     assert outcome.stderr.count("\n") == 1
 
 
@@ -155,7 +155,7 @@ def test_a_run_without_secrets_is_open_to_colleagues(train, tmp_path: Path) -> N
 
 def test_a_traceback_and_a_reason_hold_no_secret(secrets, train, tmp_path: Path, monkeypatch) -> None:
     def fail(config):
-        raise RuntimeError(f"{config.service.password} {config.note} postgresql://u:{PASSWORD}@h")
+        raise RuntimeError(f"{config.notes.service.password} {config.notes.text} postgresql://u:{PASSWORD}@h")
 
     monkeypatch.setattr("bnlab.train.task", fail)
     arguments = [f"hydra.sweep.dir={tmp_path}/sweep", "search=random", "search.num_trials=1", LR]
@@ -180,7 +180,7 @@ def test_the_password_of_a_database_is_nowhere_while_a_sweep_runs_and_afterwards
             *(sys.executable, "-m", "bnlab.train", "-m", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=1"),
             *(f"search.storage={given}", f"search.study={launcher}-{kind}", "hydra.sweep.dir=s", "search=random"),
             *("search.num_trials=2", LR, "trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[4]"),
-            *("search.pruner=median", f"+service.api_key={KEY}", "+note=${oc.env:BNLAB_TEST_NOTE}"),
+            *("search.pruner=median", f"+notes.service.api_key={KEY}", "+notes.text=${oc.env:BNLAB_TEST_NOTE}"),
         ],
         cwd=tmp_path,
         env={**os.environ, "BNLAB_TEST_STUDY": address},
@@ -201,11 +201,13 @@ def test_the_password_of_a_database_is_nowhere_while_a_sweep_runs_and_afterwards
     assert [line for line in seen if PASSWORD in line or KEY in line] == []
     assert files_with(tmp_path, PASSWORD, KEY, NOTE) == []
     assert not any(secret in stdout + stderr for secret in (PASSWORD, KEY, NOTE))
-    assert ("`search.storage`, `service.api_key`: a secret that is given literally" in stderr) == (kind == "literal")
+    assert ("`search.storage`, `notes.service.api_key`: a secret that is given literally" in stderr) == (
+        kind == "literal"
+    )
     assert mode(tmp_path / "s") == "0o700"
     command = next(line for line in stdout.splitlines() if "-m bnlab.train" in line)
-    assert "+service.api_key=***" in command
-    assert "+note=${oc.env:BNLAB_TEST_NOTE}" in command
+    assert "+notes.service.api_key=***" in command
+    assert "+notes.text=${oc.env:BNLAB_TEST_NOTE}" in command
 
 
 def command_lines() -> Iterator[str]:

@@ -112,12 +112,19 @@ def test_of_a_ready_made_space_what_makes_no_difference_is_left_out_and_said(swe
     assert outcome.stderr.count("\n") == 1
 
 
-def test_what_the_user_adds_and_nothing_reads_is_said(sweep):
-    outcome, _ = sweep("+note=1", "+width=8", "+x=1,2", "model.hidden=[${width}]", task=lambda config: 0.5)
+def test_what_the_user_adds_and_nothing_reads_is_refused_but_for_notes_and_what_is_interpolated(sweep, tmp_path):
+    folders = "hydra.sweep.subdir=${who}"
+    added = ["+notes=1", "+width=8", "+who=me,you", "model.hidden=[${width}]", folders]
+    outcome, left = sweep(*added, task=lambda config: 0.5)
     assert outcome.exit_code == 0, outcome.stderr
-    assert "'+note=1' has no effect: nothing reads it" in outcome.stderr
-    assert "`x` has no effect: nothing reads it" in outcome.stderr
-    assert outcome.stderr.count("\n") == 2  # and none on width, of which something is made
+    assert "`who` has no effect: nothing reads it" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+    assert sorted(row["folder"] for row in left.rows) == ["me", "you"]
+    for line in ("+who=me", "+x=1,2"):
+        outcome, left = sweep(line, "seed=1,2", folder="refused", task=lambda config: 0.5)
+        assert outcome.exit_code == 2
+        assert f"{line} adds what nothing reads: leave it out, or keep it as a note, +notes." in outcome.stderr
+        assert not (tmp_path / "refused").exists()
 
 
 def test_what_has_an_effect_in_some_trials_is_searched(sweep):

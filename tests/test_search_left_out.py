@@ -40,7 +40,7 @@ def test_a_grid_has_each_configuration_once_and_says_what_is_left_out(sweep) -> 
         (("model.num_layers=0,1,2", "model.num_units=16,32"), 5),
         (("trainer.gradient_clip_val=null,1", "trainer.gradient_clip_algorithm=norm,value"), 3),
         (("model.num_layers=1,2", "model.num_units=16,32"), 4),
-        (("model.num_layers=0", "+note=1,2"), 2),
+        (("model.num_layers=0", "+notes.x=1,2"), 2),
     ],
 )
 def test_what_differs_in_what_no_run_reads_runs_once(arguments, left, sweep) -> None:

@@ -84,12 +84,12 @@ def test_a_choice_is_shown_as_it_is_written_and_reaches_the_job_as_hydra_reads_i
     seen = []
 
     def task(config):
-        seen.append(config.x)
+        seen.append(config.notes.x)
         return 0.5
 
-    outcome, left = sweep(*search, f"+x={','.join(ODD)}", task=task)
+    outcome, left = sweep(*search, f"+notes.x={','.join(ODD)}", task=task)
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
-    rows = [row["x"] for row in left.rows]
+    rows = [row["notes.x"] for row in left.rows]
     read = [{"a": 1}, [10], [20, 20], None, 1, True, "1", 1e-10, 1.00000001e-10, "", "[b]x|<b>", "$_$"]
     values = dict(zip(ODD, read, strict=True))
     assert [repr(value) for value in seen] == [repr(values[text]) for text in rows]
@@ -97,7 +97,7 @@ def test_a_choice_is_shown_as_it_is_written_and_reaches_the_job_as_hydra_reads_i
     assert len(set(rows)) > 8
     table = [line.split()[-1] for line in outcome.stdout.splitlines() if re.match(r" +\d", line)]
     assert table == rows[:10]
-    assert outcome.stdout.splitlines()[-1] == shlex.join(["python", "-m", "bnlab.train", f"+x={rows[0]}"])
+    assert outcome.stdout.splitlines()[-1] == shlex.join(["python", "-m", "bnlab.train", f"+notes.x={rows[0]}"])
     escaped = {"'[b]x|<b>'": r"'[b]x\|\<b>'", "'$_$'": r"'\$_\$'"}
     listed = [line.rpartition("50.00 % | ")[2][:-2] for line in left.leaderboard.splitlines() if "50.00 %" in line]
     assert listed == [escaped.get(text, text) for text in rows]

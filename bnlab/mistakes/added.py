@@ -1,45 +1,48 @@
 """What `+key=value` adds: a run has to read it, or the class that the group names has to take it."""
 
-import logging
-from collections.abc import Sequence
-from typing import Any
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import Origin, given_overrides, key_of, typed
-from bnlab.config.folder import config_folder
+from bnlab.command_line import Origin, key_of, typed
 from bnlab.errors import UserError
 from bnlab.mistakes.overrides import Overrides
 from bnlab.mistakes.signature import arguments_of_target
 from bnlab.mistakes.vocabulary import vocabulary_of
-from bnlab.read_settings import is_unread
+from bnlab.read_settings import NOTHING_READS_IT, is_unread
 from bnlab.resemblance import closest, did_you_mean
 
-__all__ = ["check_added", "refuse_unread"]
+__all__ = ["check_added", "is_interpolated", "is_note", "refuse_unread", "refuse_untaken"]
 
-log = logging.getLogger(__name__)
+_NOTES = "notes"  # what users remark on a run, which config.yaml keeps and comparisons show
+_ABSENT = object()  # null is a value
 
 
-def check_added(config: DictConfig, hydra: Any, *, warns: bool = True) -> None:
-    """Of a single run, whose composed config and `hydra` node these are; `warns` of what is added in vain.
+def check_added(config: DictConfig, lines: Sequence[str], groups: Collection[str], origin: Origin, hydra: Any) -> None:
+    """Of a single run, whose composed config this is, from the overrides `lines`.
 
+    Args:
+        groups: of configs, of which some may be added.
+        hydra: Hydra's node of the config, whose folders may be named after a setting; None where there is none.
     Raises:
-        UserError: something was added that nothing takes, and that is like the name of something else.
+        UserError: something was added that nothing takes.
     """
-    lines = given_overrides(hydra.overrides.task)
-    unread = []
     for line in lines:
         key = key_of(line)
-        if not line.startswith("+") or key in hydra.runtime.choices or "@" in key:
+        if not line.startswith("+") or key in groups or "@" in key or is_note(key):
             continue
-        if OmegaConf.select(config, key, default=None, throw_on_resolution_failure=False) is None:
+        if OmegaConf.select(config, key, default=_ABSENT, throw_on_resolution_failure=False) is _ABSENT:
             continue
-        refuse_untaken(line, config, Origin.of(hydra, config_folder()))
-        if is_unread(config, key) is not None and not _is_interpolated(key, config):
-            refuse_unread(line, lines, Origin.of(hydra, config_folder()))
-            unread.append(line)
-    if unread and warns:
-        log.warning("%s: no effect, as nothing reads it; config.yaml keeps it.", ", ".join(unread))
+        refuse_untaken(line, config, origin)
+        reason = is_unread(config, key)
+        if reason is not None and not is_interpolated(key, config, hydra):
+            refuse_unread(line, lines, origin, reason)
+
+
+def is_note(key: str) -> bool:
+    return key.partition(".")[0] == _NOTES
 
 
 def refuse_untaken(line: str, config: DictConfig, origin: Origin) -> None:
@@ -73,10 +76,10 @@ _READ_BY_BNLAB = {
 }
 
 
-def refuse_unread(line: str, lines: Sequence[str], origin: Origin) -> None:
+def refuse_unread(line: str, lines: Sequence[str], origin: Origin, reason: str) -> NoReturn:
     """
     Raises:
-        UserError: `line`, which sets what nothing reads, is like a setting.
+        UserError: `line` adds what has no effect, of which this is the `reason`; with what was probably meant.
     """
     vocabulary = vocabulary_of(origin)
     overrides = Overrides(lines, vocabulary)
@@ -86,9 +89,29 @@ def refuse_unread(line: str, lines: Sequence[str], origin: Origin) -> None:
     likely = overrides.suggestions(key, value)
     if likely:
         raise UserError(f"{typed(line)} adds what nothing reads: {did_you_mean(likely)}")
+    if reason != NOTHING_READS_IT:
+        raise UserError(f"{typed(line)} has no effect, as {reason}: leave it out.")
+    note = typed(f"+{_NOTES}.{key}={value}")
+    raise UserError(f"{typed(line)} adds what nothing reads: leave it out, or keep it as a note, {note}.")
 
 
-def _is_interpolated(key: str, config: DictConfig) -> bool:
-    """Whether a setting is worked out from `key`, or from a part of it."""
-    unresolved = str(OmegaConf.to_container(config, resolve=False))
-    return any("${" in part and key.rpartition(".")[2] in part for part in unresolved.split("'"))
+def is_interpolated(key: str, *nodes: Any) -> bool:
+    """Whether a setting in one of `nodes` of a config is worked out from `key`, from a part or from the whole of it."""
+    return any(
+        f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") or (is_relative and key.endswith(f".{name}"))
+        for node in nodes
+        if node is not None
+        for is_relative, name in _interpolated(OmegaConf.to_container(node, resolve=False))
+    )
+
+
+def _interpolated(value: Any) -> Iterator[tuple[str, str]]:
+    """The names in `${...}`, each after its dots; not those of resolvers."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            yield from _interpolated(item)
+    elif isinstance(value, str):
+        for dots, name in re.findall(r"\$\{(\.*)([^{}:$]+)(?=[}$])", value):
+            yield dots, name.replace("[", ".").replace("]", "").rstrip(".")

@@ -23,6 +23,7 @@ _HINTS = {
     "earlystopping patience earlystop": "+callbacks.stop._target_=lightning.pytorch.callbacks.EarlyStopping and "
     "+callbacks.stop.monitor=val_loss stop early.",
     "bn usebn batchnorm usebatchnorm normalize": "norm=batch and norm=none turn batch norm on and off.",
+    "note comment remark description tag tags label author": "+notes.NAME=TEXT keeps a note on the run.",
     "callback": "a callback is added by +callbacks.NAME._target_=CLASS.",
 }
 _OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # what may be meant
@@ -127,6 +128,8 @@ class Overrides:
         """What to say of a key that is not there, and what was probably meant."""
         if not key.strip():
             return f"={value} names no setting: write such as optimizer.lr=0.01, without spaces."
+        if key.partition(".")[0] == "notes" and not deletes:
+            return f"A note on a run is added by a +: did you mean {typed(f'+{key}={value}')}?"
         if key in self.vocabulary.of_choices:
             return self._elsewhere(key)
         likely = [] if deletes else self.suggestions(key, value or "VALUE")

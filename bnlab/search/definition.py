@@ -20,7 +20,7 @@ from bnlab.concealing import is_named_secret
 from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
 from bnlab.errors import UserError, one_line, user_errors
-from bnlab.mistakes.added import refuse_unread, refuse_untaken
+from bnlab.mistakes.added import is_interpolated, is_note, refuse_unread, refuse_untaken
 from bnlab.preflight import check_early
 from bnlab.read_settings import is_unread, read_settings
 from bnlab.rules import RULES, one_of
@@ -93,12 +93,15 @@ class Search:
         }
 
 
-def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfigLoader) -> Search:
+def read_search(
+    config: DictConfig, arguments: Sequence[str], loader: SweepConfigLoader, *, is_new: bool = True
+) -> Search:
     """The search that a composed config and the overrides of its settings ask for, checked.
 
     Args:
         config: the sweep's, as Hydra composed it.
         arguments: overrides of settings and groups, sweeps among them.
+        is_new: whether the sweep is; one that goes on may have what is refused today.
     Raises:
         UserError: a setting, a space or a job that cannot work.
     """
@@ -144,7 +147,7 @@ def read_search(config: DictConfig, arguments: Sequence[str], loader: SweepConfi
         parameter.check_rule()
     RULES["seed"].check("seed", base.seed)
     search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes))
-    search = replace(search, space=_without_the_ineffective(search, given, config, loader))
+    search = replace(search, space=_without_the_ineffective(search, given, config, loader, is_new=is_new))
     if settings.kind != "grid" and not search.space.parameters:
         raise UserError(
             f"search={settings.kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
@@ -235,12 +238,12 @@ def _constants(config: DictConfig, parameters: Sequence[Parameter]) -> dict[str,
 
 
 def _without_the_ineffective(
-    search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader
+    search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader, *, is_new: bool
 ) -> Space:
     """The space without what makes no difference to any trial, said in a line each.
 
     Raises:
-        UserError: that is a setting of bnlab's which was given on the command line; or a job cannot work.
+        UserError: that was given on the command line, and is no note; or a job cannot work.
     """
 
     def compose(point: Point) -> DictConfig:
@@ -257,7 +260,8 @@ def _without_the_ineffective(
     for key, reason in without_effect(search.space, jobs, compose).items():
         line = next((str(override.input_line) for override in added if override.key_or_group == key), None)
         if line is not None:
-            refuse_unread(line, lines, origin)
+            if is_new and not is_note(key) and not is_interpolated(key, config.hydra):
+                refuse_unread(line, lines, origin, reason)
             log.warning("`%s` has no effect: %s.", key, reason)
         elif any(override.key_or_group == key for override in given):
             raise UserError(f"`{key}` has no effect on any trial, as {reason}: take it out of the search.")
@@ -267,16 +271,18 @@ def _without_the_ineffective(
     point, job = jobs[0]
     overrides = search.overrides(point, 0)
     for override in added:
-        line = str(override.input_line)
-        if line in search.fixed and is_unread(job, override.key_or_group):
+        line, key = str(override.input_line), override.key_or_group
+        why = is_unread(job, key)
+        if line in search.fixed and why and not (is_note(key) or is_interpolated(key, config.hydra)):
             without = [other for other in overrides if other != line]
             try:
                 is_used = read_settings(loader.load_sweep_config(config, without)) != read_settings(compose(point))
             except (ConfigCompositionException, OmegaConfBaseException):
                 is_used = True  # something is made of it
             if not is_used:
-                refuse_unread(line, lines, origin)
-                log.warning("%r has no effect: %s.", line, is_unread(job, override.key_or_group))
+                if is_new:
+                    refuse_unread(line, lines, origin, why)
+                log.warning("%r has no effect: %s.", line, why)
     return Space(tuple(kept), search.space.constants)
 
 

@@ -79,7 +79,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     learn(config)
     as_given = copy.deepcopy(config)
     origin = _fix_folder(config, folder)
-    search = read_search(config, arguments, loader)
+    search = read_search(config, arguments, loader, is_new=stored is None)
     if stored is None:
         if search.settings.retry_failed:
             raise UserError("`search.retry_failed` goes with search.resume: a new sweep has no trial that failed.")
