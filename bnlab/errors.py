@@ -14,6 +14,10 @@ __all__ = ["Refused", "UserError", "one_line", "reason", "report_user_errors", "
 class UserError(ValueError):
     """What is wrong, the value, and the way out, in one line."""
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback, whose lines of other libraries hide the one that helps."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class Refused(BaseException):  # no Exception, which Hydra would make a warning of
     """Carries a `UserError` out of a callback of Hydra's."""

@@ -28,12 +28,14 @@ class Sweep:
         objective: what trials are ranked by, such as val_accuracy.
         metrics: a list a column of trials.csv: numbers as numbers, None where there is nothing.
         best: the overrides of the best configuration; None where no trial has an objective.
+        best_objective: what the best configuration reached, the mean over its seeds where it has several.
     """
 
     folder: Path
     objective: str
     metrics: dict[str, list[Any]]
     best: list[str] | None
+    best_objective: float | None = None
 
     def __len__(self) -> int:
         """The number of trials."""
@@ -74,9 +76,8 @@ class Sweep:
         return header, [[_cell(name, self.metrics[name][i], self.objective) for name in header] for i in order]
 
     def __repr__(self) -> str:
-        found = [value for value in self.metrics[self.objective] if value is not None]
-        best = (min if self.objective.endswith("loss") else max)(found, default=None)
-        told = f", best {self.objective} {metric(self.objective, best)}" if found else ""
+        value = self.best_objective
+        told = "" if value is None else f", best {self.objective} {metric(self.objective, value)}"
         return f"Sweep({shown(self.folder)!r}, {len(self)} trial{'s' * (len(self) != 1)}{told})"
 
     def _repr_html_(self) -> str:
@@ -105,11 +106,11 @@ def load_sweep(path: str | Path) -> Sweep:
             raise ValueError("trials.csv is damaged")
         columns = {name: [_value(row[i]) for row in rows] for i, name in enumerate(header)}
         best: Any = read_yaml(folder / "best.yaml") if (folder / "best.yaml").is_file() else None
-        overrides = best.get("overrides") if isinstance(best, dict) else None
-        if overrides is not None and not _are_texts(overrides):
+        overrides, value = (best.get("overrides"), best.get("objective")) if isinstance(best, dict) else (None, None)
+        if not (overrides is None or _are_texts(overrides)) or not (value is None or isinstance(value, float | int)):
             raise ValueError("best.yaml is damaged")
     columns["folder"] = [row[header.index("folder")] or None for row in rows]
-    return Sweep(folder, header[2], columns, overrides)
+    return Sweep(folder, header[2], columns, overrides, value)
 
 
 def _are_texts(value: Any) -> bool:

@@ -87,9 +87,21 @@ def test_results_show_themselves_shortly_and_as_tables(swept) -> None:
 
 def test_the_lowest_loss_comes_first() -> None:
     metrics = {"number": [0, 1, 2, 3], "state": ["completed"] * 4, "val_loss": [0.3, 0.1, None, 0.2]}
-    found = Sweep(Path("x"), "val_loss", metrics, None)
+    found = Sweep(Path("x"), "val_loss", metrics, None, best_objective=0.1)
     assert [line.split("|")[1].strip() for line in found.table().splitlines()[2:]] == ["1", "3", "0", "2"]
     assert repr(found) == "Sweep('x', 4 trials, best val_loss 0.1000)"
+
+
+def test_a_sweep_over_seeds_is_as_good_as_its_best_mean() -> None:
+    Path("sweep.yaml").write_text("id: x\n")
+    Path("trials.csv").write_text(
+        "number,state,val_accuracy,norm,seed,folder,reason\n0,completed,0.9,batch,0,0,\n1,completed,0.5,batch,1,1,\n"
+    )
+    Path("best.yaml").write_text("objective: 0.7\ntrials: [0, 1]\noverrides: [norm=batch]\n")
+    assert repr(bnlab.load_sweep(".")).endswith("2 trials, best val_accuracy 70.00 %)")
+    Path("best.yaml").write_text("objective: [0.7]\noverrides: [norm=batch]\n")
+    with pytest.raises(bnlab.UserError, match=r"best\.yaml is damaged"):
+        bnlab.load_sweep(".")
 
 
 def test_a_sweep_is_read_back(swept) -> None:
