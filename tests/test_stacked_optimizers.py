@@ -14,7 +14,9 @@ from torch.optim.lr_scheduler import (
     StepLR,
 )
 
+from bnlab.errors import UserError
 from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
+from bnlab.stacked.update_rules import UPDATE_RULES
 
 SHAPES = {"weight": torch.Size([3, 4]), "bias": torch.Size([3]), "scale": torch.Size([])}
 SIZE = 16
@@ -190,8 +192,14 @@ def test_what_has_no_stacked_form_says_so(optimizer: Optimizer, reason: str) -> 
         StackedOptimizer([optimizer], torch.zeros(1, 1), torch.zeros(1, 1))
 
 
+def test_networks_under_different_rules_are_no_stack() -> None:
+    optimizers = [SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9, nesterov=each) for each in (True, False)]
+    with pytest.raises(UserError, match="nesterov must be the same in a stack: True, False"):
+        StackedOptimizer(optimizers, torch.zeros(2, 1), torch.zeros(2, 1))
+
+
 def test_every_argument_of_torch_today_is_known_and_one_of_tomorrow_is_not_waved_through() -> None:
-    for kind in (SGD, RMSprop, Adam, AdamW):
+    for kind in UPDATE_RULES:
         optimizer = kind([nn.Parameter(torch.zeros(1))], lr=0.1)
         assert why_not_stacked(optimizer) is None
         optimizer.defaults["of_tomorrow"] = optimizer.param_groups[0]["of_tomorrow"] = 1

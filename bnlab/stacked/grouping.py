@@ -9,9 +9,8 @@ from bnlab.task import score_of
 
 __all__ = ["LIGHTNINGS_TRAINER", "group_key", "is_quick", "why_alone"]
 
-# Numbers that shape no tensor; whether they are null decides which tensors there are.
+# Numbers that shape no tensor; whether they are null decides which tensors there are. All of an optimizer's are such.
 _OF_EACH = {
-    "optimizer": ("lr", "momentum", "beta1", "beta2", "alpha", "eps", "weight_decay", "dampening"),
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
 }
@@ -92,6 +91,8 @@ def group_key(config: Mapping[str, Any]) -> str:
     knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
     if is_quick(config):  # a stack is no other
         shape["trainer"] = {**config["trainer"], "_target_": LIGHTNINGS_TRAINER}
+    settings = config.get("optimizer") or {}
+    shape["optimizer"] = {name: "a number" if _is_number(value) else value for name, value in settings.items()}
     for group, names in _OF_EACH.items():
         if group == "norm" and not knows_norm:
             continue
@@ -101,6 +102,10 @@ def group_key(config: Mapping[str, Any]) -> str:
                 values[name] = None if values[name] is None else "a number"
         shape[group] = values
     return json.dumps(shape, sort_keys=True, default=str)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _target(config: Mapping[str, Any], group: str) -> Any:
