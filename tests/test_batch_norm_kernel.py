@@ -1,5 +1,6 @@
 """The CPU kernel: when it runs, and that it agrees with plain torch in every case."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, tensors_in_c, use_kernel
+from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, kernel_check, tensors_in_c, use_kernel
 from bnlab.batch_norm.c_library import library
+from bnlab.batch_norm.tensors_in_c import Tensors, pack_tensors
 
 needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
 
@@ -35,6 +37,32 @@ def test_without_a_working_compiler_plain_torch_runs(
 def test_environment_switches_the_kernel_off() -> None:
     program = "from bnlab.batch_norm import kernel; print(kernel.is_available())"
     assert run(program, BNLAB_KERNEL="0") == "False"
+
+
+def test_the_bytes_that_are_packed_by_name_are_those_of_the_structure() -> None:
+    names = [name for name, *_ in Tensors._fields_]
+    packed = pack_tensors(**{name: index + 1 for index, name in enumerate(names)})
+    assert len(packed) == ctypes.sizeof(Tensors)
+    structure = Tensors.from_buffer_copy(packed)
+    assert [getattr(structure, name) for name in names] == [*range(1, len(names) + 1)]
+
+
+@needs_compiler
+@pytest.mark.parametrize("structure", ["problem", "tensors"])
+def test_a_kernel_that_expects_a_structure_of_another_size_is_not_used(
+    structure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(kernel, "run_of", {})
+    monkeypatch.setattr(kernel, "run_tensors", None)
+    monkeypatch.setattr(kernel, "state", {"wanted": True, "loaded": False, "forked": False})
+    module = kernel_check if structure == "problem" else tensors_in_c
+    true_size = kernel_check.size_in
+    monkeypatch.setattr(module, "size_in", lambda library, name: true_size(library, name) + 8 * (name == structure))
+    assert kernel.is_available() == (structure == "tensors")
+    assert not kernel.knows_tensors()
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        "Batch norm runs as plain torch operations: the kernel expects a problem of another size."
+    ] * (structure == "problem")
 
 
 @needs_compiler

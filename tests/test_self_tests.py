@@ -14,10 +14,12 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 # In kernel.c: each has its mistake in one place of one of the two passes and two layouts.
 KERNEL = {
+    "a field that Python does not know": ("void *mean, *inv_std;", "void *mean, *inv_std, *var;"),
+    "fields that have changed places": ("int64_t K, N, C, L, threads;", "int64_t K, C, N, L, threads;"),
     "eps is forgotten": ("1 / sqrt(var + eps)", "1 / sqrt(var)"),
     "the running variance is biased": ("square[c] = var * unbias", "square[c] = var"),
     "rows of a group": ("n + 16 <= rows; n += 16) OF(add_rows)", "n + 16 <= rows; n += 17) OF(add_rows)"),
-    "the bias gradient": ("dbias[c] = (T)sum_g[c]", "dbias[c] = (T)sum_gc[c]"),
+    "the bias gradient": ("grad_bias[c] = (T)sum_g[c]", "grad_bias[c] = (T)sum_gc[c]"),
     "lanes of the gradient": ("a[0] += a[lane], b[0]", "a[0] -= a[lane], b[0]"),
     "does nothing": ("void OF(run)(const Problem *p) {", "void OF(run)(const Problem *p) { return;"),
     "crashes": ("void OF(run)(const Problem *p) {", "void OF(run)(const Problem *p) { *(volatile int *)8 = 0;"),

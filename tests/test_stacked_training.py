@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from stacked_oracle import alone, configs_of, stacked
 
 from bnlab.batch_norm import kernel, use_kernel
+from bnlab.batch_norm.kernel_check import Problem
 from bnlab.build import build_network
 from bnlab.network import MLP
 from bnlab.stacked import layers
@@ -111,14 +112,12 @@ def threefold(run):
     true_run = ctypes.cast(run, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 
     def tripled(address):
-        (direction,) = (ctypes.c_int64 * 1).from_address(address)
-        pointers = (ctypes.c_void_p * 14).from_address(address + 8)
-        sizes = (ctypes.c_int64 * 5).from_address(address + 120)
+        problem = Problem.from_address(address)
         true_run(address)
-        _, num_samples, num_features, *_ = sizes
-        if direction == kernel.BACKWARD:
-            for pointer, number in ((2, num_samples * num_features), (5, num_features), (6, num_features)):
-                values = (ctypes.c_float * number).from_address(pointers[pointer])
+        if problem.direction == kernel.BACKWARD:
+            sizes = {"out": problem.N * problem.C, "grad_weight": problem.C, "grad_bias": problem.C}
+            for name, number in sizes.items():
+                values = (ctypes.c_float * number).from_address(getattr(problem, name))
                 values[:] = [3 * value for value in values]
 
     return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(tripled)

@@ -20,15 +20,15 @@
 
 enum { FORWARD, BACKWARD };
 
-// As kernel.py packs it, which has seen that all this is there to be read or written. `in` is x; `out` is y, or dL/dx in
-// BACKWARD; `grad` is dL/dy in BACKWARD, unused in FORWARD. Any of weight, bias, dweight, dbias, out (BACKWARD only),
+// `Problem` of kernel_check.py. The caller has seen that all this is there to be read or written. `out` is y, or dL/dx
+// in BACKWARD; grad_y is unused in FORWARD. Any of weight, bias, grad_weight, grad_bias, out (BACKWARD only),
 // num_batches_tracked and the running statistics may be NULL: they are then not given, or not wanted.
 typedef struct {
     int64_t direction;
-    const void *in, *grad;
+    const void *x, *grad_y;
     void *out;
     const void *weight, *bias;
-    void *dweight, *dbias;
+    void *grad_weight, *grad_bias;
     void *mean, *inv_std;
     void *running_mean, *running_var;
     int64_t *num_batches_tracked;
@@ -36,6 +36,8 @@ typedef struct {
     int64_t K, N, C, L, threads;
     double eps_number, momentum_number;
 } Problem;
+
+const int64_t size_of_problem = sizeof(Problem);
 
 // Values in a block of rows; values of a row of L taken side by side; channels and rows that are added up in T before
 // the sums in double take them.
@@ -187,8 +189,8 @@ INLINE void OF(finish_backward)(const Problem *p, int64_t i, int64_t count, cons
     const double a_value = 1 / ((double)p->N * (double)p->L);
     const T *restrict weight = p->weight ? (const T *)p->weight + i : NULL;
     const T *restrict kept_inv_std = (const T *)p->inv_std + i;
-    T *restrict dweight = p->dweight ? (T *)p->dweight + i : NULL;
-    T *restrict dbias = p->dbias ? (T *)p->dbias + i : NULL;
+    T *restrict grad_weight = p->grad_weight ? (T *)p->grad_weight + i : NULL;
+    T *restrict grad_bias = p->grad_bias ? (T *)p->grad_bias + i : NULL;
     for (int64_t c = 0; c < count; c++) {
         const double residual = sum_c[c] * a_value, inv_std = kept_inv_std[c];
         const double sum_gx_hat = (sum_gc[c] - residual * sum_g[c]) * inv_std;
@@ -197,8 +199,8 @@ INLINE void OF(finish_backward)(const Problem *p, int64_t i, int64_t count, cons
         scale[c] = (T)factor;
         slope[c] = (T)tilt;
         shift[c] = (T)(-factor * sum_g[c] * a_value - tilt * residual);
-        if (dweight) dweight[c] = (T)sum_gx_hat;
-        if (dbias) dbias[c] = (T)sum_g[c];
+        if (grad_weight) grad_weight[c] = (T)sum_gx_hat;
+        if (grad_bias) grad_bias[c] = (T)sum_g[c];
     }
 }
 
@@ -275,7 +277,7 @@ INLINE void OF(add_group)(const T *restrict x, const T *restrict first, int64_t 
 static void OF(rows_sum)(void *argument, int64_t block) {
     const OF(Network) *network = argument;
     const int64_t N = network->p->N, C = network->p->C, step = rows_a_block(C);
-    const T *x = (const T *)network->p->in + network->k * N * C;
+    const T *x = (const T *)network->p->x + network->k * N * C;
     const int64_t end = at_most((block + 1) * step, N);
     double *sum = network->sums + block * 2 * C, *square = sum + C;
     const T *in = x + block * step * C;
@@ -306,7 +308,7 @@ static void OF(rows_normalize)(void *argument, int64_t block) {
     const T *restrict mean = network->factors, *restrict scale = mean + C, *restrict shift = scale + C;
     const int past_cache = network->p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
     for (int64_t n = block * step; n < end; n++) {
-        const T *restrict x = (const T *)network->p->in + base + n * C;
+        const T *restrict x = (const T *)network->p->x + base + n * C;
         T *restrict y = (T *)network->p->out + base + n * C;
         if (past_cache) {
             for (int64_t c = 0; c < C; c += PIECE) {
@@ -374,7 +376,7 @@ static void OF(rows_sum_gradient)(void *argument, int64_t block) {
     const OF(Network) *network = argument;
     const Problem *p = network->p;
     const int64_t N = p->N, C = p->C, step = rows_a_block(C);
-    const T *x = (const T *)p->in + network->k * N * C, *g = (const T *)p->grad + network->k * N * C;
+    const T *x = (const T *)p->x + network->k * N * C, *g = (const T *)p->grad_y + network->k * N * C;
     const T *mean = (const T *)p->mean + network->k * C;
     const int64_t end = at_most((block + 1) * step, N);
     double *a = network->sums + block * 3 * C, *b = a + C, *s = b + C;
@@ -400,7 +402,7 @@ static void OF(rows_differentiate)(void *argument, int64_t block) {
     const T *restrict scale = network->factors, *restrict slope = scale + C, *restrict shift = slope + C;
     const int past_cache = p->K * N * C * (int64_t)sizeof(T) >= PAST_CACHE;
     for (int64_t n = block * step; n < end; n++) {
-        const T *restrict x = (const T *)p->in + base + n * C, *restrict g = (const T *)p->grad + base + n * C;
+        const T *restrict x = (const T *)p->x + base + n * C, *restrict g = (const T *)p->grad_y + base + n * C;
         T *restrict dx = (T *)p->out + base + n * C;
         if (past_cache) {
             for (int64_t c = 0; c < C; c += PIECE) {
@@ -431,7 +433,7 @@ static void OF(rows)(const Problem *p, int64_t k, int64_t threads) {
         OF(finish_backward)(p, k * C, C, sums, sums + C, sums + 2 * C, first, second, third);
         if (p->out) each(OF(rows_differentiate), &network, blocks, threads, 1);
     } else {
-        const T *x = (const T *)p->in + k * p->N * C;
+        const T *x = (const T *)p->x + k * p->N * C;
         OF(finish_forward)(p, k, k * C, C, x, sums, sums + C, first, second, third);
         each(OF(rows_normalize), &network, blocks, threads, 1);
     }
@@ -492,7 +494,7 @@ INLINE void OF(add_gradient_rows)(const T *restrict x, const T *restrict g, cons
 static void OF(channel_forward)(void *argument, int64_t channel) {
     const Problem *p = argument;
     const int64_t N = p->N, C = p->C, L = p->L, k = channel / C, c = channel % C, base = (k * N * C + c) * L;
-    const T *x = (const T *)p->in + base;
+    const T *x = (const T *)p->x + base;
     double sum[LANES] = {0}, square[LANES] = {0}, rest_sum = 0, rest_square = 0;
     T first[LANES], mean, scale, shift;
     for (int lane = 0; lane < LANES; lane++) first[lane] = *x;
@@ -515,7 +517,7 @@ static void OF(channel_forward)(void *argument, int64_t channel) {
 static void OF(channel_backward)(void *argument, int64_t channel) {
     const Problem *p = argument;
     const int64_t N = p->N, C = p->C, L = p->L, k = channel / C, c = channel % C, base = (k * N * C + c) * L;
-    const T *x = (const T *)p->in + base, *g = (const T *)p->grad + base;
+    const T *x = (const T *)p->x + base, *g = (const T *)p->grad_y + base;
     double a[LANES] = {0}, b[LANES] = {0}, s[LANES] = {0};
     T mean[LANES], scale, slope, shift;
     for (int lane = 0; lane < LANES; lane++) mean[lane] = ((const T *)p->mean)[channel];

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import c_library, tensors_in_c
 from bnlab.batch_norm.arguments import Settings, one_nth
-from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, pack
+from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem, is_laid_out_in
 from bnlab.batch_norm.plain import PLAIN, are_in_memory
 
 __all__ = [
@@ -53,7 +53,7 @@ empty = tensors_in_c.empty_strided
 is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
 pack_tensors = tensors_in_c.pack_tensors
 
-Run = Callable[[bytes], None]
+Run = Callable[[Problem], None]
 run_of: dict[torch.dtype, Run] = {}
 state = {"wanted": os.environ.get("BNLAB_KERNEL", "1") not in ("0", "off", "false"), "loaded": False, "forked": False}
 run_tensors: Callable[[bytes], int] | None = None
@@ -91,10 +91,13 @@ def load() -> None:
     library = c_library.load(
         SOURCE,
         SOURCE.with_name("kernel_check.py"),
-        ["configure", "configure_tensors", "run_tensors", *symbols.values()],
+        ["configure", "configure_tensors", "run_tensors", "size_of_problem", "size_of_tensors", *symbols.values()],
         otherwise="Batch norm runs as plain torch operations",
     )
     if library is None:
+        return
+    if not is_laid_out_in(library):
+        log.warning("Batch norm runs as plain torch operations: the kernel expects a problem of another size.")
         return
     try:
         # torch has loaded its OpenMP for the whole process; a second one would fight it for the cores.
@@ -104,7 +107,7 @@ def load() -> None:
         log.info("The batch norm kernel runs on one thread: torch's OpenMP has no GOMP_parallel.")
     for dtype, name in symbols.items():
         run = getattr(library, name)
-        run.argtypes, run.restype = [ctypes.c_char_p], None
+        run.argtypes, run.restype = [ctypes.POINTER(Problem)], None
         run_of[dtype] = run
     run_tensors = tensors_in_c.connect(library)
     if hasattr(os, "register_at_fork"):
@@ -112,13 +115,16 @@ def load() -> None:
         os.register_at_fork(after_in_child=lambda: state.update(forked=True))
 
 
-def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int, int]:
-    """K, N, C, L of x (*stack, N, C) or (*stack, N, C, L), and how many threads to use."""
-    shape, threads = x.shape, num_threads(x)
+def sizes(x: Tensor, stack_dims: int) -> tuple[int, int, int, int]:
+    """K, N, C, L of x (*stack, N, C) or (*stack, N, C, L)."""
+    shape = x.shape
     if len(shape) == 2:
-        return 1, shape[0], shape[1], 1, threads
-    length = shape[stack_dims + 2 :].numel()
-    return shape[:stack_dims].numel(), shape[stack_dims], shape[stack_dims + 1], length, threads
+        return 1, shape[0], shape[1], 1
+    return shape[:stack_dims].numel(), shape[stack_dims], shape[stack_dims + 1], shape[stack_dims + 2 :].numel()
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
 
 
 def num_threads(x: Tensor) -> int:
@@ -126,12 +132,12 @@ def num_threads(x: Tensor) -> int:
     return 1 if x.numel() <= 32768 or state["forked"] else torch.get_num_threads()
 
 
-def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[Tensor | None, int, float]:
+def each_network(value: Tensor | float, x: Tensor, num_networks: int) -> tuple[Tensor | None, int | None, float]:
     """A number a network as the tensor that owns them and a pointer, a number as itself."""
     if not isinstance(value, Tensor):
-        return None, 0, value
+        return None, None, value
     if not value.dim():
-        return None, 0, float(value)
+        return None, None, float(value)
     if value.numel() != num_networks:
         raise ValueError(f"Each of {num_networks} networks must have a number, but there are {tuple(value.shape)}.")
     if not are_in_memory((value,), x.dtype) or not value.is_contiguous():
@@ -170,21 +176,18 @@ def forward_of_tensors(
     statistics = empty((2 * num_features,), ONE_BY_ONE, dtype)
     if not run_tensors(  # type: ignore[misc]
         pack_tensors(
-            FORWARD,
-            x._cdata,
-            0,
-            y._cdata,
-            0 if weight is None else weight._cdata,
-            0 if bias is None else bias._cdata,
-            0,
-            0,
-            statistics._cdata,
-            0 if running_mean is None else running_mean._cdata,
-            0 if running_var is None else running_var._cdata,
-            0 if num_batches_tracked is None else num_batches_tracked._cdata,
-            num_threads(x),
-            eps,
-            momentum,
+            direction=FORWARD,
+            x=x._cdata,
+            out=y._cdata,
+            weight=0 if weight is None else weight._cdata,
+            bias=0 if bias is None else bias._cdata,
+            statistics=statistics._cdata,
+            running_mean=0 if running_mean is None else running_mean._cdata,
+            running_var=0 if running_var is None else running_var._cdata,
+            num_batches_tracked=0 if num_batches_tracked is None else num_batches_tracked._cdata,
+            threads=num_threads(x),
+            eps=eps,  # type: ignore[arg-type]
+            momentum=momentum,  # type: ignore[arg-type]
         )
     ):
         if x.is_contiguous():
@@ -219,21 +222,15 @@ def backward_of_tensors(
     grad_bias = empty((num_features,), ONE_BY_ONE, dtype) if needs_bias else None
     if run_tensors(  # type: ignore[misc]
         pack_tensors(
-            BACKWARD,
-            x._cdata,
-            grad_y._cdata,
-            0 if grad_x is None else grad_x._cdata,
-            0 if weight is None else weight._cdata,
-            0,
-            0 if grad_weight is None else grad_weight._cdata,
-            0 if grad_bias is None else grad_bias._cdata,
-            statistics._cdata,
-            0,
-            0,
-            0,
-            num_threads(x),
-            0.0,
-            0.0,
+            direction=BACKWARD,
+            x=x._cdata,
+            grad_y=grad_y._cdata,
+            out=0 if grad_x is None else grad_x._cdata,
+            weight=0 if weight is None else weight._cdata,
+            grad_weight=0 if grad_weight is None else grad_weight._cdata,
+            grad_bias=0 if grad_bias is None else grad_bias._cdata,
+            statistics=statistics._cdata,
+            threads=num_threads(x),
         )
     ):
         return grad_x, grad_weight, grad_bias
@@ -259,38 +256,38 @@ def forward(
     if not x.is_contiguous():
         x = x.contiguous()
     y = torch.empty_like(x)
-    sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
+    num_networks, num_samples, num_features, length = sizes(x, stack_dims)
     statistics = x.new_empty(2 * num_networks * num_features)  # of one dimension, which is faster
     mean = statistics.data_ptr()
     if num_batches_tracked is not None:
         num_batches_tracked.add_(ONE)  # here, where it may be of any dtype, shape and device
     if momentum is None:
         momentum = 0.0 if num_batches_tracked is None else one_nth(num_batches_tracked, x.shape[:stack_dims])
-    momentum_pointer, eps_pointer, momentum_number, eps_number = 0, 0, momentum, eps
+    momentum_pointer, eps_pointer, momentum_number, eps_number = None, None, momentum, eps
     if type(eps) is not float:
         _eps, eps_pointer, eps_number = each_network(eps, x, num_networks)
     if type(momentum) is not float:
         _momentum, momentum_pointer, momentum_number = each_network(momentum, x, num_networks)
     run_of[x.dtype](
-        pack(
-            FORWARD,
-            x.data_ptr(),
-            0,
-            y.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0 if bias is None else bias.data_ptr(),
-            0,
-            0,
-            mean,
-            mean + num_networks * num_features * x.itemsize,
-            0 if running_mean is None else running_mean.data_ptr(),
-            0 if running_var is None else running_var.data_ptr(),
-            0,
-            eps_pointer,
-            momentum_pointer,
-            *sizes_of_x,
-            eps_number,
-            momentum_number,
+        Problem(
+            direction=FORWARD,
+            x=x.data_ptr(),
+            out=y.data_ptr(),
+            weight=pointer(weight),
+            bias=pointer(bias),
+            mean=mean,
+            inv_std=mean + num_networks * num_features * x.itemsize,
+            running_mean=pointer(running_mean),
+            running_var=pointer(running_var),
+            eps=eps_pointer,
+            momentum=momentum_pointer,
+            K=num_networks,
+            N=num_samples,
+            C=num_features,
+            L=length,
+            threads=num_threads(x),
+            eps_number=eps_number,
+            momentum_number=momentum_number,
         )
     )
     return y, statistics
@@ -328,7 +325,7 @@ def backward(
         x = x.contiguous()
     if not grad_y.is_contiguous():
         grad_y = grad_y.contiguous()
-    sizes_of_x = num_networks, _, num_features, _, _ = sizes(x, stack_dims)
+    num_networks, num_samples, num_features, length = sizes(x, stack_dims)
     mean = statistics.data_ptr()
     grad_x = torch.empty_like(x) if needs_x else None
     grad_weight = torch.empty_like(weight) if needs_weight and weight is not None else None
@@ -338,25 +335,21 @@ def backward(
     elif needs_bias:
         grad_bias = x.new_empty(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2])
     run_of[x.dtype](
-        pack(
-            BACKWARD,
-            x.data_ptr(),
-            grad_y.data_ptr(),
-            0 if grad_x is None else grad_x.data_ptr(),
-            0 if weight is None else weight.data_ptr(),
-            0,
-            0 if grad_weight is None else grad_weight.data_ptr(),
-            0 if grad_bias is None else grad_bias.data_ptr(),
-            mean,
-            mean + num_networks * num_features * x.itemsize,
-            0,
-            0,
-            0,
-            0,
-            0,
-            *sizes_of_x,
-            0.0,
-            0.0,
+        Problem(
+            direction=BACKWARD,
+            x=x.data_ptr(),
+            grad_y=grad_y.data_ptr(),
+            out=pointer(grad_x),
+            weight=pointer(weight),
+            grad_weight=pointer(grad_weight),
+            grad_bias=pointer(grad_bias),
+            mean=mean,
+            inv_std=mean + num_networks * num_features * x.itemsize,
+            K=num_networks,
+            N=num_samples,
+            C=num_features,
+            L=length,
+            threads=num_threads(x),
         )
     )
     return grad_x, grad_weight, grad_bias

@@ -5,16 +5,37 @@ compared with the formulas of `formulas.py` in Python's own numbers; wrong code 
 """
 
 import ctypes
-import struct
 import sys
 from math import fsum, sin, sqrt
 from typing import Any
 
-__all__ = ["BACKWARD", "FORWARD", "pack"]
+__all__ = ["BACKWARD", "FORWARD", "Problem", "is_laid_out_in", "size_in"]
 
-# `Problem` of kernel.c: the direction, 14 pointers, 5 integers, 2 doubles.
-pack = struct.Struct("@q14P5q2d").pack
 FORWARD, BACKWARD = 0, 1
+
+
+class Problem(ctypes.Structure):
+    """`Problem` of kernel.c, which says what the fields are; a pointer that is not set is NULL."""
+
+    _fields_ = (
+        ("direction", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("x", "grad_y", "out", "weight", "bias", "grad_weight", "grad_bias")),
+        *((name, ctypes.c_void_p) for name in ("mean", "inv_std", "running_mean", "running_var")),
+        *((name, ctypes.c_void_p) for name in ("num_batches_tracked", "eps", "momentum")),
+        *((name, ctypes.c_int64) for name in ("K", "N", "C", "L", "threads")),
+        *((name, ctypes.c_double) for name in ("eps_number", "momentum_number")),
+    )
+
+
+def size_in(library: ctypes.CDLL, structure: str) -> int:
+    """How many bytes a structure has in C, which the library says."""
+    return ctypes.c_int64.in_dll(library, f"size_of_{structure}").value
+
+
+def is_laid_out_in(library: ctypes.CDLL) -> bool:
+    """Whether C and Python agree on the size of a `Problem`; on the order of its fields, if the results are right."""
+    return size_in(library, "problem") == ctypes.sizeof(Problem)
+
 
 EPS, MOMENTUM = 1e-3, 0.3
 # By the C functions' names: the type, and how large an error may be.
@@ -25,6 +46,8 @@ SHAPES = ((37, 21, 1), (3, 2, 277))
 
 def main(path: str) -> None:
     library = ctypes.CDLL(path)
+    if not is_laid_out_in(library):
+        sys.exit(f"the size of a problem in C is {size_in(library, 'problem')}, not {ctypes.sizeof(Problem)}")
     for name, (number, precision) in NUMBERS.items():
         for shape in SHAPES:
             for what, found, expected in compared(getattr(library, f"run_{name}"), number, *shape):
@@ -48,16 +71,17 @@ def compared(run: Any, number: Any, N: int, C: int, L: int) -> list[tuple[str, A
     grad_weight, grad_bias, mean, inv_std, running_mean = (numbers(C) for _ in range(5))
     running_var = numbers(C, [1.0] * C)
     batches = ctypes.c_int64(6)
-    sizes = 1, N, C, L, 1
 
-    def call(direction: int, *pointers: Any, numbers: tuple[float, float] = (0.0, 0.0)) -> None:
-        addresses = (0 if value is None else ctypes.addressof(value) for value in pointers)
-        run(pack(direction, *addresses, *sizes, *numbers))
+    def call(direction: int, eps: float = 0.0, momentum: float = 0.0, **arrays: Any) -> None:
+        addresses = {name: ctypes.addressof(array) for name, array in arrays.items()}
+        sizes = {"K": 1, "N": N, "C": C, "L": L, "threads": 1}
+        run(Problem(direction=direction, **addresses, **sizes, eps_number=eps, momentum_number=momentum))
 
-    run.argtypes, run.restype = [ctypes.c_char_p], None
-    running = running_mean, running_var, batches
-    call(FORWARD, x, None, y, weight, bias, None, None, mean, inv_std, *running, None, None, numbers=(EPS, MOMENTUM))
-    call(BACKWARD, x, grad_y, grad_x, weight, None, grad_weight, grad_bias, mean, inv_std, *[None] * 5)
+    run.argtypes, run.restype = [ctypes.POINTER(Problem)], None
+    kept = {"x": x, "weight": weight, "mean": mean, "inv_std": inv_std}
+    running = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": batches}
+    call(FORWARD, EPS, MOMENTUM, **kept, bias=bias, out=y, **running)
+    call(BACKWARD, **kept, grad_y=grad_y, out=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
 
     expected: dict[str, list[float]] = {name: [0.0] * values for name in ("y", "dL/dx")}
     expected |= {name: [] for name in ("mean", "1 / std", "dL/dweight", "dL/dbias", "running_mean", "running_var")}

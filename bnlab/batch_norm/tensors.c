@@ -79,13 +79,16 @@ static int takes_batch(const void *tensor, int32_t dtype, Problem *p, void **num
     return 1;
 }
 
-// As kernel.py packs it: `Problem` in tensors, of one network. `statistics` are mean and inv_std, (2 C,).
+// `Tensors` of tensors_in_c.py: a problem in tensors, of one network. `statistics` are mean and inv_std, (2 C,).
 typedef struct {
     int64_t direction;
-    const void *in, *grad, *out, *weight, *bias, *dweight, *dbias, *statistics, *running_mean, *running_var, *counter;
+    const void *x, *grad_y, *out, *weight, *bias, *grad_weight, *grad_bias, *statistics, *running_mean, *running_var;
+    const void *num_batches_tracked;
     int64_t threads;
     double eps, momentum;
 } Tensors;
+
+const int64_t size_of_tensors = sizeof(Tensors);
 
 void run_float(const Problem *);
 void run_double(const Problem *);
@@ -94,27 +97,29 @@ void run_double(const Problem *);
 int32_t run_tensors(const Tensors *given) {
     Problem p = {.direction = given->direction, .threads = given->threads, .eps_number = given->eps,
                  .momentum_number = given->momentum};
-    const Tensor x = {given->in};
+    const Tensor tensor = {given->x};
     int32_t dtype;
-    void *in, *grad = NULL, *weight, *bias, *statistics, *counter = NULL;
-    if (ask.dtype(&x, &dtype) || (dtype != code.is_float && dtype != code.is_double)) return 0;
-    if (!takes_batch(given->in, dtype, &p, &in) || p.N * p.L < 2) return 0;
-    if (given->direction == BACKWARD && !takes_batch(given->grad, dtype, &p, &grad)) return 0;
+    void *x, *grad_y = NULL, *weight, *bias, *statistics, *num_batches_tracked = NULL;
+    if (ask.dtype(&tensor, &dtype) || (dtype != code.is_float && dtype != code.is_double)) return 0;
+    if (!takes_batch(given->x, dtype, &p, &x) || p.N * p.L < 2) return 0;
+    if (given->direction == BACKWARD && !takes_batch(given->grad_y, dtype, &p, &grad_y)) return 0;
     if (given->out && !takes_batch(given->out, dtype, &p, &p.out)) return 0;
     if (!takes_row(given->weight, dtype, p.C, &weight) || !takes_row(given->bias, dtype, p.C, &bias) ||
-        !takes_row(given->dweight, dtype, p.C, &p.dweight) || !takes_row(given->dbias, dtype, p.C, &p.dbias) ||
+        !takes_row(given->grad_weight, dtype, p.C, &p.grad_weight) ||
+        !takes_row(given->grad_bias, dtype, p.C, &p.grad_bias) ||
         !takes_row(given->statistics, dtype, 2 * p.C, &statistics) ||
         !takes_row(given->running_mean, dtype, p.C, &p.running_mean) ||
         !takes_row(given->running_var, dtype, p.C, &p.running_var))
         return 0;
-    if (given->counter) {
+    if (given->num_batches_tracked) {
         Layout layout;
-        if (!is_readable(given->counter, code.is_int64, &layout) || layout.dim ||
+        if (!is_readable(given->num_batches_tracked, code.is_int64, &layout) || layout.dim ||
             !has(&layout, 1, sizeof(int64_t)))
             return 0;
-        counter = layout.numbers;
+        num_batches_tracked = layout.numbers;
     }
-    p.in = in, p.grad = grad, p.weight = weight, p.bias = bias, p.mean = statistics, p.num_batches_tracked = counter;
+    p.x = x, p.grad_y = grad_y, p.weight = weight, p.bias = bias, p.num_batches_tracked = num_batches_tracked;
+    p.mean = statistics;
     p.inv_std = (char *)statistics + p.C * bytes_a_value(dtype);
     (dtype == code.is_float ? run_float : run_double)(&p);
     return 1;

@@ -17,12 +17,65 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["connect", "empty_strided", "pack_tensors"]
+from bnlab.batch_norm.kernel_check import FORWARD, size_in
+
+__all__ = ["Tensors", "connect", "empty_strided", "pack_tensors"]
 
 log = logging.getLogger(__name__)
 
-# `Tensors` of tensors.c: the direction, 11 tensors, the number of threads, eps and momentum.
-pack_tensors = struct.Struct("@q11Pq2d").pack
+
+class Tensors(ctypes.Structure):
+    """`Tensors` of tensors.c: what `_cdata` of each tensor says, or 0 for none."""
+
+    _fields_ = (
+        ("direction", ctypes.c_int64),
+        *((name, ctypes.c_void_p) for name in ("x", "grad_y", "out", "weight", "bias", "grad_weight", "grad_bias")),
+        *((name, ctypes.c_void_p) for name in ("statistics", "running_mean", "running_var", "num_batches_tracked")),
+        ("threads", ctypes.c_int64),
+        *((name, ctypes.c_double) for name in ("eps", "momentum")),
+    )
+
+
+in_order = struct.Struct("@q11Pq2d").pack
+
+
+def pack_tensors(
+    *,
+    direction: int,
+    x: int,
+    grad_y: int = 0,
+    out: int,
+    weight: int = 0,
+    bias: int = 0,
+    grad_weight: int = 0,
+    grad_bias: int = 0,
+    statistics: int,
+    running_mean: int = 0,
+    running_var: int = 0,
+    num_batches_tracked: int = 0,
+    threads: int,
+    eps: float = 0.0,
+    momentum: float = 0.0,
+) -> bytes:
+    """The bytes of `Tensors`, in a quarter of the time that ctypes takes to make one."""
+    return in_order(
+        direction,
+        x,
+        grad_y,
+        out,
+        weight,
+        bias,
+        grad_weight,
+        grad_bias,
+        statistics,
+        running_mean,
+        running_var,
+        num_batches_tracked,
+        threads,
+        eps,
+        momentum,
+    )
+
 
 # As they stand in `ask` and `code` of tensors.c.
 STABLE = "dtype", "device_type", "layout", "dim", "sizes", "strides", "storage_offset", "storage_size", "data_ptr"
@@ -55,7 +108,7 @@ def connect(library: Any) -> Run | None:
             *(ctypes.cast(getattr(torch_in_c, name), ctypes.c_void_p).value for name in FUNCTIONS)
         )
         codes = (ctypes.c_int32 * len(CODES))(*(getattr(torch_in_c, f"aoti_torch_{name}")() for name in CODES))
-        if not consists_of_cdata(torch.zeros(1)):
+        if not consists_of_cdata(torch.zeros(1)) or size_in(library, "tensors") != ctypes.sizeof(Tensors):
             return None
         library.configure_tensors(functions, codes)
         run: Run = library.run_tensors
@@ -97,8 +150,9 @@ def sees_what_python_sees(run: Run) -> bool:
         y, statistics, zero = torch.empty_like(x), x.new_empty(4), torch.zeros(1, dtype=dtype)
 
         def takes(x: Tensor, statistics: Tensor, counter: Tensor, y: Tensor = y) -> bool:
-            tensors = (x._cdata, 0, y._cdata, *[0] * 4, statistics._cdata, 0, 0, counter._cdata)
-            return bool(run(pack_tensors(0, *tensors, 1, 1e-5, 0.1)))
+            given = {"x": x, "out": y, "statistics": statistics, "num_batches_tracked": counter}
+            tensors = {name: tensor._cdata for name, tensor in given.items()}
+            return bool(run(pack_tensors(direction=FORWARD, **tensors, threads=1, eps=1e-5, momentum=0.1)))
 
         refused = (
             (torch._neg_view(x), statistics, counter),

@@ -28,6 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from bnlab.batch_norm import kernel
+from bnlab.batch_norm.kernel_check import Problem
 from bnlab.batch_norm.plain import in_memory
 from bnlab.stacked.c_functions import Elsewhere, Kind, LayerInC, LossInC, Of, UpdateInC, functions_of, of
 from bnlab.stacked.layers import Activation, BatchNorm, Layer, Linear
@@ -114,10 +115,10 @@ class _Program:
     def _values(self, width: int) -> Tensor:
         return torch.empty(1, self._N, width, dtype=self._dtype).expand(self._K, -1, -1)
 
-    def _joined(self, problems: Sequence[bytes]) -> Of:
-        joined = ctypes.create_string_buffer(b"".join(problems))
+    def _joined(self, problems: Sequence[Problem]) -> Of:
+        joined = (Problem * len(problems))(*problems)
         self._kept.append(joined)
-        return Of(ctypes.addressof(joined), len(problems[0]))
+        return Of(ctypes.addressof(joined), ctypes.sizeof(Problem))
 
     def __call__(self, x: Tensor, y: Tensor, update: UpdateInC | None = None) -> tuple[Tensor, Tensor]:
         """As `StackedMLP.step` or `evaluate`, with the update of the parameters if there is one to be done.

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bnlab.batch_norm import batch_norm, in_place, kernel
 from bnlab.batch_norm.eager import kernel_takes
 from bnlab.batch_norm.formulas import inverse_std
+from bnlab.batch_norm.kernel_check import Problem
 from bnlab.batch_norm.plain import are_in_memory
 
 __all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
@@ -145,37 +146,48 @@ class BatchNorm:
 
     def problems(
         self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor
-    ) -> tuple[list[bytes], list[bytes], list[bytes]]:
+    ) -> tuple[list[Problem], list[Problem], list[Problem]]:
         """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C).
 
         Last, backward once more where all networks leave their gradients in the first one's place.
         """
         eps, momenta = self._numbers
         assert momenta is not None
-        sizes = 1, *x.shape[1:], 1, 1  # of one network, L = 1, for one thread
-        forward: list[bytes] = []
-        backward: list[bytes] = []
-        sharing: list[bytes] = []
+        _, num_samples, num_features = x.shape
+        sizes = {"K": 1, "N": num_samples, "C": num_features, "L": 1, "threads": 1}  # of one network
+        forward: list[Problem] = []
+        backward: list[Problem] = []
+        sharing: list[Problem] = []
         for k in range(len(x)):
             weight, bias, grad_weight, grad_bias, running_mean, running_var = (
-                0 if tensor is None else tensor[k].data_ptr()
+                None if tensor is None else tensor[k].data_ptr()
                 for tensor in (*self._in_place, *self._grad_in_place, *self._running)
             )
-            count = self.num_batches.data_ptr() if k == 0 else 0  # the networks go in step
-            values, result, given, wanted = (tensor[k].data_ptr() for tensor in (x, y, grad_y, grad_x))
-            saved = statistics[0, k].data_ptr(), statistics[1, k].data_ptr()
-            running = running_mean, running_var, count, 0, 0
-            forward.append(
-                kernel.pack(
-                    kernel.FORWARD, values, 0, result, weight, bias, 0, 0, *saved, *running, *sizes, eps[k], momenta[k]
-                )
+            kept = {
+                "x": x[k].data_ptr(),
+                "weight": weight,
+                "mean": statistics[0, k].data_ptr(),
+                "inv_std": statistics[1, k].data_ptr(),
+            }
+            problem = Problem(
+                direction=kernel.FORWARD,
+                **kept,
+                bias=bias,
+                out=y[k].data_ptr(),
+                running_mean=running_mean,
+                running_var=running_var,
+                num_batches_tracked=self.num_batches.data_ptr() if k == 0 else None,  # the networks go in step
+                eps_number=eps[k],
+                momentum_number=momenta[k],
+                **sizes,
             )
-            gradients = grad_weight, grad_bias
+            forward.append(problem)
+            gradients = {"grad_weight": grad_weight, "grad_bias": grad_bias}
             if k == 0:
                 of_first = gradients
+            results = {"grad_y": grad_y[k].data_ptr(), "out": grad_x[k].data_ptr()}
             for problems, place in ((backward, gradients), (sharing, of_first)):
-                saved_by_forward = values, given, wanted, weight, 0, *place, *saved
-                problems.append(kernel.pack(kernel.BACKWARD, *saved_by_forward, *[0] * 5, *sizes, 0.0, 0.0))
+                problems.append(Problem(direction=kernel.BACKWARD, **kept, **results, **place, **sizes))
         return forward, backward, sharing
 
 
