@@ -61,7 +61,7 @@ def train_quickly(
         UserError: what cannot work, found before any training.
     """
     spare_the_compiler()
-    data = load_data(config)
+    data = load_data(config, is_beginning=True)
     trial = _Trial(Job(0, config, run.path))
     trial.run = run  # which is locked
     network = trial.build(data)
@@ -113,7 +113,7 @@ def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callabl
         NotQuickError: the network has no stacked form.
         UserError: the data are not there.
     """
-    data: Data = load_data(config)
+    data: Data = load_data(config, is_beginning=True)
     dtype = DTYPES[str(config.trainer.precision)]
     criterion, scale = criterion_of(data.splits)
     model = stacked_model([network], dtype, criterion)

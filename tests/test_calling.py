@@ -7,11 +7,14 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+import torch
 
 import bnlab
+from bnlab.data import Split, Splits
 from bnlab.evaluate import evaluate
 from bnlab.notebook_table import as_html, as_markdown
 from bnlab.search import log_uniform, log_uniform_integer, one_minus_log_uniform, uniform_integer
+from bnlab.stacked.data import load_data
 from bnlab.sweeps import Sweep
 
 QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[8]"]
@@ -194,3 +197,35 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path, capsys) -> None:
         capsys.readouterr()
         evaluate(f"run{number}")
         assert capsys.readouterr().err == told
+
+
+OFFSET = 0.0
+
+
+def given(split_seed: int) -> Splits:
+    """Data of the user's own, as the first cell of a notebook has them."""
+    return _splits(0)
+
+
+def _splits(seed: int) -> Splits:
+    generator = torch.Generator().manual_seed(seed)
+    splits = [
+        Split(torch.randn(number, 3, generator=generator) + OFFSET, torch.arange(number) % 2) for number in (40, 8, 8)
+    ]
+    return Splits(*splits, num_classes=2)
+
+
+def test_a_function_of_ones_own_is_called_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cell of a notebook that is run once more defines the same name anew, or changes what the function reads."""
+    asked = [*QUICK, "trainer=quick", "data._target_=test_calling.given", "data.batch_size=8"]
+    fingerprints = [bnlab.run(asked, "first").summary["data_sha256"], bnlab.run(asked, "same").summary["data_sha256"]]
+    monkeypatch.setattr("test_calling.OFFSET", 1.0)
+    fingerprints.append(bnlab.run(asked, "moved").summary["data_sha256"])
+    config = bnlab.compose(asked)
+    kept = load_data(config)
+    assert load_data(config) is kept
+    monkeypatch.setattr("test_calling.given", lambda split_seed: _splits(1))
+    assert load_data(config).fingerprint != kept.fingerprint  # in a stack, which keeps what it has for the next
+    fingerprints.append(bnlab.run(asked, "redefined").summary["data_sha256"])
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 3

@@ -1,11 +1,13 @@
 """The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from bnlab.build import arguments_of, build_splits
@@ -13,6 +15,7 @@ from bnlab.data import Normalization, Split, Splits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import input_and_target_state
 from bnlab.stacked.chunks import data_key
+from bnlab.trust import known_target
 
 __all__ = ["Data", "load_data"]
 
@@ -34,27 +37,41 @@ class Data:
         return split.to(device, dtype)
 
 
-_Key = tuple[str, tuple[tuple[str, int, int], ...]]
-_loaded: dict[_Key, Data] = {}  # the newest only
+_Key = tuple[str, tuple[tuple[str, int, int], ...], int]
+_loaded: dict[_Key, tuple[Data, Any]] = {}  # the newest only, with the function that gave them
 
 
-def load_data(config: DictConfig) -> Data:
-    """The data of `config.data`: those that are kept, unless a file that it names was changed since.
+def load_data(config: DictConfig, *, is_beginning: bool = False) -> Data:
+    """The data of `config.data`: those that are kept, unless a file that it names was changed since, or its function.
 
+    Args:
+        is_beginning: of a training in a process that may be a notebook: a function that is not ours is called again, as
+            what it reads may have changed.
     Raises:
         UserError: the data are not there or cannot be read.
     """
     arguments = arguments_of(config.data)
-    key = data_key({"data": arguments}), tuple(_files(arguments))
-    if key not in _loaded:
+    function = _own_function(arguments.get("_target_"))
+    key = data_key({"data": arguments}), tuple(_files(arguments)), id(function)
+    if key not in _loaded or (is_beginning and function is not None):
         _loaded.clear()
         splits = build_splits(config)
         which = fingerprint(splits)
         if splits.num_classes is None and config.data.get("normalize_target", True):
             splits = splits.with_scaled_targets()
         normalization = Normalization.of(splits.train) if config.data.normalize else None
-        _loaded[key] = Data(normalization.of_splits(splits) if normalization else splits, normalization, which)
-    return _loaded[key]
+        data = Data(normalization.of_splits(splits) if normalization else splits, normalization, which)
+        _loaded[key] = data, function
+    return _loaded[key][0]
+
+
+def _own_function(name: Any) -> Any:
+    """What `name` means now, of the user's functions; None for ours, which give the same for the same arguments."""
+    if not isinstance(name, str) or known_target(name) is not None:
+        return None
+    with suppress(Exception):  # which building it will say
+        return get_object(name)
+    return None
 
 
 def _files(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
