@@ -202,7 +202,7 @@ def test_a_file_that_was_changed_is_read_again(tmp_path: Path, capsys) -> None:
 OFFSET = 0.0
 
 
-def given(split_seed: int) -> Splits:
+def given(**settings: float) -> Splits:
     """Data of the user's own, as the first cell of a notebook has them."""
     return _splits(0)
 
@@ -224,7 +224,7 @@ def test_a_function_of_ones_own_is_called_again(monkeypatch: pytest.MonkeyPatch)
     config = bnlab.compose(asked)
     kept = load_data(config)
     assert load_data(config) is kept
-    monkeypatch.setattr("test_calling.given", lambda split_seed: _splits(1))
+    monkeypatch.setattr("test_calling.given", lambda **settings: _splits(1))
     assert load_data(config).fingerprint != kept.fingerprint  # in a stack, which keeps what it has for the next
     fingerprints.append(bnlab.run(asked, "redefined").summary["data_sha256"])
     assert fingerprints[0] == fingerprints[1]
