@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 from bnlab.command_line import Origin, override
 from bnlab.composing import compose
-from bnlab.engine import fit_of
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.import_path import python, safe_environment
 from bnlab.mistakes.added import check_added
@@ -42,7 +42,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     config = compose(lines)
     if any(line.startswith("+") for line in lines):
         check_added(config, lines, vocabulary_of(Origin()).choices, Origin(), None)
-    summary = fit_of(config)(config, place)
+    summary = fit(config, place)
     if summary["status"] == "interrupted":
         raise KeyboardInterrupt
     return load(place, trust=True)

@@ -12,13 +12,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bnlab.concealing import override_to_write
-from bnlab.yaml_text import is_number
 
 __all__ = [
     "Interpolation",
     "Origin",
     "command",
     "differences",
+    "is_number",
     "key_of",
     "override",
     "shown",
@@ -163,6 +163,15 @@ def written(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "[" + ",".join(map(written, value)) + "]"
     raise ValueError(f"an override cannot say {value!r}.")
+
+
+def is_number(text: str) -> bool:
+    """Whether `text`, unquoted, would be read as a number, by YAML or by Hydra."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _text(text: str) -> str:

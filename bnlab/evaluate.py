@@ -34,9 +34,9 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     """
     from omegaconf import OmegaConf
 
+    from bnlab.config.trainer import is_quick
     from bnlab.quick import why_lightning
     from bnlab.runs import load
-    from bnlab.stacked.grouping import is_quick
     from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))
@@ -63,12 +63,11 @@ Ready = tuple["Splits", str, Callable[[], dict[str, float]]]
 
 def _by_lightning(run: "Run") -> Ready:
     """The data of the run, their fingerprint, and what tests it on them."""
+    from bnlab.config.trainer import by_lightning
     from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
-    from bnlab.quick import by_lightning
-    from bnlab.stacked.grouping import is_quick
     from bnlab.threads import use_threads
 
-    trainer = build_trainer(by_lightning(run.config) if is_quick(run.config) else run.config, run.folder)
+    trainer = build_trainer(by_lightning(run.config), run.folder)
     data = build_data(run.config)
 
     def of_best() -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Train one network from a config into a folder: build, fit, test, summarize."""
+"""Train one network by Lightning from a config into a folder: build, fit, test, summarize."""
 
 import logging
 import time
@@ -38,17 +38,16 @@ from bnlab.recorder import AtomicCheckpoints, Recorder
 from bnlab.regressor import Regressor
 from bnlab.runs import RunFolder
 from bnlab.single_run import carry_out
-from bnlab.stacked.grouping import is_quick
 from bnlab.summary import Summary, ending
 from bnlab.threads import suitable_num_threads, use_threads
 
 if TYPE_CHECKING:
     from bnlab.search.pruning import Pruning
 
-__all__ = ["build_data", "build_learner", "build_trainer", "fit", "fit_and_test", "num_threads", "test"]
+__all__ = ["build_data", "build_learner", "build_trainer", "fit_and_test", "fit_by_lightning", "num_threads", "test"]
 
 
-def fit(
+def fit_by_lightning(
     config: DictConfig,
     folder: str | Path,
     *,
@@ -59,31 +58,10 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
-
-    Args:
-        config: as `bnlab.compose` gives it.
-        folder: where the run goes; made if it is not there.
-        overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
-            "command" is null where no overrides make the config: config.yaml says what was trained).
-        command: the line that repeats the run, where it takes more than the overrides.
-        sweep: whose trial it is, {"id", "folder"}.
-        console: where the progress bar and the closing table go; None for stdout.
-        callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
-        pruning: the rule of a sweep that may end the training.
-    Returns:
-        what summary.json holds; its "status" is completed, diverged, pruned or interrupted.
-    Raises:
-        UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
-            folder's summary says status failed and why. Where another run is under way, nothing is written.
-    """
+    """`bnlab.engine.fit` for a config whose `trainer` is Lightning's."""
     console = console or Console()
-    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
-    if is_quick(config):
-        from bnlab.quick import fit_quickly
-
-        return fit_quickly(config, folder, callbacks=callbacks, pruning=pruning, **about)
-    return carry_out(config, folder, partial(fit_and_test, config, console, callbacks, pruning), **about)
+    train = partial(fit_and_test, config, console, callbacks, pruning)
+    return carry_out(config, folder, train, overrides=overrides, command=command, sweep=sweep, console=console)
 
 
 def fit_and_test(
@@ -94,7 +72,7 @@ def fit_and_test(
     run: RunFolder,
     summary: Summary,
 ) -> None:
-    """The part of `fit` between the first file and the summary, by Lightning."""
+    """The part of `fit_by_lightning` between the first file and the summary, by Lightning."""
     if pruning is not None:
         from bnlab.search.pruning_callback import PruningCallback
 

@@ -6,12 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from bnlab.config.trainer import by_lightning
 from bnlab.errors import UserError
 from bnlab.single_run import carry_out
-from bnlab.stacked.grouping import LIGHTNINGS_TRAINER, why_alone
+from bnlab.stacked.grouping import why_alone
 from bnlab.stacked.studio import Studio
 from bnlab.summary import Summary
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from bnlab.runs import RunFolder
     from bnlab.search.pruning import Pruning
 
-__all__ = ["QuickTrainer", "by_lightning", "fit_quickly", "why_lightning"]
+__all__ = ["QuickTrainer", "fit_quickly", "why_lightning"]
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class QuickTrainer:
     """What `trainer._target_` names for this way of training. It is a name: `fit_quickly` reads the settings beside it.
 
     Raises:
-        UserError: always; where Lightning trains, its own Trainer takes the place of this (`by_lightning`).
+        UserError: always; where Lightning trains, its own Trainer takes the place of this (`bnlab.config.trainer`).
     """
 
     def __init__(self, **settings: Any) -> None:
@@ -43,14 +44,6 @@ def why_lightning(config: DictConfig, callbacks: Sequence[Any] = ()) -> str | No
     return why_alone(settings)
 
 
-def by_lightning(config: DictConfig) -> DictConfig:
-    """The config with Lightning's Trainer in place of ours."""
-    changed = config.copy()
-    with open_dict(changed):
-        changed.trainer._target_ = LIGHTNINGS_TRAINER
-    return changed
-
-
 def fit_quickly(
     config: DictConfig,
     folder: str | Path,
@@ -62,7 +55,7 @@ def fit_quickly(
     callbacks: Sequence[Any] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """`bnlab.fit.fit` for a config with `trainer=quick`; what that lacks is said in a line, and Lightning trains."""
+    """`bnlab.engine.fit` for a config with `trainer=quick`; what that lacks is said in a line, and Lightning trains."""
     console = console or Console()
     reason = why_lightning(config, callbacks)
     studio = Studio() if reason is None else None  # it begins to load matplotlib while torch is loaded here

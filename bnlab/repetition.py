@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bnlab.engine import fit_of
+from bnlab.engine import fit
 from bnlab.errors import UserError, one_line
 from bnlab.runs import RunFolder, load, read_metrics
 
@@ -91,7 +91,7 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
             f"The run in {str(run.folder.path)!r} was interrupted, so that there is no end to compare with."
         )
     try:
-        summary = fit_of(run.config)(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
+        summary = fit(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
     except UserError:
         raise
     except Exception as error:

@@ -37,7 +37,7 @@ def carry_out(
         config: as `bnlab.compose` gives it.
         folder: where the run goes; made if it is not there.
         train: leaves the files of a training and tests its best weights.
-        overrides, command, sweep: as `bnlab.fit.fit` takes them.
+        overrides, command, sweep: as `bnlab.engine.fit` takes them.
         console: where the closing table goes.
     Returns:
         what summary.json holds.

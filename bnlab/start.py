@@ -22,12 +22,13 @@ from bnlab.confidential import learn
 from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import plain
+from bnlab.config.trainer import is_quick
 from bnlab.errors import Refused, UserError
 from bnlab.first_line import of_a_run, of_a_sweep
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
 from bnlab.runs import RunFolder
-from bnlab.stacked.grouping import is_quick, why_alone
+from bnlab.stacked.grouping import why_alone
 
 __all__ = ["Start", "begin_run", "forget", "remove_traces"]
 

@@ -48,7 +48,7 @@ def task(config: "DictConfig") -> float | None:
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
-        from bnlab.engine import fit_of
+        from bnlab.engine import fit
 
         overrides = given_overrides(hydra_config.overrides.task)
         origin = Origin.of(hydra_config, config_folder()).of_a_run()
@@ -69,7 +69,7 @@ def task(config: "DictConfig") -> float | None:
                 definition = trial.sweep.read_definition()
                 arguments["sweep"] = trial.identity(definition.id)
                 arguments["pruning"] = pruning_of(trial, definition, config.objective)
-        summary = fit_of(config)(config, folder, **arguments)
+        summary = fit(config, folder, **arguments)
     if summary["status"] == "interrupted":
         if hydra_config.mode == RunMode.MULTIRUN:
             raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end

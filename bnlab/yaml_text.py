@@ -8,10 +8,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from bnlab.command_line import is_number
 from bnlab.errors import one_line
 from bnlab.stored_file import read_text
 
-__all__ = ["is_number", "read_yaml", "to_yaml"]
+__all__ = ["read_yaml", "to_yaml"]
 
 _TRUTH_VALUES = {
     spelling
@@ -32,15 +33,6 @@ class _OmegaConfDumper(_Dumper):
 def _represent_text(dumper: Any, text: str) -> Any:
     is_other = text in _TRUTH_VALUES or is_number(text)
     return dumper.represent_scalar("tag:yaml.org,2002:str", str(text), style="'" if is_other else None)
-
-
-def is_number(text: str) -> bool:
-    """Whether `text`, unquoted, would be read as a number, by YAML or by Hydra."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 _OmegaConfDumper.add_representer(str, _represent_text)

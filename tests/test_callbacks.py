@@ -13,9 +13,9 @@ from tiny import data, tiny
 import bnlab
 from bnlab.build import build_logger
 from bnlab.callbacks import build_callbacks
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 
 LIGHTNING = "lightning.pytorch.callbacks."
 QUIET = Console(file=io.StringIO())

@@ -15,9 +15,9 @@ import bnlab
 from bnlab.build import build_splits
 from bnlab.data import DataModule, Normalization, Split, Splits
 from bnlab.data.splits import stratified_split
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))

@@ -19,9 +19,9 @@ from torch import nn
 import bnlab
 from bnlab.build import build_network
 from bnlab.data import Batches, EpochOrder, Normalization, digits
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 
 QUIET = Console(quiet=True)
 

@@ -19,9 +19,9 @@ from tiny import tiny
 import bnlab
 from bnlab.composing import compose
 from bnlab.config.settings import plain
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 from bnlab.stacked.grouping import group_key, why_alone
 
 QUIET = Console(quiet=True)

@@ -18,9 +18,9 @@ from tiny import tiny
 
 import bnlab
 from bnlab.config.settings import plain
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 from bnlab.log_file import LogFile
 from bnlab.runs import RunFolder
 from bnlab.stacked.existing import stored_summary

@@ -25,7 +25,7 @@ import bnlab
 from bnlab.command_line import command, differences, override, same, word
 from bnlab.composing import overrides_of
 from bnlab.config.settings import plain
-from bnlab.fit import fit
+from bnlab.engine import fit
 from bnlab.stacked import train as train_stacked
 
 CHARACTERS = "ab\\'\"${}[](),:=# \t\n~é%1.e-+/nulltruef*?@|;&`!<>\u2028\N{SNOWMAN}"

@@ -9,8 +9,8 @@ from rich.console import Console
 from stacked_oracle import configs_of
 
 from bnlab.config.settings import plain
+from bnlab.engine import fit
 from bnlab.errors import UserError
-from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked
 from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.existing import Replacement

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 from stacked_oracle import configs_of
 
 from bnlab.stacked import nursery
-from bnlab.stacked.chunks import Chunks, PlainJob, data_key
+from bnlab.stacked.chunks import Chunks, PlainJob
+from bnlab.stacked.grouping import data_key
 from bnlab.stacked.pool import LostWorkersError, Pool
 
 STACKED = ("-m", "hydra/launcher=stacked")

@@ -158,7 +158,7 @@ Alone = tuple[Recorder, dict[str, Any], dict[str, Any]]
 
 
 def alone(config: DictConfig, folder: Path, start: float = 1.0) -> Alone:
-    """The history, and best.ckpt and last.ckpt, as `bnlab.fit.fit` has them, without figure and test.
+    """The history, and best.ckpt and last.ckpt, as `bnlab.engine.fit` has them, without figure and test.
 
     The initial parameters are multiplied by `start`.
     """

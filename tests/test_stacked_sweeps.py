@@ -16,8 +16,8 @@ from rich.console import Console
 from stacked_oracle import configs_of
 
 import bnlab
+from bnlab.engine import fit
 from bnlab.evaluate import evaluate
-from bnlab.fit import fit
 from bnlab.stacked import train as train_stacked
 from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.grouping import group_key, why_alone

@@ -7,7 +7,7 @@ import torch
 from rich.console import Console
 
 import bnlab
-from bnlab.fit import fit
+from bnlab.engine import fit
 from bnlab.threads import WORK_OF_A_THREAD, suitable_num_threads, use_threads
 
 

@@ -9,10 +9,10 @@ from rich.console import Console
 
 import bnlab
 from bnlab.config.folder import config_folder
+from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.evaluate import main as evaluate_main
-from bnlab.fit import fit
 from bnlab.trust import known_target, reasons_of_interpolations, reasons_of_targets
 
 

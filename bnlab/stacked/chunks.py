@@ -1,6 +1,5 @@
 """Cutting the jobs of a batch into chunks, as they come: what a worker trains at a time."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,9 +11,9 @@ from omegaconf import DictConfig
 
 from bnlab.errors import UserError
 from bnlab.runs import RunFolder
-from bnlab.stacked.grouping import group_key, why_alone
+from bnlab.stacked.grouping import data_key, group_key, why_alone
 
-__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal", "data_key"]
+__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal"]
 
 COMPOSE_FOR_S = 0.01
 
@@ -81,11 +80,6 @@ class Chunk:
     @property
     def data(self) -> str:
         return data_key(self.jobs[0].config)
-
-
-def data_key(config: dict[str, Any]) -> str:
-    """Equal for configs that train on the same data."""
-    return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)
 
 
 class Chunks:

@@ -14,7 +14,7 @@ from bnlab.build import arguments_of, build_splits
 from bnlab.data import Normalization, Split, Splits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import input_and_target_state
-from bnlab.stacked.chunks import data_key
+from bnlab.stacked.grouping import data_key
 from bnlab.trust import known_target
 
 __all__ = ["Data", "load_data"]

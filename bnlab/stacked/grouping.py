@@ -4,10 +4,11 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from bnlab.config.trainer import LIGHTNINGS_TRAINER, QUICK_TRAINER, is_quick
 from bnlab.stacked.early_stopping import early_stopping_lacks
 from bnlab.task import score_of
 
-__all__ = ["LIGHTNINGS_TRAINER", "group_key", "is_quick", "why_alone"]
+__all__ = ["data_key", "group_key", "why_alone"]
 
 # Numbers that shape no tensor; whether they are null decides which tensors there are. All of an optimizer's are such.
 _OF_EACH = {
@@ -18,8 +19,6 @@ _OF_EACH = {
 _NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 # Arguments of Lightning's Trainer that a stack has, too; what they may be says `bnlab.rules`.
-LIGHTNINGS_TRAINER = "lightning.pytorch.Trainer"
-QUICK_TRAINER = "bnlab.quick.QuickTrainer"
 _SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
 # The others, and the values with which Lightning does what a stack does.
 _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
@@ -52,11 +51,6 @@ _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
     "sync_batchnorm": (False,),
     "reload_dataloaders_every_n_epochs": (0,),
 }
-
-
-def is_quick(config: Mapping[str, Any]) -> bool:
-    """Whether a single run of it is to do without Lightning, if it can: `trainer=quick`."""
-    return (config.get("trainer") or {}).get("_target_") == QUICK_TRAINER
 
 
 def why_alone(config: Mapping[str, Any]) -> str | None:
@@ -110,3 +104,8 @@ def _is_number(value: Any) -> bool:
 
 def _target(config: Mapping[str, Any], group: str) -> Any:
     return (config.get(group) or {}).get("_target_")
+
+
+def data_key(config: dict[str, Any]) -> str:
+    """Equal for configs that train on the same data."""
+    return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)

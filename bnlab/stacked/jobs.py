@@ -36,7 +36,7 @@ def train(
 ) -> list[Summary]:
     """Train the network of each config; those that differ only in numbers train as one.
 
-    Each leaves the run folder that `bnlab.fit.fit` leaves, in `folder`/0, `folder`/1, ..., for `bnlab.load` to read,
+    Each leaves the run folder that `bnlab.engine.fit` leaves, in `folder`/0, `folder`/1, ..., for `bnlab.load` to read,
     and has the learning curve that it has alone, up to rounding.
 
     Args:

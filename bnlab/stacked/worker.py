@@ -240,16 +240,15 @@ def _definition_of(sweep_id: str, folder: SweepFolder) -> Definition:
 
 
 def train_alone(job: Job, reason: str) -> Summary:
-    """Train by Lightning, as `bnlab.fit.fit` does."""
+    """Train by Lightning, as `bnlab.engine.fit` does."""
     try:
         RunFolder(job.folder).require_free()  # before a log is written there
     except UserError as error:
         return Trial(job).fail(error)
     from rich.console import Console
 
-    from bnlab.fit import fit
-    from bnlab.quick import by_lightning
-    from bnlab.stacked.grouping import is_quick
+    from bnlab.config.trainer import by_lightning
+    from bnlab.fit import fit_by_lightning
 
     job.folder.mkdir(parents=True, exist_ok=True)
     handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
@@ -262,8 +261,8 @@ def train_alone(job: Job, reason: str) -> Summary:
     signal.signal(signal.SIGINT, raise_interrupt)  # which the parent sends
     try:
         log.info("trained alone, not in a stack: %s", reason)
-        return fit(
-            by_lightning(job.config) if is_quick(job.config) else job.config,
+        return fit_by_lightning(
+            by_lightning(job.config),
             job.folder,
             overrides=job.overrides,
             command=job.command,
