@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bnlab.composing import compose
     from bnlab.errors import UserError
     from bnlab.network import MLP
-    from bnlab.runs import load
+    from bnlab.runs.reading import load
     from bnlab.sweeps import load_sweep
 
 __all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "convert", "load", "load_sweep", "run", "sweep"]
@@ -31,7 +31,7 @@ _HOME = {
     "UserError": "bnlab.errors",
     "compose": "bnlab.composing",
     "convert": "bnlab.batch_norm",
-    "load": "bnlab.runs",
+    "load": "bnlab.runs.reading",
     "load_sweep": "bnlab.sweeps",
     "run": "bnlab.calling",
     "sweep": "bnlab.calling",

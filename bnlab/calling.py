@@ -16,7 +16,7 @@ from bnlab.import_path import python, safe_environment
 from bnlab.mistakes.added import check_added
 from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.output_files import new_folder
-from bnlab.runs import Run, load
+from bnlab.runs.reading import Run, load
 from bnlab.signals import EXIT_INTERRUPTED
 from bnlab.sweeps import Sweep, load_sweep
 

@@ -15,7 +15,7 @@ from bnlab.command_line import shown, word
 from bnlab.number_format import label, metric
 
 if TYPE_CHECKING:
-    from bnlab.runs import RunFolder
+    from bnlab.runs.folder import RunFolder
     from bnlab.summary import Summary
 
 __all__ = ["closing_table", "headline", "show", "spark_line"]

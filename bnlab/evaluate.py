@@ -13,7 +13,7 @@ from bnlab.signals import interruptible
 
 if TYPE_CHECKING:
     from bnlab.data import Splits
-    from bnlab.runs import Run
+    from bnlab.runs.reading import Run
 
 __all__ = ["evaluate", "main"]
 
@@ -36,7 +36,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
 
     from bnlab.config.trainer import is_quick
     from bnlab.quick import why_lightning
-    from bnlab.runs import load
+    from bnlab.runs.reading import load
     from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))

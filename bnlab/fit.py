@@ -36,7 +36,7 @@ from bnlab.optimizer import build_optimizer, build_scheduler, check_length, try_
 from bnlab.progress_callback import ProgressBar
 from bnlab.recorder import AtomicCheckpoints, Recorder
 from bnlab.regressor import Regressor
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.single_run import carry_out
 from bnlab.summary import Summary, ending
 from bnlab.threads import suitable_num_threads, use_threads

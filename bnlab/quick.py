@@ -17,7 +17,7 @@ from bnlab.stacked.studio import Studio
 from bnlab.summary import Summary
 
 if TYPE_CHECKING:
-    from bnlab.runs import RunFolder
+    from bnlab.runs.folder import RunFolder
     from bnlab.search.pruning import Pruning
 
 __all__ = ["QuickTrainer", "fit_quickly", "why_lightning"]

@@ -15,7 +15,7 @@ from bnlab.errors import UserError
 from bnlab.interrupt import InterruptRequest
 from bnlab.network import num_parameters
 from bnlab.progress import RunProgress
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.spared_compiler import spare_the_compiler
 from bnlab.stacked.data import Data, load_data
 from bnlab.stacked.module import StackedModule

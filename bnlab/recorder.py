@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from bnlab.atomic_file import write_bytes
 from bnlab.history import History
 from bnlab.learner import Learner
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 
 __all__ = ["AtomicCheckpoints", "Recorder"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from bnlab.engine import fit
 from bnlab.errors import UserError, one_line
-from bnlab.runs import RunFolder, load, read_metrics
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.reading import load, read_metrics
 
 __all__ = ["Difference", "Repetition", "differences", "repeat"]
 

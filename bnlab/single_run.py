@@ -14,7 +14,7 @@ from bnlab.confidential import learn
 from bnlab.config.checking import check
 from bnlab.config.settings import plain, plain_to_write
 from bnlab.errors import UserError, one_line
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.shared_process import forks_end_here
 from bnlab.summary import Summary, beginning
 

@@ -27,7 +27,7 @@ from bnlab.errors import Refused, UserError
 from bnlab.first_line import of_a_run, of_a_sweep
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import why_alone
 
 __all__ = ["Start", "begin_run", "forget", "remove_traces"]

@@ -10,7 +10,7 @@ from bnlab.command_line import shown
 from bnlab.errors import UserError, user_errors
 from bnlab.notebook_table import as_html, as_markdown, as_pandas
 from bnlab.number_format import metric
-from bnlab.runs import Run, load
+from bnlab.runs.reading import Run, load
 from bnlab.stored_file import read_text
 from bnlab.yaml_text import read_yaml
 

@@ -11,7 +11,7 @@ from bnlab.build import build_network, build_splits
 from bnlab.composing import compose
 from bnlab.data import Batches, EpochOrder, Normalization
 from bnlab.history import History
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.summary import beginning, best_of
 
 composed = functools.cache(compose)

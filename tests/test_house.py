@@ -19,6 +19,7 @@ HOMES = {
     ),
     "hydra": (
         *(
+            "engines",
             "train",
             "start",
             "known_mode",
@@ -93,7 +94,7 @@ def test_importing_bnlab_or_its_command_costs_no_torch() -> None:
         "bnlab",
         "bnlab.train",
         "bnlab.evaluate",
-        "bnlab.runs",
+        "bnlab.runs.reading",
         "bnlab.rules",
         "bnlab.compare",
         "bnlab.look",

@@ -22,7 +22,7 @@ from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.log_file import LogFile
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked.existing import stored_summary
 from bnlab.stacked.trial import Job
 from bnlab.stacked.worker import train_alone, train_chunk

@@ -19,7 +19,7 @@ from bnlab.errors import UserError
 from bnlab.fit import build_data, build_trainer
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.recorder import Recorder
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import group_key, why_alone
 
 pytestmark = pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")

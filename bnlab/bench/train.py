@@ -28,7 +28,7 @@ from bnlab.network import MLP
 from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.progress_callback import ProgressBar
 from bnlab.recorder import Recorder
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.threads import use_threads
 
 __all__ = ["main"]

@@ -12,7 +12,8 @@ from bnlab.comparison.arms import Result
 from bnlab.comparison.settings import read_settings
 from bnlab.errors import UserError, one_line
 from bnlab.folder_lock import is_locked
-from bnlab.runs import RunFolder, read_metrics
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.reading import read_metrics
 from bnlab.stored_file import read_text
 from bnlab.yaml_text import read_yaml
 

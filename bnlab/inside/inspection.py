@@ -17,7 +17,7 @@ from bnlab.data.batches import Batches, EpochOrder
 from bnlab.data.splits import Split
 from bnlab.errors import UserError, one_line
 from bnlab.inside.layers import Layer, batch_statistics, layers_of
-from bnlab.runs import Run, load
+from bnlab.runs.reading import Run, load
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

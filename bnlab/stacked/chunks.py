@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bnlab.errors import UserError
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import data_key, group_key, why_alone
 
 __all__ = ["Chunk", "Chunks", "PlainJob", "Refusal"]

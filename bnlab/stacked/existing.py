@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlab.errors import UserError, user_errors
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.summary import Summary
 from bnlab.yaml_text import read_yaml
 

@@ -15,7 +15,7 @@ from bnlab.config.settings import interpolations_of, plain, plain_to_write
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
 from bnlab.rules import one_of
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.search.folder import UNFINISHED
 from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.existing import Replacement, stored_summary

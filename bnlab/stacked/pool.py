@@ -14,7 +14,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bnlab.errors import UserError
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
 from bnlab.summary import Summary, beginning

@@ -25,7 +25,7 @@ from bnlab.history import History
 from bnlab.log_file import Concealing
 from bnlab.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.outside import is_outside
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping

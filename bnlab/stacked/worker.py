@@ -21,7 +21,7 @@ from bnlab.curves import Curves
 from bnlab.errors import UserError, reason
 from bnlab.log_file import Concealing, LogFile
 from bnlab.outside import is_outside
-from bnlab.runs import RunFolder
+from bnlab.runs.folder import RunFolder
 from bnlab.search.folder import Definition, SweepFolder, TrialFolder
 from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt, leave_to_parent, raise_interrupt

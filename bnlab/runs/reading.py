@@ -1,201 +1,31 @@
-"""A run's folder: what is in it, writing it, and reading it back."""
+"""A run read back from its folder."""
 
 import csv
-import errno
 import io
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.command_line import shown
-from bnlab.concealing import override_to_write
-from bnlab.confidential import close_to_others, written
-from bnlab.errors import UserError, one_line, user_errors
-from bnlab.folder_lock import FolderLock, is_locked
+from bnlab.errors import UserError
 from bnlab.notebook_table import as_html, as_markdown, as_pandas
 from bnlab.number_format import label, metric
+from bnlab.runs.folder import RunFolder, reading
 from bnlab.stored_file import read_text
 from bnlab.task import TEST_SCORES, task_of
 from bnlab.trust import check_settings, without_interpolations_of_this_machine
-from bnlab.yaml_text import read_yaml, to_yaml
+from bnlab.yaml_text import read_yaml
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from torch import Tensor, nn
 
     from bnlab.data import Normalization, TargetScale
 
-__all__ = ["Run", "RunFolder", "load", "read_metrics"]
-
-
-# A process that was killed is gone a moment after others learn of it.
-_PATIENCE_S = 0.5
-
-
-@dataclass
-class RunFolder:
-    """The names and formats of a run's files, and the right to write them.
-
-    config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (a row an epoch),
-    summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
-    (`bnlab.confidential`).
-
-    Readers never see half of a file, and one run at a time writes (`locked`). Where summary.json is, it is the last
-    file of a run that has ended; it and all others are then on the disk (`bnlab.atomic_file.to_disk`).
-    """
-
-    path: Path
-    _lock: FolderLock | None = field(default=None, init=False, repr=False, compare=False)
-
-    @property
-    def best_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "best.ckpt"
-
-    @property
-    def last_checkpoint(self) -> Path:
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def curves(self) -> Path:
-        return self.path / "curves.png"
-
-    @property
-    def summary(self) -> Path:
-        return self.path / "summary.json"
-
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def overrides(self) -> Path:
-        return self.path / "overrides.yaml"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.csv"
-
-    @property
-    def results(self) -> tuple[Path, ...]:
-        """The files that a training writes."""
-        return self.summary, self.metrics, self.best_checkpoint, self.last_checkpoint, self.curves
-
-    @property
-    def holds_results(self) -> bool:
-        """Whether a run has written here; whoever did not begin it keeps off."""
-        return any(file.exists() for file in self.results)
-
-    def require_free(self) -> None:
-        """
-        Raises:
-            UserError: the folder already holds a run, or another run is under way in it.
-        """
-        if self.holds_results:
-            raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
-        self.require_idle()
-
-    def require_idle(self) -> None:
-        """
-        Raises:
-            UserError: another run is under way in the folder.
-        """
-        if self._lock is None and is_locked(self.path):
-            raise self._in_use()
-
-    def _in_use(self) -> UserError:
-        return UserError(f"A run is still under way in {str(self.path)!r}: choose another folder, or wait for its end.")
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Make the folder and keep every other run out of it, until this one leaves or its process dies.
-
-        Raises:
-            UserError: another run is under way there, or the folder cannot be made.
-        """
-        with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
-            try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                self._lock = FolderLock(self.path, wait_s=_PATIENCE_S)
-            except BlockingIOError:
-                raise self._in_use() from None
-        try:
-            with self._lock:
-                yield
-        finally:
-            self._lock = None
-
-    def require_in_place(self) -> None:
-        """Another run may be where this one was, if somebody has removed its folder.
-
-        Raises:
-            FileNotFoundError: the folder was renamed or removed.
-        """
-        if self._lock is not None and not self._lock.is_in_place():
-            raise FileNotFoundError(errno.ENOENT, "it was renamed or removed meanwhile", str(self.path))
-
-    def create(self, config: DictConfig, overrides: Sequence[str] | None) -> None:
-        """Make the folder and write what the run is to do.
-
-        Raises:
-            UserError: the folder already holds a run, or cannot be written.
-        """
-        self.require_free()
-        with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
-            self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
-            remove_unfinished((self.config, self.overrides, *self.results))
-            settings, is_confidential = written(config)
-            if is_confidential:
-                close_to_others(self.path)
-            write_text(self.config, to_yaml(settings))
-            write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
-
-    def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """One row an epoch; numbers at full precision, so that reading gives back the same floats."""
-        self.require_in_place()
-        buffer = io.StringIO()
-        writer = csv.DictWriter(buffer, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-        write_text(self.metrics, buffer.getvalue())
-
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """JSON; a number that is not finite becomes null, which every reader of JSON takes."""
-        self.require_in_place()
-        finite = {
-            key: None if isinstance(value, float) and not math.isfinite(value) else value
-            for key, value in summary.items()
-        }
-        write_text(self.summary, json.dumps(finite, indent=2) + "\n")
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Write the summary when all that it sums up is on the disk, and wait until it is, too."""
-        to_disk([self.path])
-        self.write_summary(summary)
-        to_disk([self.path])
-
-    def read_summary(self) -> dict[str, Any]:
-        """
-        Raises:
-            UserError: it cannot be read, or is no summary.
-        """
-        with _reading(self, self.summary):
-            summary = json.loads(read_text(self.summary))
-            if not isinstance(summary, dict) or "status" not in summary:
-                raise ValueError("it has no `status`")
-        return summary
-
-    def write_figure(self, figure: "Figure") -> None:
-        from bnlab.figures import picture  # matplotlib takes half a second
-
-        self.require_in_place()
-        write_bytes(self.curves, picture(figure))
+__all__ = ["Run", "load", "read_metrics"]
 
 
 @dataclass(frozen=True)
@@ -280,46 +110,35 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     """
     folder = RunFolder(Path(path))
     for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
-        with _reading(folder, needed):
+        with reading(folder, needed):
             is_there = needed.is_file()
         if not is_there:
             raise UserError(f"{str(folder.path)!r} is not the folder of a run with results: it has no {needed.name}.")
-    with _reading(folder, folder.config):
+    with reading(folder, folder.config):
         settings = _checked_settings(read_yaml(folder.config))
     if not trust:
         check_settings(settings, f"The run in {str(folder.path)!r}", used)
         settings = without_interpolations_of_this_machine(settings)
     summary = folder.read_summary()
-    with _reading(folder, folder.summary):
+    with reading(folder, folder.summary):
         sample_shape, num_outputs = _checked_sizes(summary, task_of(settings))
-    with _reading(folder, folder.metrics):
+    with reading(folder, folder.metrics):
         metrics = read_metrics(folder.metrics)
         _check_is_whole(metrics, summary.get("epochs"))
-    with _reading(folder, folder.overrides):
+    with reading(folder, folder.overrides):
         overrides = _checked_overrides(read_yaml(folder.overrides))
 
     from bnlab.build import build_network
 
-    with _reading(folder, folder.config):
+    with reading(folder, folder.config):
         config = OmegaConf.create(settings)
         network = build_network(config, sample_shape, num_outputs)
-    with _reading(folder, folder.best_checkpoint):
+    with reading(folder, folder.best_checkpoint):
         normalization, scale = _load_checkpoint(folder.best_checkpoint, network, sample_shape)
         if normalization is None and settings["data"].get("normalize"):
             raise ValueError("it lacks the mean and the deviation of the data")
     target_scale = scale if summary["num_classes"] is None else None
     return Run(folder, config, overrides, metrics, summary, network.eval(), normalization, target_scale)
-
-
-@contextmanager
-def _reading(folder: RunFolder, file: Path) -> Iterator[None]:
-    """Whatever is wrong with what a file holds ends in a line that names it."""
-    try:
-        yield
-    except Exception as error:
-        told, name = one_line(error), file.name
-        told = told if told.startswith(name) else f"{name}: {told}"
-        raise UserError(f"The run in {str(folder.path)!r} cannot be read: {told}") from error
 
 
 def _checked_settings(settings: Any) -> dict[str, Any]:
