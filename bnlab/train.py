@@ -1,95 +1,19 @@
 """`python -m bnlab.train [overrides]`: train one network; with -m, sweep.
 
-What is imported here is imported before Ctrl-C ends the program in a line, so it is next to nothing. Torch is imported
-inside the task only, so that the processes of a stacked sweep can begin to start before it.
+What is imported here is imported before Ctrl-C ends the program in a line, so it is next to nothing.
 """
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bnlab.engines.train import task
 
 if TYPE_CHECKING:
     from argparse import Namespace
-    from pathlib import Path
 
-    from omegaconf import DictConfig
-
-__all__ = ["main", "task"]
-
-
-def task(config: "DictConfig") -> float | None:
-    """Train the network of `config` into Hydra's output folder.
-
-    Returns:
-        the objective at the best epoch, for a sweeper; None if no epoch had a finite loss.
-    """
-    from contextlib import nullcontext
-    from pathlib import Path
-
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-    from omegaconf import open_dict
-
-    from bnlab.command_line import Origin, command, given_overrides
-    from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
-    from bnlab.config.checking import check
-    from bnlab.config.folder import config_folder
-    from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
-
-    hydra_config = HydraConfig.get()
-    folder = Path(hydra_config.runtime.output_dir)
-    # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
-    with _refusing(folder, config, hydra_config) if hydra_config.mode == RunMode.RUN else nullcontext():
-        learn(config)
-        check(config)  # before two seconds of imports
-        if hydra_config.mode == RunMode.RUN:
-            warn_of_literals(config)
-        conceal_files_of_hydra(hydra_config)
-        with open_dict(config):
-            config.pop("search", None)  # how the run was found is not what it is
-        from bnlab.engine import fit
-
-        overrides = given_overrides(hydra_config.overrides.task)
-        origin = Origin.of(hydra_config, config_folder()).of_a_run()
-        arguments: dict[str, Any] = {"overrides": overrides, "command": command(overrides, origin)}
-        if hydra_config.mode == RunMode.MULTIRUN:
-            from io import StringIO
-
-            from rich.console import Console
-
-            from bnlab.search.folder import TrialFolder
-
-            # The sweep shows the progress and the result of its trials itself.
-            arguments["console"] = Console(file=StringIO())
-            trial = TrialFolder.of(hydra_config)
-            if trial.sweep.definition.is_file():  # it is not where another sweeper made the job
-                from bnlab.search.pruning import pruning_of
-
-                definition = trial.sweep.read_definition()
-                arguments["sweep"] = trial.identity(definition.id)
-                arguments["pruning"] = pruning_of(trial, definition, config.objective)
-        summary = fit(config, folder, **arguments)
-    if summary["status"] == "interrupted":
-        if hydra_config.mode == RunMode.MULTIRUN:
-            raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end
-        raise SystemExit(EXIT_INTERRUPTED)
-    return summary["objective"]
-
-
-@contextmanager
-def _refusing(folder: "Path", config: "DictConfig", hydra: Any) -> Iterator[None]:
-    """Begin the run; a mistake in it ends in a line, and leaves no folder where nothing was trained."""
-    from bnlab.errors import UserError, report_user_errors
-    from bnlab.start import begin_run, remove_traces
-
-    with report_user_errors():
-        try:
-            begin_run(config, folder, hydra)  # where no callback of Hydra's did
-            yield
-        except UserError:
-            remove_traces()
-            raise
+__all__ = ["main"]
 
 
 def main() -> None:

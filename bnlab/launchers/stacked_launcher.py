@@ -23,6 +23,7 @@ from bnlab.concealing import known
 from bnlab.confidential import holds_secrets, learn, resolved, unresolved
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import interpolations_of
+from bnlab.engines.train import task
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.process_limit import require_room
@@ -73,7 +74,6 @@ class StackedLauncher(Launcher):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from bnlab.stacked.jobs import num_cores
         from bnlab.stacked.pool import Pool
-        from bnlab.train import task
 
         n_jobs = num_processes(self._asked_for, num_cores())
         require_room(f"{_N_JOBS}={n_jobs}", _TASKS_OF_A_WORKER * n_jobs + _OTHER_TASKS, _N_JOBS)

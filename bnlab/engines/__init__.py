@@ -1,0 +1,1 @@
+"""What trains one network from its config to its folder, whoever asks for it."""
