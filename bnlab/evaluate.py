@@ -1,6 +1,5 @@
 """`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -40,6 +39,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))
+    _ = run.network  # which says so where there is none to test
     ready = _by_lightning
     if is_quick(run.config) and why_lightning(run.config) is None:
         ready = _quickly
@@ -52,9 +52,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
         splits, fingerprint, test = ready(run)
     except Exception as error:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
-    run.check_sizes(splits.sample_shape, splits.num_classes)
-    if run.summary.get("data_sha256") not in (None, fingerprint):
-        print(f"The data are not those that the run in {str(run.folder.path)!r} was trained on.", file=sys.stderr)
+    run.check_data(splits, fingerprint)
     return test()
 
 

@@ -1,6 +1,7 @@
 """`python -m bnlab.look`: what it says of each layer, against what the network does by hand."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,6 +18,7 @@ from bnlab import MLP, BatchNorm1d
 from bnlab.batch_norm import BatchRenorm1d, GhostBatchNorm1d
 from bnlab.build import build_splits
 from bnlab.data import Batches, EpochOrder
+from bnlab.data.fingerprint import fingerprint
 from bnlab.figures import picture
 from bnlab.figures.inside import MOST_ROWS, inside
 from bnlab.inside.inspection import inspect
@@ -271,6 +273,18 @@ def test_code_of_a_strangers_run_is_run_only_when_told_so(command: Callable, tmp
     assert not (tmp_path / "was_run").exists()
     assert command(folder, "--trust", "--output", "x.csv").exit_code == 0
     assert (tmp_path / "was_run").exists()
+
+
+def test_data_that_are_not_those_of_the_training_are_told_of(command: Callable, tmp_path: Path) -> None:
+    run = record_network(tmp_path / "run", num_steps=1)
+    summary = json.loads((run / "summary.json").read_text())
+    for number, found, told in (
+        (0, fingerprint(build_splits(bnlab.load(run).config)), ""),
+        (1, "another", f"The data are not those that the run in {str(run)!r} was trained on.\n"),
+    ):
+        (run / "summary.json").write_text(json.dumps(summary | {"data_sha256": found}))
+        done = command(run, "--output", f"{number}.csv")
+        assert (done.exit_code, done.stderr) == (0, told)
 
 
 def without_checkpoint(folder: Path) -> Path:

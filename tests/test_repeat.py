@@ -5,11 +5,15 @@ import signal
 import subprocess
 
 import pytest
+from recorded import record
 
+import bnlab
 from bnlab.composing import compose
 from bnlab.data import Split, Splits, digits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.errors import UserError
+from bnlab.evaluate import main as evaluate_command
+from bnlab.look import main as look_command
 from bnlab.repeat import main
 from bnlab.repetition import differences, repeat
 from bnlab.repository import git_state
@@ -53,6 +57,37 @@ def test_a_run_of_a_stack_repeats_alone_up_to_rounding(tmp_path) -> None:
     assert repetition.is_same or repetition.is_rounding, repetition.found
     stored = json.loads((first / "summary.json").read_text())
     assert stored["data_sha256"] == json.loads((tmp_path / "again" / "summary.json").read_text())["data_sha256"]
+
+
+def test_a_run_that_diverged_at_once_is_repeated_and_says_why_there_is_nothing_to_look_into(
+    tmp_path, monkeypatch, command_of
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = bnlab.run(
+        ["trainer=quick", "trainer.max_epochs=2", "norm=none", "optimizer=sgd", "optimizer.lr=1e30"], "run"
+    )
+    assert repr(found) == "Run('run', diverged)"
+    assert found.summary["diverged_epoch"] == 1
+    shown = command_of(main)("run", "--into", "again")
+    assert (shown.exit_code, shown.stderr) == (0, "")
+    assert "the same: all 9 numbers agree, bit for bit" in shown.stdout
+    for command in (evaluate_command, look_command):
+        shown = command_of(command)("run")
+        assert shown.exit_code == 2
+        (line,) = shown.stderr.splitlines()
+        assert "The run in 'run' diverged in epoch 1, before it had any best weights" in line
+    with pytest.raises(UserError, match="diverged in epoch 1"):
+        found.predict(digits().test.x)
+
+
+@pytest.mark.parametrize(
+    ("status", "told"),
+    [("failed", r"it failed \(no room\)\."), ("interrupted", "it was interrupted before its first epoch")],
+)
+def test_a_run_without_an_epoch_says_why_it_has_none(status, told, tmp_path) -> None:
+    record(tmp_path / "run", val_accuracy=(), status=status, error="no room")
+    with pytest.raises(UserError, match=told):
+        bnlab.load(tmp_path / "run")
 
 
 def test_numbers_are_compared_one_by_one() -> None:

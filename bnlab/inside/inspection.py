@@ -14,6 +14,7 @@ from bnlab.build import build_splits
 from bnlab.comparison.settings import read_settings
 from bnlab.comparison.title import parts_of
 from bnlab.data.batches import Batches, EpochOrder
+from bnlab.data.fingerprint import fingerprint
 from bnlab.data.splits import Split
 from bnlab.errors import UserError, one_line
 from bnlab.inside.layers import Layer, batch_statistics, layers_of
@@ -62,20 +63,23 @@ class Inspection:
 def inspect(folder: str | Path, *, trust: bool = False) -> Inspection:
     """The layers of the run in `folder`: on its validation samples, with statistics of its training batches.
 
+    Where the data are others of the same shape, a line on stderr says so.
+
     Args:
         trust: let the run name code of any kind; see `bnlab.load`.
     Raises:
         UserError: the folder holds no run, or its data are not there any more, or others, or it needs trust.
     """
     run = load(folder, trust=trust, used=("data", "model", "norm"))
+    network = run.network
     try:
         splits = build_splits(run.config)
     except Exception as error:
         raise UserError(f"What {str(run.folder.config)!r} asks for cannot be built: {one_line(error)}") from error
-    run.check_sizes(splits.sample_shape, splits.num_classes)
+    run.check_data(splits, fingerprint(splits))
     try:
-        batches = batch_statistics(run.network, _training_batches(run, splits.train))
-        layers = layers_of(run.network, _input(run, _evenly(splits.val.x)), batches)
+        batches = batch_statistics(network, _training_batches(run, splits.train))
+        layers = layers_of(network, _input(run, _evenly(splits.val.x)), batches)
     except Exception as error:
         raise UserError(
             f"The network of the run in {str(run.folder.path)!r} cannot be looked into: {one_line(error)}"

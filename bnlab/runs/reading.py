@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from bnlab.yaml_text import read_yaml
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from bnlab.data import Normalization, TargetScale
+    from bnlab.data import Normalization, Splits, TargetScale
 
 __all__ = ["Run", "load", "read_metrics"]
 
@@ -31,6 +32,8 @@ __all__ = ["Run", "load", "read_metrics"]
 @dataclass(frozen=True)
 class Run:
     """A run read back. `metrics` has a list a column of metrics.csv; `network` is in eval mode with its best weights.
+
+    A run that diverged in its first epoch has no best weights: then whoever asks for its `network` is told so.
 
     `normalization` is what a new sample goes through before the network, None where inputs are not normalized;
     `target_scale` is what the output of a regression goes through after it, None for classes.
@@ -41,9 +44,22 @@ class Run:
     overrides: list[str]
     metrics: dict[str, list[float]]
     summary: dict[str, Any]
-    network: "nn.Module"
+    best_network: "nn.Module | None"
     normalization: "Normalization | None"
     target_scale: "TargetScale | None" = None
+
+    @property
+    def network(self) -> "nn.Module":
+        """
+        Raises:
+            UserError: it has no best weights.
+        """
+        if self.best_network is None:
+            raise UserError(
+                f"The run in {str(self.folder.path)!r} diverged in epoch {self.summary.get('diverged_epoch')}, before "
+                "it had any best weights: a lower learning rate may help."
+            )
+        return self.best_network
 
     def table(self) -> str:
         """Its results, as Markdown."""
@@ -59,9 +75,9 @@ class Run:
         return [("status", str(self.summary["status"])), *epochs, *found, ("folder", shown(self.folder.path))]
 
     def __repr__(self) -> str:
-        name = next((name for name in TEST_SCORES if self.summary.get(name) is not None), "test_loss")
-        result = f"{label(name)} {metric(name, self.summary.get(name))}"
-        return f"Run({shown(self.folder.path)!r}, {self.summary['status']}, {result})"
+        tested = [name for name in (*TEST_SCORES, "test_loss") if self.summary.get(name) is not None]
+        result = "".join(f", {label(name)} {metric(name, self.summary[name])}" for name in tested[:1])
+        return f"Run({shown(self.folder.path)!r}, {self.summary['status']}{result})"
 
     def _repr_html_(self) -> str:
         return as_html(("result", "value"), self._rows(), caption=repr(self))
@@ -79,12 +95,13 @@ class Run:
             outputs = self.network((x if self.normalization is None else self.normalization(x)).to(dtype))
         return outputs.argmax(1) if self.target_scale is None else self.target_scale.invert(outputs.squeeze(1))
 
-    def check_sizes(self, sample_shape: tuple[int, ...], num_classes: int | None) -> None:
-        """
+    def check_data(self, splits: "Splits", fingerprint: str) -> None:
+        """Say on stderr where the data, as they are now, are not those that it was trained with.
+
         Raises:
-            UserError: those of the data, as they are now, are not those that it was trained with.
+            UserError: they are not even of the same sizes.
         """
-        found = list(sample_shape), num_classes
+        found = list(splits.sample_shape), splits.num_classes
         trained = self.summary["sample_shape"], self.summary["num_classes"]
         if found != trained:
             raise UserError(
@@ -92,6 +109,8 @@ class Run:
                 f"and {trained[1]} classes, but now have {tuple(found[0])} and {found[1]}: bring back those it was "
                 "trained on."
             )
+        if self.summary.get("data_sha256") not in (None, fingerprint):
+            print(f"The data are not those that the run in {str(self.folder.path)!r} was trained on.", file=sys.stderr)
 
 
 def _is_metric(name: str, value: Any) -> bool:
@@ -106,14 +125,14 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
             folder can then run code on this machine.
         used: the groups of its config that are going to be built, all of which need that trust.
     Raises:
-        UserError: the folder holds no run, one without a checkpoint, one that needs trust, or a file that is damaged.
+        UserError: the folder holds no run with results, one that needs trust, or a file that is damaged.
     """
     folder = RunFolder(Path(path))
-    for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
-        with reading(folder, needed):
-            is_there = needed.is_file()
-        if not is_there:
-            raise UserError(f"{str(folder.path)!r} is not the folder of a run with results: it has no {needed.name}.")
+    missing = _missing(folder)
+    if missing is not None:
+        raise UserError(
+            f"{str(folder.path)!r} is not the folder of a run with results: {_why_missing(folder, missing)}."
+        )
     with reading(folder, folder.config):
         settings = _checked_settings(read_yaml(folder.config))
     if not trust:
@@ -128,10 +147,14 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     with reading(folder, folder.overrides):
         overrides = _checked_overrides(read_yaml(folder.overrides))
 
+    with reading(folder, folder.config):
+        config = OmegaConf.create(settings)
+    if not folder.best_checkpoint.exists():
+        return Run(folder, config, overrides, metrics, summary, None, None)
+
     from bnlab.build import build_network
 
     with reading(folder, folder.config):
-        config = OmegaConf.create(settings)
         network = build_network(config, sample_shape, num_outputs)
     with reading(folder, folder.best_checkpoint):
         normalization, scale = _load_checkpoint(folder.best_checkpoint, network, sample_shape)
@@ -139,6 +162,31 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
             raise ValueError("it lacks the mean and the deviation of the data")
     target_scale = scale if summary["num_classes"] is None else None
     return Run(folder, config, overrides, metrics, summary, network.eval(), normalization, target_scale)
+
+
+def _missing(folder: RunFolder) -> Path | None:
+    """The first file that is not there, of those that a run with results has."""
+    for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
+        with reading(folder, needed):
+            is_there = needed.is_file()
+        if not is_there and not (needed == folder.best_checkpoint and _has_diverged_at_once(folder)):
+            return needed
+    return None
+
+
+def _has_diverged_at_once(folder: RunFolder) -> bool:
+    summary = folder.read_summary()
+    return summary["status"] == "diverged" and summary.get("best_epoch") is None
+
+
+def _why_missing(folder: RunFolder, missing: Path) -> str:
+    if missing in (folder.metrics, folder.best_checkpoint):
+        summary = folder.read_summary()
+        if summary["status"] == "failed":
+            return f"it failed ({summary.get('error')})"
+        if summary["status"] == "interrupted":
+            return "it was interrupted before its first epoch ended"
+    return f"it has no {missing.name}"
 
 
 def _checked_settings(settings: Any) -> dict[str, Any]:
