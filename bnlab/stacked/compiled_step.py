@@ -25,13 +25,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bnlab.batch_norm import kernel
 from bnlab.batch_norm.kernel_check import Problem
 from bnlab.batch_norm.plain import in_memory
 from bnlab.stacked.c_functions import Elsewhere, Kind, LayerInC, LossInC, Of, UpdateInC, functions_of, of
-from bnlab.stacked.layers import Activation, BatchNorm, Layer, Linear
+from bnlab.stacked.layers import BatchNorm, Layer, Linear
 from bnlab.stacked.same_bits import same_loss, same_products
 
 __all__ = ["CompiledStep"]
@@ -85,7 +85,9 @@ class _Program:
                 structure.mean, structure.scale, structure.shift = map(of, (layer.running_mean, scale, layer.bias))
                 self._scales.append((layer, scale))
             else:
-                structure.kind = Kind.RELU
+                kind = layer.kind_in_c()
+                assert kind is not None
+                structure.kind = kind
             structure.num_out = width
             structure.x, structure.y, structure.grad_x, structure.grad_y = map(of, (x, y, grad_x, grad_y))
             self._kept += [y, grad_y]
@@ -164,7 +166,7 @@ class CompiledStep:
     """`StackedMLP.step` and `StackedMLP.evaluate` through `layers`, in C.
 
     Args:
-        layers: linear ones, batch norms that the kernel takes, and ReLU; see `takes`.
+        layers: those that step.c knows; see `takes`.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
@@ -179,12 +181,7 @@ class CompiledStep:
             and first.weight.is_cpu
             and kernel.is_available()
             and functions_of(first.weight.dtype) is not None
-            and all(
-                isinstance(layer, Linear)
-                or (type(layer) is BatchNorm and layer.momentum is not None and layer.is_in_memory())
-                or (isinstance(layer, Activation) and layer.kind is nn.ReLU)
-                for layer in layers
-            )
+            and all(layer.kind_in_c() is not None for layer in layers)
         )
 
     def step(self, num_samples: int) -> _Program | None:

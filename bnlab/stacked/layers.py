@@ -1,11 +1,8 @@
-"""The layers of a stacked MLP, forward and backward by hand: no graph is recorded, and large results are reused.
+"""The layers of a stacked MLP, forward and backward by hand: no graph is recorded, and large results are reused."""
 
-Each layer takes (K, N, C) of K networks, or (N, C) that they share, in `forward`; `backward` takes dL/dy of the newest
-forward, writes the gradients of its parameters to where they belong, and returns dL/dx.
-"""
-
-from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,21 +12,50 @@ from bnlab.batch_norm.eager import kernel_takes
 from bnlab.batch_norm.formulas import inverse_std
 from bnlab.batch_norm.kernel_check import Problem
 from bnlab.batch_norm.plain import are_in_memory
+from bnlab.stacked.c_functions import Kind
+from bnlab.stacked.stack import Part
 
-__all__ = ["ACTIVATIONS", "Activation", "BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
+__all__ = ["BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
 
 aten = torch.ops.aten
 
 
-class Layer(Protocol):
+class Layer(ABC):
+    """A layer of K networks, whose numbers are a `Part` of their stack.
+
+    `forward` and `evaluate` take x (K, N, C), or (N, C) that the networks share, and return y (K, N, C), which the next
+    layer may overwrite; `backward` takes dL/dy of the newest forward, writes the gradients of the parameters to where
+    they belong, and returns dL/dx if `needs_x`.
+    """
+
+    @classmethod
+    def takes(cls, module: nn.Module) -> bool:
+        """Whether a module of the class that the table has this layer for is such a layer with its settings, too."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
+        """The layer of the K networks, from the module of each."""
+
+    @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
 
+    @abstractmethod
     def evaluate(self, x: Tensor) -> Tensor: ...
 
+    @abstractmethod
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None: ...
 
+    def kind_in_c(self) -> Kind | None:
+        """Which layer of step.c does the same; None for none. What a subclass does is another thing."""
+        return None
 
-class Linear:
+    def sync(self) -> None:  # noqa: B027  # most layers count nothing
+        """Bring what is counted once for all networks into their buffers."""
+
+
+class Linear(Layer):
     """y = x W^T + b:  dL/dW = g^T x,  dL/db = sum(g),  dL/dx = g W.
 
     Args:
@@ -42,6 +68,14 @@ class Linear:
         self._transposed = weight.mT
         self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
         self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
+        parameters, gradients = part.parameters, part.gradients
+        return cls(parameters["weight"], parameters.get("bias"), gradients["weight"], gradients.get("bias"))
+
+    def kind_in_c(self) -> Kind | None:
+        return Kind.LINEAR if type(self) is Linear else None
 
     def forward(self, x: Tensor) -> Tensor:
         num_samples = x.shape[-2]
@@ -70,7 +104,7 @@ class Linear:
         return torch.bmm(grad_y, self.weight, out=self._results[grad_y.shape[1]][1])
 
 
-class BatchNorm:
+class BatchNorm(Layer):
     """Batch norm by the formulas of `bnlab.batch_norm`, by its kernel where that runs.
 
     Args:
@@ -103,6 +137,41 @@ class BatchNorm:
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._by_kernel: bool | None = None
+        self._counts: Tensor | None = None  # of the networks, which go in step
+
+    @classmethod
+    def takes(cls, module: nn.Module) -> bool:
+        return not getattr(module, "frozen", False)
+
+    @classmethod
+    def of(cls, modules: Sequence[Any], part: Part) -> Self:
+        first = modules[0]
+        affine = len(part.parameters), first.num_features
+        running_mean, running_var = (part.buffers.get(f"running_{statistic}") for statistic in ("mean", "var"))
+        eps = torch.tensor([module.eps for module in modules], dtype=torch.float64)
+        momentum = None
+        if first.momentum is not None:
+            momentum = torch.tensor([module.momentum for module in modules], dtype=torch.float64)
+        layer = cls(
+            part.rows.unflatten(1, affine),
+            part.row_gradients.unflatten(1, affine),
+            running_mean,
+            running_var,
+            eps,
+            momentum,
+        )
+        layer._counts = part.buffers.get("num_batches_tracked")
+        if layer._counts is not None:
+            layer.num_batches.copy_(layer._counts[0])
+        return layer
+
+    def kind_in_c(self) -> Kind | None:
+        is_served = type(self) is BatchNorm and self.momentum is not None and self._is_in_memory()
+        return Kind.BATCH_NORM if is_served else None
+
+    def sync(self) -> None:
+        if self._counts is not None:
+            self._counts.fill_(self.num_batches)
 
     def forward(self, x: Tensor) -> Tensor:
         self._x = x
@@ -133,7 +202,7 @@ class BatchNorm:
             target.copy_(gradient)
         return grad_x
 
-    def is_in_memory(self) -> bool:
+    def _is_in_memory(self) -> bool:
         """Whether C can read and write each network's parameters, gradients and statistics."""
         tensors = [tensor for tensor in (*self._in_place, *self._grad_in_place, *self._running) if tensor is not None]
         return are_in_memory(tensors, self._pieces.dtype) and all(tensor[0].is_contiguous() for tensor in tensors)
@@ -232,40 +301,3 @@ class NativeBatchNorm(BatchNorm):
     ) -> list[Any]:
         tensors = (x, self._weight, self._bias, running_mean, running_var, y)
         return [None if tensor is None else tensor[network] for tensor in tensors]
-
-
-# Of each activation: the function and its derivative, as the operations that torch's own autograd calls. The flag says
-# which of x and y the derivative is taken from; one that needs only y is written over x.
-_Function = Callable[..., Any]
-ACTIVATIONS: dict[type[nn.Module], tuple[bool, _Function, _Function]] = {
-    nn.ReLU: (True, lambda x: x.relu_(), lambda g, y: aten.threshold_backward(g, y, 0)),
-    nn.Tanh: (True, lambda x: x.tanh_(), lambda g, y: aten.tanh_backward(g, y)),
-    nn.Sigmoid: (True, lambda x: x.sigmoid_(), lambda g, y: aten.sigmoid_backward(g, y)),
-    nn.LeakyReLU: (
-        False,
-        lambda x: nn.functional.leaky_relu(x),
-        lambda g, x: aten.leaky_relu_backward(g, x, 0.01, False),
-    ),
-    nn.ELU: (False, lambda x: nn.functional.elu(x), lambda g, x: aten.elu_backward(g, 1.0, 1, 1, False, x)),
-    nn.GELU: (False, lambda x: nn.functional.gelu(x), lambda g, x: aten.gelu_backward(g, x)),
-    nn.SiLU: (False, lambda x: nn.functional.silu(x), lambda g, x: aten.silu_backward(g, x)),
-}
-
-
-class Activation:
-    """y = f(x) and dL/dx = f'(x) g, for the activations of `bnlab.network.ACTIVATIONS`."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self.kind = type(module)
-        self._from_y, self._function, self._derivative = ACTIVATIONS[self.kind]
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self._function(x)
-        self._kept = y if self._from_y else x
-        return y
-
-    def evaluate(self, x: Tensor) -> Tensor:
-        return self._function(x)
-
-    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
-        return self._derivative(grad_y, self._kept) if needs_x else None

@@ -1,24 +1,20 @@
 """K multilayer perceptrons as one, with a step written by hand."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from bnlab.batch_norm import BatchNorm1d
 from bnlab.data import Split
 from bnlab.network import MLP
 from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.criterion import CLASSES, Criterion
-from bnlab.stacked.layers import ACTIVATIONS, Activation, BatchNorm, Layer, Linear, NativeBatchNorm
+from bnlab.stacked.layer_table import LAYERS
+from bnlab.stacked.layers import Layer
 from bnlab.stacked.optimizers import StackedOptimizer
 from bnlab.stacked.stack import Stack
 
 __all__ = ["StackedMLP"]
-
-_NORMS = (BatchNorm1d, nn.BatchNorm1d)
 
 
 class StackedMLP:
@@ -37,23 +33,14 @@ class StackedMLP:
     ) -> None:
         self._criterion = criterion
         self.stack = Stack(networks, dtype)
-        self._norms: dict[str, tuple[Tensor, Tensor | None]] = {}  # eps and momentum of each network
-        for name, module in networks[0].named_children():
-            if isinstance(module, _BatchNorm):
-                of_networks: Any = [network.get_submodule(name) for network in networks]
-                eps = torch.tensor([norm.eps for norm in of_networks], dtype=torch.float64)
-                momentum = None
-                if module.momentum is not None:
-                    momentum = torch.tensor([norm.momentum for norm in of_networks], dtype=torch.float64)
-                self._norms[name] = eps, momentum
+        self._modules = [list(network.children()) for network in networks]
         self._build()
 
     @staticmethod
     def takes(network: nn.Module) -> bool:
         """Whether it is made of the layers that are known here."""
         return type(network) is MLP and all(
-            type(module) in (nn.Flatten, nn.Linear, *ACTIVATIONS)
-            or (type(module) in _NORMS and not getattr(module, "frozen", False))
+            type(module) is nn.Flatten or (type(module) in LAYERS and LAYERS[type(module)].takes(module))
             for module in network
         )
 
@@ -64,36 +51,10 @@ class StackedMLP:
 
     def _build(self) -> None:
         """The layers, over the rows of the stack."""
-        stack = self.stack
-        views, gradients, buffers = stack.views(stack.rows), stack.views(stack.gradients), stack.buffers
         self._layers: list[Layer] = []
-        self._counts: list[tuple[Tensor, Tensor]] = []
-        start = 0
-        for name, module in stack.template.named_children():
-            if isinstance(module, nn.Linear):
-                weight, bias = f"{name}.weight", f"{name}.bias"
-                self._layers.append(Linear(views[weight], views.get(bias), gradients[weight], gradients.get(bias)))
-            elif isinstance(module, _BatchNorm):
-                pieces = len(list(module.parameters()))
-                part = slice(start, start + pieces * module.num_features)
-                running_mean, running_var = (
-                    buffers.get(f"{name}.running_{statistic}") for statistic in ("mean", "var")
-                )
-                layer = (BatchNorm if isinstance(module, BatchNorm1d) else NativeBatchNorm)(
-                    stack.rows[:, part].unflatten(1, (pieces, module.num_features)),
-                    stack.gradients[:, part].unflatten(1, (pieces, module.num_features)),
-                    running_mean,
-                    running_var,
-                    *self._norms[name],
-                )
-                self._layers.append(layer)
-                count = buffers.get(f"{name}.num_batches_tracked")
-                if count is not None:
-                    layer.num_batches.copy_(count[0])
-                    self._counts.append((count, layer.num_batches))
-            elif not isinstance(module, nn.Flatten):
-                self._layers.append(Activation(module))
-            start += sum(parameter.numel() for parameter in module.parameters())
+        for part, modules in zip(self.stack.parts(), zip(*self._modules, strict=True), strict=True):
+            if not isinstance(modules[0], nn.Flatten):  # which is for `prepare`
+                self._layers.append(LAYERS[type(modules[0])].of(modules, part))
         in_c = self._criterion is CLASSES and CompiledStep.takes(self._layers)
         self._compiled = CompiledStep(self._layers) if in_c else None
 
@@ -147,8 +108,8 @@ class StackedMLP:
 
     def sync(self) -> None:
         """Bring what is counted once for all networks into the stack's buffers."""
-        for buffer, count in self._counts:
-            buffer.fill_(count)
+        for layer in self._layers:
+            layer.sync()
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
         """Take over what `stack.state_dict` gave of each network, all of them after as many steps."""
@@ -160,9 +121,5 @@ class StackedMLP:
         """Go on with the networks at `indices` only."""
         self.sync()
         self.stack.keep(indices)
-        chosen = list(indices)
-        self._norms = {
-            name: (eps[chosen], None if momentum is None else momentum[chosen])
-            for name, (eps, momentum) in self._norms.items()
-        }
+        self._modules = [self._modules[index] for index in indices]
         self._build()

@@ -1,14 +1,32 @@
 """K networks of one architecture as one: each network a row of numbers, each parameter a view over all rows."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from bnlab.errors import UserError
 
-__all__ = ["Stack"]
+__all__ = ["Part", "Stack"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a stack of K networks holds of one of their layers; all are views that see every update.
+
+    Attributes:
+        rows: (K, P), the layer's P numbers one parameter after the other.
+        row_gradients: as rows.
+        parameters, gradients, buffers: by their names in the module, (K, *shape).
+    """
+
+    rows: Tensor
+    row_gradients: Tensor
+    parameters: Mapping[str, Tensor]
+    gradients: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
 
 
 class Stack:
@@ -70,6 +88,22 @@ class Stack:
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
             for (name, shape), part in zip(self.shapes.items(), rows.split(sizes, -1), strict=True)
         }
+
+    def parts(self) -> Iterator[Part]:
+        """What belongs to each child of the networks, in their order."""
+        parameters, gradients = self.views(self.rows), self.views(self.gradients)
+        start = 0
+        for name, module in self.template.named_children():
+            end = start + sum(parameter.numel() for parameter in module.parameters())
+            yield Part(
+                self.rows[:, start:end],
+                self.gradients[:, start:end],
+                *(
+                    {n.removeprefix(f"{name}."): each for n, each in all_of_them.items() if n.startswith(f"{name}.")}
+                    for all_of_them in (parameters, gradients, self.buffers)
+                ),
+            )
+            start = end
 
     def keep(self, indices: Sequence[int]) -> None:
         """Go on with the networks at `indices` only."""
