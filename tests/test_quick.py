@@ -22,6 +22,7 @@ from bnlab.config.settings import plain
 from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
+from bnlab.interrupt import InterruptRequest
 from bnlab.stacked.grouping import group_key, why_alone
 
 QUIET = Console(quiet=True)
@@ -199,9 +200,42 @@ def test_an_interruption_saves_and_says_how_to_go_on(train, request_to_end, tmp_
     assert summary["status"] == "interrupted"
     assert summary["epochs"] > 0
     checkpoint = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
-    assert checkpoint["epoch"] + 1 == summary["epochs"] == read_metrics(tmp_path / "run")["epoch"][-1]
+    assert checkpoint["epoch"] == summary["epochs"] == read_metrics(tmp_path / "run")["epoch"][-1]  # amid the next one
+    assert checkpoint["global_step"] == summary["steps"]
     assert f"interrupted after {summary['epochs']} epochs" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == summary["command"]
+
+
+class Asked:
+    """In place of `InterruptRequest.is_requested`: from when it has been asked `number` times on."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __get__(self, request: object, kind: type) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
+@pytest.mark.parametrize("step", [3, 4, 6], ids=["amid the first epoch", "at its last step", "amid the second epoch"])
+def test_an_interruption_leaves_what_lightning_leaves(step: int, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("bnlab.stacked.training.LOOK_EVERY_S", -1.0)
+    summaries, states = [], []
+    for way, config, questions in (("quick", quick(), step), ("lightning", tiny(), step + (step > 4))):
+        monkeypatch.setattr(InterruptRequest, "is_requested", Asked(questions))  # Lightning's validation asks, too
+        summaries.append(fit(config, tmp_path / way, console=QUIET))
+        states.append(torch.load(tmp_path / way / "checkpoints/last.ckpt", weights_only=True))
+    assert [(summary["status"], summary["steps"], summary["epochs"]) for summary in summaries] == [
+        ("interrupted", step, (step - 1) // 4)
+    ] * 2
+    assert files_of(tmp_path / "quick") == files_of(tmp_path / "lightning")
+    ours, theirs = states
+    assert ours.keys() == theirs.keys()
+    for name in ("epoch", "global_step", "lr_schedulers"):
+        assert ours[name] == theirs[name]
+    assert ours["loops"]["fit_loop"] == theirs["loops"]["fit_loop"]
+    for name, value in theirs["state_dict"].items():
+        torch.testing.assert_close(ours["state_dict"][name], value)
 
 
 def test_a_quick_sweep_that_was_interrupted_is_resumed(train, tmp_path: Path, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bnlab.atomic_file import write_bytes
 
-__all__ = ["Snapshot", "write_checkpoint"]
+__all__ = ["Snapshot", "SnapshotAmidEpoch", "write_checkpoint"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,17 @@ class Snapshot:
         return cls(**plain | {"network": lambda: dict(network), "optimizer": lambda: dict(optimizer)})
 
 
+@dataclass(frozen=True)
+class SnapshotAmidEpoch(Snapshot):
+    """The state after `steps_in_epoch` steps of `epoch`, which is not validated.
+
+    Attributes:
+        is_last: whether the epoch has no further step.
+    """
+
+    is_last: bool
+
+
 def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Tensor]) -> None:
     buffer = io.BytesIO()
     torch.save(
@@ -86,7 +97,7 @@ def _lightning_version() -> str:
 
 
 def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
-    """Where the trainer stands, in the counters of Lightning's loops: at the end of an epoch, in its last hooks."""
+    """Where the trainer stands, in the counters of Lightning's loops: in the last hooks of an epoch, or of a step."""
     total, current, epochs = snapshot.step, snapshot.steps_in_epoch, snapshot.epoch
     no_state: dict[str, Any] = {}
 
@@ -98,13 +109,22 @@ def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
 
     batch, pair = ("ready", "completed", "started", "processed"), ("ready", "completed")
     has_schedule = snapshot.scheduler is not None
-    epoch_progress = counters(epochs, *batch) | {"completed": epochs - 1}
+    is_amid = isinstance(snapshot, SnapshotAmidEpoch)
+    num_ended = epochs - is_amid
+    is_last = snapshot.is_last if isinstance(snapshot, SnapshotAmidEpoch) else True
+    batches = progress(total, current, *batch)
+    for counted in batches.values():
+        counted["completed"] -= is_amid
+    validated = progress(int(not is_amid), int(num_ended > 0), *batch)
+    epoch_progress = counters(epochs, *batch) | {"processed": num_ended, "completed": epochs - 1}
     return {
         "state_dict": no_state,
         "epoch_progress": {"total": epoch_progress, "current": dict(epoch_progress)},
-        "epoch_loop.state_dict": {"_batches_that_stepped": total},
-        "epoch_loop.batch_progress": {**progress(total, current, *batch), "is_last_batch": True},
-        "epoch_loop.scheduler_progress": progress(epochs * has_schedule, int(has_schedule), *pair),
+        "epoch_loop.state_dict": {"_batches_that_stepped": total - is_amid},
+        "epoch_loop.batch_progress": {**batches, "is_last_batch": is_last},
+        "epoch_loop.scheduler_progress": progress(
+            (epochs - 1 + is_last) * has_schedule, int(is_last and has_schedule), *pair
+        ),
         "epoch_loop.automatic_optimization.state_dict": no_state,
         "epoch_loop.automatic_optimization.optim_progress": {
             "optimizer": {
@@ -115,5 +135,5 @@ def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
         "epoch_loop.manual_optimization.state_dict": no_state,
         "epoch_loop.manual_optimization.optim_step_progress": progress(0, 0, *pair),
         "epoch_loop.val_loop.state_dict": no_state,
-        "epoch_loop.val_loop.batch_progress": {**progress(1, 1, *batch), "is_last_batch": True},
+        "epoch_loop.val_loop.batch_progress": {**validated, "is_last_batch": num_ended > 0},
     }

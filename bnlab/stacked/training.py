@@ -13,7 +13,7 @@ from bnlab.data.splits import Split, Splits
 from bnlab.data.target_scale import TargetScale
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.batches import StackedBatches
-from bnlab.stacked.checkpoint import Snapshot
+from bnlab.stacked.checkpoint import Snapshot, SnapshotAmidEpoch
 from bnlab.stacked.criterion import CLASSES, NUMBERS, Criterion
 from bnlab.stacked.data import Data
 from bnlab.stacked.metrics import StackedMetrics
@@ -76,7 +76,8 @@ class Training:
         after_epoch: called with each trial that goes on after an epoch; true ends it as pruned.
         keep: called now and then with each trial, the numbers of its network and those of its optimizer, for another
             process to go on with; an OSError ends nothing. None: nothing is kept.
-        keeps_last: let each trial have the state after its newest epoch at any time, for an interruption.
+        keeps_last: let each trial have the state after its newest epoch at any time, and after the step at which an
+            interruption ends it.
     Raises:
         UserError: the networks or their optimizers have no stacked form; before anything is written.
     """
@@ -119,6 +120,7 @@ class Training:
         self._batches = StackedBatches(self._train, trials[0].batch_size, [trial.config.seed for trial in trials])
         self._look, self._after_epoch, self._keep, self._keeps_last = look, after_epoch, keep, keeps_last
         self._epoch = 0
+        self._amid = 0, 0  # steps and samples of the epoch under way
         self._next_look = 0.0
         rows = self._model.stack.rows
         self._pace = Pace(rows.nbytes * (1 + len(self._optimizer.states)) * _COPIES, time.monotonic())
@@ -173,6 +175,8 @@ class Training:
             while self._trials:
                 self._run_epoch()
         except Interrupted:
+            if self._keeps_last and self._amid[0]:
+                self._keep_amid_epoch(*self._amid)
             for trial in self._trials:
                 trial.end_training("interrupted")
             self._trials = []
@@ -185,6 +189,7 @@ class Training:
         rates = [trial.lr for trial in self._trials]
         metrics = StackedMetrics(self._scale)
         num_steps = num_samples = 0
+        self._amid = 0, 0
         for x, y in self._batches.epoch(self._epoch):
             if self._limits is None:
                 metrics.update(*model.step(x, y, optimizer), y.shape[-1])
@@ -194,6 +199,7 @@ class Training:
                 optimizer.step()
             num_steps += 1
             num_samples += y.shape[-1]
+            self._amid = num_steps, num_samples
             if time.monotonic() > self._next_look:
                 self._next_look = time.monotonic() + LOOK_EVERY_S
                 self._look(self._epoch + 1, len(self._trials))
@@ -223,6 +229,18 @@ class Training:
             trial.schedule(trial.history.rows[-1], after_the_checkpoints=True)
         if self._trials:
             self._optimizer.read()
+
+    def _keep_amid_epoch(self, num_steps: int, num_samples: int) -> None:
+        """Let each trial have the state after so many steps of an epoch that will not end."""
+        self._model.sync()
+        is_last = num_steps == len(self._batches.sizes)
+        for index, trial in enumerate(self._trials):
+            trial.steps += num_steps
+            trial.samples += num_samples
+            if is_last:  # as Lightning, before it validates
+                trial.schedule({}, after_the_checkpoints=False)
+            state = vars(self._snapshot(index, num_steps)) | {"epoch": self._epoch + 1}
+            trial.last = SnapshotAmidEpoch(**state, is_last=is_last)
 
     def _test_best(self) -> None:
         """The test metrics of the best weights of each network that was not interrupted, in one stack once more."""
