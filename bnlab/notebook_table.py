@@ -20,7 +20,8 @@ def as_html(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str =
 
     head = f"<thead>{line(header, 'th')}</thead>"
     body = "".join(line(row, "td") for row in rows)
-    return f"<table><caption>{escape(caption)}</caption>{head}<tbody>{body}</tbody></table>"
+    title = f"<caption style='white-space: nowrap'>{escape(caption)}</caption>"
+    return f"<table>{title}{head}<tbody>{body}</tbody></table>"
 
 
 def as_pandas(columns: Mapping[str, Sequence[Any]]) -> Any:

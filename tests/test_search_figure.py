@@ -202,6 +202,9 @@ def test_rounds_have_colours_and_boxes() -> None:
         for number, round_ in enumerate(rounds, 1):
             (bar,) = [line for line in panel.lines if line.get_label() == f"_box {number}"]
             assert tuple(bar.get_xdata()) == round_[0][key]
+            low, high = panel.get_xlim()
+            assert low < min(bar.get_xdata())  # a bar ends inside its panel
+            assert high > max(bar.get_xdata())
     for patch, round_ in zip(plane.patches, rounds, strict=True):
         (left, bottom), (right, top) = patch.get_xy(), patch.get_corners()[2]
         assert (left, right) == pytest.approx(round_[0]["lr"])

@@ -140,11 +140,11 @@ class SearchView:
                     label=f"_{state} beyond",
                     clip_on=False,
                 )
-        set_scale(panel, scale)
         for index, boxes in enumerate(self.rounds if len(self.rounds) > 1 else ()):
             for box in boxes:
                 if key in box:
                     self._span(panel, key, box, index)
+        set_scale(panel, scale)  # after all that is to have a place on it
         panel.set_xlabel(short(key), parse_math=False)
         panel.grid(alpha=0.3)
         if is_leftmost:
