@@ -14,6 +14,7 @@ from bnlab.engine import fit
 from bnlab.errors import UserError
 from bnlab.import_path import python, safe_environment
 from bnlab.mistakes.added import check_added
+from bnlab.mistakes.explaining import refuse_what_hydra_merges
 from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.output_files import new_folder
 from bnlab.runs.reading import Run, load
@@ -39,6 +40,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     """
     place = Path(new_folder("runs") if folder is None else folder)
     lines = _checked(overrides)
+    refuse_what_hydra_merges(lines, Origin())
     config = compose(lines)
     if any(line.startswith("+") for line in lines):
         check_added(config, lines, vocabulary_of(Origin()).choices, Origin(), None)

@@ -25,6 +25,7 @@ from bnlab.config.settings import plain
 from bnlab.config.trainer import is_quick
 from bnlab.errors import Refused, UserError
 from bnlab.first_line import of_a_run, of_a_sweep
+from bnlab.folder_name import require_readable_name
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
 from bnlab.runs.folder import RunFolder
@@ -117,8 +118,9 @@ def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
 def _require_place(folder: Path, kind: str) -> None:
     """
     Raises:
-        UserError: a folder cannot be made there.
+        UserError: a folder cannot be made there, or its name cannot be written.
     """
+    require_readable_name(folder)
     above = next(path for path in (folder, *folder.parents) if path.exists())
     error: OSError | None = None
     if not above.is_dir():

@@ -125,6 +125,16 @@ def test_mistakes_are_those_of_the_commands() -> None:
     assert not Path("nothing").exists()
 
 
+def test_a_run_and_a_sweep_do_not_share_a_folder(swept, tmp_path: Path) -> None:
+    with pytest.raises(bnlab.UserError, match="already holds a sweep"):
+        bnlab.run(["trainer=quick"], swept.folder)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/summary.json").write_text("{}")
+    with pytest.raises(bnlab.UserError, match="already holds a run"):
+        bnlab.sweep(["seed=1,2"], tmp_path / "run")
+    assert [file.name for file in (tmp_path / "run").iterdir()] == ["summary.json"]
+
+
 @pytest.mark.parametrize("damage", ["trials.csv", "sweep.yaml", "cut", "best.yaml"])
 def test_a_folder_that_is_no_sweep_is_refused(damage: str) -> None:
     Path("sweep.yaml").write_text("id: x\n")

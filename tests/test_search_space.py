@@ -296,3 +296,23 @@ def test_the_command_line_takes_precedence_over_a_space(train, monkeypatch, tmp_
     assert {config.optimizer.lr for config in seen} == {0.25}
     assert {config.data.batch_size for config in seen} == {7, 8}
     assert len({config.model.num_units for config in seen}) > 8
+
+
+def test_a_ready_made_space_has_no_batch_that_is_larger_than_the_training_set(sweep, tmp_path):
+    (tmp_path / "mine.csv").write_text("x,y\n" + "".join(f"{i},{i % 2}\n" for i in range(100)))
+    data = ("data=csv", "data.path=mine.csv", "data.target=y")
+    outcome, left = sweep(
+        *("search=quasi_random", "search/space=important", "search.num_trials=16", *data), task=lambda config: 0.5
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    sizes = [int(row["data.batch_size"]) for row in left.rows]
+    assert 16 <= min(sizes) < 24 < 48 < max(sizes) <= 60
+    assert "`data.batch_size` is searched up to the 60 samples of the training set, in place of 512." in outcome.stdout
+    few = ("data.val_fraction=0.45", "data.test_fraction=0.45")
+    outcome, left = sweep(
+        *("search=random", "search/space=important", "search.num_trials=2", *data, *few, "data.batch_size=8"),
+        task=lambda config: 0.5,
+        folder="few",
+    )
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "data.batch_size" not in left.rows[0]

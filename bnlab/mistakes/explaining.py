@@ -1,6 +1,7 @@
 """From a command line that cannot work to one line that says what was probably meant."""
 
 import os
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
@@ -80,7 +81,7 @@ def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Ori
 def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
     """
     Raises:
-        UserError: several choices of a group as a list, of which Hydra makes one.
+        UserError: several choices of a group as a list, of which Hydra makes one; or widths as one number.
     """
     from bnlab.mistakes.overrides import Overrides
 
@@ -88,6 +89,11 @@ def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
         group, _, value = line.partition("=")
         if group == "hydra.run.dir" and not value:
             raise UserError("hydra.run.dir must name the folder of the run, but is empty: . is the current one.")
+        if key_of(line) == "model.hidden" and re.search(r"\d_\d", value):
+            listed, joined = (typed(f"{group}={re.sub(r'(?<=[0-9])_(?=[0-9])', sign, value)}") for sign in (",", ""))
+            raise UserError(
+                f"{typed(line)} has a _, which joins two numbers to one: did you mean {listed} or {joined}?"
+            )
         if "." not in group and value.startswith("[") and "," in value:
             vocabulary = vocabulary_of(origin)
             if group in vocabulary.defaults:

@@ -16,6 +16,10 @@ __all__ = ["what_does_not_parse"]
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _ODD = {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "−": "-", "\xa0": " "}
 _ODD_TEXT = "which word processors write"
+_GREEK = {
+    **{"α": "alpha", "β": "beta", "γ": "gamma", "ε": "eps", "η": "lr", "λ": "weight_decay", "μ": "momentum"},
+    **{"µ": "momentum", "₁": "1", "₂": "2"},
+}
 
 
 def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, overrides: "Overrides") -> str:
@@ -31,6 +35,13 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
         return _without_equals(lines, index, overrides)
     if not key.strip("+~ "):
         return f"{typed(line)} names no setting before the =: write such as optimizer.lr=0.01, without spaces."
+    foreign = next((char for char in key if not char.isascii()), None)
+    if foreign is not None:
+        spelled = "".join(_GREEK.get(char, char) for char in key.lstrip("+~"))
+        is_known = spelled in overrides.vocabulary.settings
+        likely = [f"{spelled}={value}"] if is_known else overrides.suggestions(spelled, value)
+        meant = did_you_mean(likely) or "python -m bnlab.train --help lists them."
+        return f"{typed(line)} has a {foreign!r} before the =, and no setting has: {meant}"
     if value.startswith("="):
         meant = f"{key}={value.lstrip('=')}"
         return f"{typed(line)} has two =: did you mean {typed(meant)}?"
@@ -49,8 +60,11 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
     if "=" in value and not re.search(r"[(\[{]", value):
         quoted = f"{key}='{value}'"
         return f"{typed(line)} has more than one =: a value with a = in it is quoted, such as {typed(quoted)}."
-    told = re.sub(r"\s*(expecting \{.*\}|See https?://\S+ for details)", "", one_line(error))
+    unknown = re.search(r"token recognition error at: '(.)", one_line(error))
     quoted = typed(f"{key}='{value}'")
+    if unknown:
+        return f"{typed(line)} has a {unknown[1]!r}, and a text with such characters is quoted: did you mean {quoted}?"
+    told = re.sub(r"\s*(expecting \{.*\}|See https?://\S+ for details)", "", one_line(error))
     return f"{typed(line)} cannot be read ({told}): a text with such characters is quoted, as {quoted}."
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from bnlab.errors import UserError
 from bnlab.preflight.targets import is_mentioned
 
-__all__ = ["check_data"]
+__all__ = ["check_data", "num_training_samples"]
 
 _DIGITS = 1797
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
@@ -35,25 +35,38 @@ def check_data(settings: Mapping[str, Any]) -> None:
     """
     data = settings["data"]
     if data.get("_target_") == "bnlab.data.digits":
-        val, test = data.get("val_fraction", 0.2), data.get("test_fraction", 0.2)
+        val, test = _fractions(data)
         if val + test >= 1:
             raise UserError(f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val} + {test}.")
-        rest = _DIGITS - math.ceil(test * _DIGITS)
-        _check_batch_size(data["batch_size"], rest - math.ceil(val / (1 - test) * rest))
     elif data.get("_target_") == "bnlab.data.from_torchvision":
         name = data.get("name")
-        if name not in _PUBLISHED:
-            if not isinstance(name, str) or not is_mentioned("torchvision.datasets", name):
-                raise UserError(
-                    "`data.name` must be a class of torchvision.datasets with a training and a test set, but got "
-                    f"{name!r}."
-                )
-            return
-        num_samples, hosts = _PUBLISHED[name]
-        num_val = math.ceil(data.get("val_fraction", 0.1) * num_samples)
-        _check_batch_size(data["batch_size"], num_samples - num_val)
-        if isinstance(data.get("root"), str):
-            _check_files(name, Path(data["root"]), hosts)
+        if name not in _PUBLISHED and not (isinstance(name, str) and is_mentioned("torchvision.datasets", name)):
+            raise UserError(
+                f"`data.name` must be a class of torchvision.datasets with a training and a test set, but got {name!r}."
+            )
+    num_samples = num_training_samples(data)
+    if num_samples is not None:
+        _check_batch_size(data["batch_size"], num_samples)
+    is_published = data.get("_target_") == "bnlab.data.from_torchvision" and data["name"] in _PUBLISHED
+    if is_published and isinstance(data.get("root"), str):
+        _check_files(data["name"], Path(data["root"]), _PUBLISHED[data["name"]][1])
+
+
+def num_training_samples(data: Any) -> int | None:
+    """Of the settings of a data set; None where they do not say it."""
+    if data.get("_target_") == "bnlab.data.digits":
+        val, test = _fractions(data)
+        rest = _DIGITS - math.ceil(test * _DIGITS)
+        return rest - math.ceil(val / (1 - test) * rest)
+    if data.get("_target_") == "bnlab.data.from_torchvision" and data.get("name") in _PUBLISHED:
+        num_samples = _PUBLISHED[data["name"]][0]
+        return num_samples - math.ceil(data.get("val_fraction", 0.1) * num_samples)
+    return None
+
+
+def _fractions(data: Mapping[str, Any]) -> tuple[float, float]:
+    """For validation and test, of digits."""
+    return data.get("val_fraction", 0.2), data.get("test_fraction", 0.2)
 
 
 def _check_batch_size(batch_size: int | str, num_samples: int) -> None:

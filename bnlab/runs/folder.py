@@ -18,6 +18,7 @@ from bnlab.concealing import override_to_write
 from bnlab.confidential import close_to_others, written
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.folder_lock import FolderLock, is_locked
+from bnlab.folder_name import require_readable_name
 from bnlab.stored_file import read_text
 from bnlab.yaml_text import to_yaml
 
@@ -87,8 +88,12 @@ class RunFolder:
     def require_free(self) -> None:
         """
         Raises:
-            UserError: the folder already holds a run, or another run is under way in it.
+            UserError: the folder already holds a run or a sweep, or another run is under way in it; or its name
+                cannot be written.
         """
+        require_readable_name(self.path)
+        if (self.path / "sweep.yaml").exists():
+            raise UserError(f"{str(self.path)!r} already holds a sweep: choose another folder, or delete it.")
         if self.holds_results:
             raise UserError(f"{str(self.path)!r} already holds a run: choose another folder, or delete it.")
         self.require_idle()

@@ -24,6 +24,7 @@ from bnlab.mistakes.added import is_interpolated, is_note, refuse_unread, refuse
 from bnlab.preflight import check_early
 from bnlab.read_settings import is_unread, read_settings
 from bnlab.rules import RULES, one_of
+from bnlab.search.batch_sizes import within_the_data
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.conditions import without_the_impossible
 from bnlab.search.effects import without_effect, without_equals
@@ -145,6 +146,8 @@ def read_search(
     )
     for parameter in space.parameters:
         parameter.check_rule()
+    space, of_batches = within_the_data(space, base, named)
+    notes += of_batches
     RULES["seed"].check("seed", base.seed)
     search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes))
     search = replace(search, space=_without_the_ineffective(search, given, config, loader, is_new=is_new))

@@ -18,6 +18,7 @@ from bnlab.command_line import Origin, command, override, shown
 from bnlab.concealing import conceal_address, is_masked, override_to_write, remember_address, revealed
 from bnlab.errors import UserError, user_errors
 from bnlab.folder_lock import FolderLock
+from bnlab.runs.folder import RunFolder
 from bnlab.search.address import anchored
 from bnlab.stored_file import read_bytes, read_text
 from bnlab.task import TEST_SCORES
@@ -158,13 +159,16 @@ class SweepFolder:
         """Refuse a folder in which a new sweep would mix its results with others, or overwrite them.
 
         Raises:
-            UserError: another sweep's definition, trials or results are in it.
+            UserError: another sweep's definition, trials or results are in it, or a run is.
         """
         if self.definition.exists():
             raise UserError(
                 f"{shown(self.path)!r} already holds a sweep: choose another folder, or go on with it by "
                 f"{resume_command(self)}"
             )
+        run = RunFolder(self.path)
+        if run.holds_results or run.config.exists():
+            raise UserError(f"{shown(self.path)!r} already holds a run: choose another folder by hydra.sweep.dir.")
         taken = [file.name for file in self.results if file.exists()] + self.numbered()
         if self.journal.is_file() and self.journal.stat().st_size:  # an empty one is of a sweep that was killed early
             taken.append(self.journal.name)
