@@ -13,7 +13,7 @@ from bnlab.config.trainer import by_lightning
 from bnlab.errors import UserError
 from bnlab.single_run import carry_out
 from bnlab.stacked.grouping import why_alone
-from bnlab.stacked.studio import Studio
+from bnlab.stacked.run_plotter import RunPlotter
 from bnlab.summary import Summary
 
 if TYPE_CHECKING:
@@ -58,9 +58,9 @@ def fit_quickly(
     """`bnlab.engine.fit` for a config with `trainer=quick`; what that lacks is said in a line, and Lightning trains."""
     console = console or Console()
     reason = why_lightning(config, callbacks)
-    studio = Studio() if reason is None else None  # it begins to load matplotlib while torch is loaded here
+    plotter = RunPlotter() if reason is None else None  # it begins to load matplotlib while torch is loaded here
     about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
-    return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, studio), **about)
+    return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, plotter), **about)
 
 
 def _train(
@@ -69,16 +69,16 @@ def _train(
     callbacks: Sequence[Any],
     pruning: "Pruning | None",
     reason: str | None,
-    studio: Studio | None,
+    plotter: RunPlotter | None,
     run: "RunFolder",
     summary: Summary,
 ) -> None:
-    if studio is not None:
+    if plotter is not None:
         from bnlab.quick_training import NotQuickError, train_quickly
 
         try:
-            with studio:
-                train_quickly(config, run, console, pruning, summary, studio)
+            with plotter:
+                train_quickly(config, run, console, pruning, summary, plotter)
             return
         except NotQuickError as error:
             reason = str(error)

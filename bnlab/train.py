@@ -25,7 +25,7 @@ def main() -> None:
         from bnlab.import_path import current_folder_last
         from bnlab.lost_reader import outlast_readers
         from bnlab.process_limit import report_process_limit, require_room
-        from bnlab.stacked.nursery import begun_early
+        from bnlab.stacked.fork_server import begun_early
 
         sys.path[:] = current_folder_last()
         outlast_readers()

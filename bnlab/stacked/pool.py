@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 
 from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
-from bnlab.stacked import nursery
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
+from bnlab.stacked.fork_server import CANNOT_FORK, ForkServer, NoProcessError, fork_server
 from bnlab.summary import Summary, beginning
 
 __all__ = ["LostWorkersError", "Pool", "Report"]
@@ -67,7 +67,7 @@ class Report:
 class Pool:
     """`num_workers` processes of one thread each; they start when work first comes, and end with `close`.
 
-    All are forked from one process that has torch and the data in memory (`bnlab.stacked.nursery`).
+    All are forked from one process that has torch and the data in memory (`bnlab.stacked.fork_server`).
     """
 
     def __init__(self, num_workers: int) -> None:
@@ -76,20 +76,20 @@ class Pool:
         self._num_starting = 0
         self._num_deaths = 0  # of processes, since a job ended
         self._no_fork_before = 0.0  # on the clock of time.monotonic()
-        self._nursery: nursery.Nursery | None = None
+        self._server: ForkServer | None = None
 
     def start(self) -> None:
         """Begin to start, which takes a second or two; a caller who has something else to do meanwhile does it."""
-        if self._nursery is not None and self._nursery.exit_code is None:
+        if self._server is not None and self._server.exit_code is None:
             return
         self.close()
-        self._start_nursery()
+        self._start_server()
 
-    def _start_nursery(self) -> None:
+    def _start_server(self) -> None:
         self._num_starting = 0
         for _ in range(MOST_DEATHS):
             try:
-                self._nursery = nursery.start()
+                self._server = fork_server()
                 return
             except BlockingIOError:
                 time.sleep(FORK_AGAIN_AFTER_S)
@@ -100,9 +100,9 @@ class Pool:
         for worker in self._workers:
             worker.connection.close()
         self._workers = []
-        if self._nursery is not None:
-            self._nursery.close(wait=wait)
-        self._nursery = None
+        if self._server is not None:
+            self._server.close(wait=wait)
+        self._server = None
 
     def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:
         """Do all `chunks`; call `ended` with the number and the summary of each job, and `report` now and then.
@@ -122,14 +122,14 @@ class Pool:
                 self._hand_out(chunks)
                 sources: list[Any] = [worker.connection for worker in self._workers]
                 if self._num_starting:
-                    sources.append(self._nursery)
+                    sources.append(self._server)
                 has_time = chunks.is_composing and len(chunks.waiting) < ahead
                 for ready in wait(sources, 0 if has_time else POLL_S):
                     self._take_in(ready, chunks)
                 busy = [worker for worker in self._workers if worker.chunk is not None]
                 num_networks = sum(worker.num_networks for worker in busy)
                 report(Report(self._num_ended, num_networks, tuple(worker.epoch for worker in busy)))
-                self._check_nursery(chunks)
+                self._check_server(chunks)
         except KeyboardInterrupt:
             self._stop()
             raise
@@ -147,23 +147,23 @@ class Pool:
                     worker.connection.send(chunk)
             elif len(chunks.waiting) > self._num_starting:
                 self._end(worker)  # all that waits is for other data: these come with a new fork
-        assert self._nursery is not None
+        assert self._server is not None
         if time.monotonic() < self._no_fork_before:
             return
         room = self.num_workers - len(self._workers) - self._num_starting
         for chunk in chunks.waiting[self._num_starting :][:room]:
-            self._nursery.order(chunk.data, chunk.jobs[0].config)
+            self._server.order(chunk.data, chunk.jobs[0].config)
             self._num_starting += 1
 
     def _take_in(self, ready: Any, chunks: Chunks) -> None:
-        if self._nursery is not None and ready is self._nursery:
+        if self._server is not None and ready is self._server:
             try:
-                taken = self._nursery.take()
-            except nursery.NoProcessError:
+                taken = self._server.take()
+            except NoProcessError:
                 self._num_starting -= 1
                 self._wait_to_fork()
                 return
-            if taken is not None:  # else it has ended: `_check_nursery` says so
+            if taken is not None:  # else it has ended: `_check_server` says so
                 self._num_starting -= 1
                 self._workers.append(_Worker(*taken))
             return
@@ -271,24 +271,24 @@ class Pool:
         self._workers.remove(worker)
         worker.connection.close()
 
-    def _check_nursery(self, chunks: Chunks) -> None:
+    def _check_server(self, chunks: Chunks) -> None:
         """Start another one in place of one that was killed; the workers that it has forked go on.
 
         Raises:
             RuntimeError: it ended by itself, as the next one would.
         """
-        assert self._nursery is not None
-        code = self._nursery.exit_code
+        assert self._server is not None
+        code = self._server.exit_code
         if code is None or not self._num_starting:
             return
-        if code == nursery.CANNOT_FORK:
+        if code == CANNOT_FORK:
             self._wait_to_fork()
         elif code >= 0:
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
         else:
             self._count_death(code, "processes that workers are forked from")
-        self._nursery.close()
-        self._start_nursery()
+        self._server.close()
+        self._start_server()
         if code == -signal.SIGKILL:
             chunks.halve()
 

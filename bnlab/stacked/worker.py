@@ -27,7 +27,7 @@ from bnlab.shared_process import restored
 from bnlab.signals import UserInterrupt, leave_to_parent, raise_interrupt
 from bnlab.stacked.chunks import Chunk, PlainJob
 from bnlab.stacked.data import load_data
-from bnlab.stacked.drawing import draw_here
+from bnlab.stacked.plotter import plot_here
 from bnlab.stacked.training import Interrupted, Training
 from bnlab.stacked.trial import Job, Trial, draw, finish
 from bnlab.stacked.unfinished import Unfinished
@@ -48,8 +48,8 @@ class NotStackableError(Exception):
 PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
 
 
-def serve(connection: Connection, pictures_of: PicturesOf = draw_here) -> None:
-    """Take chunks from `connection` and answer with events until it closes; `pictures_of` draws.
+def serve(connection: Connection, pictures_of: PicturesOf = plot_here) -> None:
+    """Take chunks from `connection` and answer with events until it closes; `pictures_of` plots.
 
     Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("said", line): for the user,
     ("ended", number, summary), ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it
@@ -117,7 +117,7 @@ def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
 def train_chunk(
     jobs: Sequence[Job],
     look: Callable[[int, int], None],
-    pictures_of: PicturesOf = draw_here,
+    pictures_of: PicturesOf = plot_here,
     say: Callable[[str], None] = log.warning,
 ) -> Iterator[tuple[int, Summary]]:
     """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.

@@ -16,7 +16,7 @@ MARK = "BNLAB_BENCH_CHAOS"
 class Process:
     """
     Attributes:
-        role: what it does in the sweep: main, nursery, studio, keeper, worker, ...
+        role: what it does in the sweep: main, fork server, plot server, data server, worker, ...
         born: in ticks since the machine started; tells it from another that got its number later.
     """
 
@@ -49,18 +49,18 @@ def _with_roles(found: list[tuple[int, int, int, str]]) -> list[Process]:
             roles[pid] = next((role for sign, role in _BY_COMMAND.items() if sign in command), "other")
         else:
             of_parent = roles[parent]
-            has_studio = of_parent == "nursery" and "studio" in roles.values()
-            roles[pid] = "keeper" if has_studio else _FORK_OF.get(of_parent, f"fork of {of_parent}")
+            has_plot_server = of_parent == "fork server" and "plot server" in roles.values()
+            roles[pid] = "data server" if has_plot_server else _FORK_OF.get(of_parent, f"fork of {of_parent}")
     return [Process(pid, parent, roles[pid], born) for born, pid, parent, _ in found]
 
 
 _BY_COMMAND = {
-    "bnlab.stacked.nursery": "nursery",
+    "bnlab.stacked.fork_server": "fork server",
     "popen_loky": "joblib worker",
     "resource_tracker": "resource tracker",
     "bnlab.train": "main",
 }
-_FORK_OF = {"nursery": "studio", "studio": "drawer", "keeper": "waiter", "waiter": "worker"}
+_FORK_OF = {"fork server": "plot server", "plot server": "plotter", "data server": "waiter", "waiter": "worker"}
 
 
 def send(processes: Iterable[Process], number: signal.Signals) -> None:

@@ -1,11 +1,11 @@
-"""The process that workers are forked from, so that torch is imported once: `Nursery` starts it, `main` is its work.
+"""The process that workers are forked from, so that torch is imported once: `ForkServer` starts it, `main` is its work.
 
 Over a socket, which is its standard input, it is told of each worker to fork by a line of JSON: {"data": their key,
-"config": of a job that trains on them}. A keeper, forked for it, reads the data and forks the workers, which so share
-the memory; where reading ends the keeper, as a data set of a user's own may do, workers are forked without data, and
-meet it themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
+"config": of a job that trains on them}. A data server, forked for it, reads the data and forks the workers, which so
+share the memory; where reading ends it, as a data set of a user's own may do, workers are forked without data, and read
+them themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
 nothing else, says at last how it ended: ("died", exit code). Where no process can be forked, "-" comes in its place.
-The nursery ends when the socket is closed, a keeper with the nursery, and a worker when its connection is.
+The fork server ends when the socket is closed, a data server with it, and a worker when its connection is.
 """
 
 import gc
@@ -15,8 +15,10 @@ import signal
 import socket
 import subprocess
 import threading
+from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +27,11 @@ from bnlab.shared_process import leave_removed_folder, restored
 from bnlab.signals import REQUESTS, leave_to_parent
 
 if TYPE_CHECKING:
-    from bnlab.stacked.drawing import Drawer
+    from bnlab.stacked.plotter import Plotter
 
-__all__ = ["CANNOT_FORK", "NoProcessError", "Nursery", "begun_early", "main", "start"]
+__all__ = ["CANNOT_FORK", "ForkServer", "NoProcessError", "begun_early", "fork_server", "main"]
 
-CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a nursery that could not even begin
+CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a fork server that could not even begin
 
 _NONE = b"-"  # in place of a worker
 
@@ -43,14 +45,14 @@ class NoProcessError(OSError):
     """A worker could not be forked: no more processes can be started, for now."""
 
 
-class Nursery:
+class ForkServer:
     """It has begun to start, which takes a second or two; orders can be placed at once."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                python("bnlab.stacked.nursery"),
+                python("bnlab.stacked.fork_server"),
                 stdin=theirs.fileno(),
                 env=_NO_OTHER_DEVICES | os.environ | _ONE_THREAD | safe_environment(),
             )
@@ -68,7 +70,7 @@ class Nursery:
         self._tell({"data": data, "config": config})
 
     def take(self) -> tuple[Connection, int, str] | None:
-        """The next worker's connection, its process id and the key of its data; None when the nursery has ended.
+        """The next worker's connection, its process id and the key of its data; None when the fork server has ended.
 
         Raises:
             NoProcessError: it could not be forked.
@@ -96,27 +98,42 @@ class Nursery:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
 
-_begun: list[Nursery] = []
+_early: ContextVar[ForkServer | None] = ContextVar("_early", default=None)
 
 
 @contextmanager
 def begun_early(arguments: Sequence[str]) -> Iterator[None]:
-    """Within, a nursery is on its way already if the command line's `arguments` ask for stacked training.
+    """Within, a fork server is on its way already if the command line's `arguments` ask for stacked training.
 
     It imports torch while this process reads the configs. One that nobody asked for in the end is ended.
     """
-    if "hydra/launcher=stacked" in arguments and not {"-m", "--multirun"}.isdisjoint(arguments):
-        _begun.append(Nursery())
+    token = _early.set(ForkServer() if _asks_for_stacks(arguments) else None)
     try:
         yield
     finally:
-        while _begun:
-            _begun.pop().close()
+        unused = _early.get()
+        _early.reset(token)
+        if unused is not None:
+            unused.close()
 
 
-def start() -> Nursery:
+def _asks_for_stacks(arguments: Sequence[str]) -> bool:
+    """As far as can be told before Hydra is imported: a config may ask for them, too, and an option end the command."""
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    try:
+        options, words = parser.parse_known_args(arguments)
+    except ArgumentError:  # which is for Hydra's parser to say
+        return False
+    values = dict(word.partition("=")[::2] for word in words)
+    return options.multirun and values.get("hydra/launcher") == "stacked"
+
+
+def fork_server() -> ForkServer:
     """The one that has begun early, or a new one."""
-    return _begun.pop() if _begun else Nursery()
+    early = _early.get()
+    _early.set(None)
+    return ForkServer() if early is None else early
 
 
 def main() -> None:
@@ -127,10 +144,10 @@ def main() -> None:
     parent = socket.socket(fileno=os.dup(0))
     orders = parent.makefile()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
-    from bnlab.stacked.drawing import Drawer, open_studio
+    from bnlab.stacked.plotter import Plotter, start_plot_server
 
     try:
-        studio = open_studio(not_its=[orders, parent])
+        plot_server = start_plot_server(not_its=[orders, parent])
     except OSError:
         os._exit(CANNOT_FORK)
     import torch
@@ -157,28 +174,30 @@ def main() -> None:
                 for each in not_its:
                     each.close()
                 orders.close()
-                _work(key, parent, studio, Drawer(studio), worker.serve)
+                _work(key, parent, plot_server, Plotter(plot_server), worker.serve)
             finally:
-                os._exit(0)  # whatever happens, a worker does not go on as a nursery
+                os._exit(0)  # whatever happens, a worker does not go on as a fork server
 
-    keeper: _Keeper | None = None
+    data_server: _DataServer | None = None
     for line in orders:
         wanted = json.loads(line)
-        if keeper is None or keeper.data != wanted["data"]:
-            if keeper is not None:
-                keeper.close()
+        if data_server is None or data_server.data != wanted["data"]:
+            if data_server is not None:
+                data_server.close()
             try:
-                keeper = _Keeper(wanted["data"], wanted["config"], fork_worker)
+                data_server = _DataServer(wanted["data"], wanted["config"], fork_worker)
             except OSError:
-                keeper = None
-        if keeper is None:
+                data_server = None
+        if data_server is None:
             fork_worker(wanted["data"])
-        elif not keeper.forks_worker():
-            fork_worker(wanted["data"], keeper.socket)
+        elif not data_server.forks_worker():
+            fork_worker(wanted["data"], data_server.socket)
     os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
 
 
-def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawer", serve: Callable[..., None]) -> None:
+def _work(
+    key: str, parent: socket.socket, plot_server: socket.socket, plotter: "Plotter", serve: Callable[..., None]
+) -> None:
     theirs, ours = socket.socketpair()
     connection = Connection(ours.detach())
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would know how the child ended
@@ -188,7 +207,7 @@ def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawe
         parent.sendall(_NONE)
         return
     if child != 0:
-        for each in (theirs, parent, studio):
+        for each in (theirs, parent, plot_server):
             each.close()
         for number in REQUESTS:
             signal.signal(number, signal.SIG_IGN)
@@ -203,23 +222,23 @@ def _work(key: str, parent: socket.socket, studio: socket.socket, drawer: "Drawe
     socket.send_fds(parent, [b"+"], [theirs.fileno()])
     theirs.close()
     parent.close()
-    studio.close()
-    serve(connection, drawer)
+    plot_server.close()
+    serve(connection, plotter)
 
 
-class _Keeper:
-    """A fork of the nursery that has the data of `config` in memory, and forks workers; it reads when it is made."""
+class _DataServer:
+    """A fork of the fork server that reads the data of `config`, and forks workers that have them in memory."""
 
     def __init__(self, data: str, config: Mapping[str, Any], fork_worker: Callable[..., None]) -> None:
         self.data = data
         self.socket, theirs = socket.socketpair()
         with theirs:
-            nursery = os.getpid()
+            parent = os.getpid()
             if os.fork() == 0:
                 try:
                     self.socket.close()
-                    os.register_at_fork(after_in_child=theirs.close)  # else the nursery would wait for it in vain
-                    _read(config, nursery)
+                    os.register_at_fork(after_in_child=theirs.close)  # else the fork server would wait for it in vain
+                    _read(config, parent)
                     gc.freeze()  # shared pages stay shared
                     while theirs.recv(1):
                         fork_worker(data, theirs)
@@ -239,8 +258,8 @@ class _Keeper:
         self.socket.close()
 
 
-def _read(config: Mapping[str, Any], nursery: int) -> None:
-    """Load the data for the workers to come, until the nursery is gone. What fails is for the worker to say."""
+def _read(config: Mapping[str, Any], parent: int) -> None:
+    """Load the data for the workers to come, until `parent` is gone. What fails is for the worker to say."""
     from omegaconf import OmegaConf
 
     from bnlab.stacked.data import load_data
@@ -248,12 +267,12 @@ def _read(config: Mapping[str, Any], nursery: int) -> None:
     leave_to_parent()
     is_read = threading.Event()
 
-    def end_with_nursery() -> None:
+    def end_with_parent() -> None:
         while not is_read.wait(0.2):
-            if os.getppid() != nursery:
+            if os.getppid() != parent:
                 os._exit(0)
 
-    guard = threading.Thread(target=end_with_nursery)
+    guard = threading.Thread(target=end_with_parent)
     guard.start()
     try:
         with suppress(Exception), restored():

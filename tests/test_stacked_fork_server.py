@@ -13,8 +13,9 @@ import torch
 from omegaconf import OmegaConf
 from stacked_oracle import configs_of
 
-from bnlab.stacked import nursery
+from bnlab.stacked import fork_server
 from bnlab.stacked.chunks import Chunks, PlainJob
+from bnlab.stacked.fork_server import ForkServer
 from bnlab.stacked.grouping import data_key
 from bnlab.stacked.pool import LostWorkersError, Pool
 
@@ -28,22 +29,22 @@ def config_of(*overrides: str) -> dict:
 
 
 @pytest.fixture
-def started(monkeypatch: pytest.MonkeyPatch) -> list[nursery.Nursery]:
-    """Every nursery that this process starts."""
-    all_of_them: list[nursery.Nursery] = []
-    start = nursery.Nursery.__init__
+def started(monkeypatch: pytest.MonkeyPatch) -> list[ForkServer]:
+    """Every fork server that this process starts."""
+    all_of_them: list[ForkServer] = []
+    start = ForkServer.__init__
 
-    def remember(self: nursery.Nursery) -> None:
+    def remember(self: ForkServer) -> None:
         start(self)
         all_of_them.append(self)
 
-    monkeypatch.setattr(nursery.Nursery, "__init__", remember)
+    monkeypatch.setattr(ForkServer, "__init__", remember)
     return all_of_them
 
 
 def test_a_worker_says_what_it_is_and_outlives_no_one() -> None:
     config = config_of()
-    ours = nursery.Nursery()
+    ours = ForkServer()
     ours.order(data_key(config), config)
     taken = ours.take()
     assert taken is not None
@@ -59,7 +60,7 @@ def test_a_worker_says_what_it_is_and_outlives_no_one() -> None:
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_a_stacked_sweep_takes_the_nursery_that_began_with_the_command(train, started, tmp_path: Path) -> None:
+def test_a_stacked_sweep_takes_the_fork_server_that_began_with_the_command(train, started, tmp_path: Path) -> None:
     outcome = train(
         *STACKED,
         *(f"hydra.sweep.dir={tmp_path}/sweep", "hydra.launcher.n_jobs=1", "trainer.max_epochs=1", "seed=0,1"),
@@ -67,19 +68,22 @@ def test_a_stacked_sweep_takes_the_nursery_that_began_with_the_command(train, st
     )
     assert outcome.exit_code == 0, outcome.stderr
     assert len(started) == 1
-    assert nursery._begun == []
+    assert fork_server._early.get() is None
 
 
 @pytest.mark.parametrize("arguments", [(*STACKED, "optimizer=nonsense"), (*STACKED, "--help")], ids=" ".join)
-def test_a_nursery_that_nobody_asks_for_ends_with_the_command(train, started, arguments) -> None:
+def test_a_fork_server_that_nobody_asks_for_ends_with_the_command(train, started, arguments) -> None:
     train(*arguments)
     assert [each.exit_code for each in started] == [-signal.SIGKILL]
 
 
-@pytest.mark.parametrize("arguments", [("-m", "seed=0"), ("hydra/launcher=stacked",), ()], ids=" ".join)
-def test_no_nursery_begins_where_nothing_is_stacked(arguments, started) -> None:
-    with nursery.begun_early(["bnlab.train", *arguments]):
-        assert nursery._begun == started == []
+@pytest.mark.parametrize(
+    "arguments", [("-m", "seed=0"), ("hydra/launcher=stacked",), ("-mx", "hydra/launcher=stacked"), ()], ids=" ".join
+)
+def test_no_fork_server_begins_where_nothing_is_stacked(arguments, started) -> None:
+    with fork_server.begun_early(["bnlab.train", *arguments]):
+        assert fork_server._early.get() is None
+        assert started == []
 
 
 def test_a_mistake_on_the_command_line_is_one_line_and_leaves_no_process(tmp_path: Path) -> None:
@@ -144,7 +148,7 @@ def kill(pid: int) -> None:
     time.sleep(0.1)
 
 
-def test_a_nursery_that_is_killed_at_once_is_replaced(started, undisturbed, tmp_path: Path) -> None:
+def test_a_fork_server_that_is_killed_at_once_is_replaced(started, undisturbed, tmp_path: Path) -> None:
     def report(pool: Pool) -> None:
         if len(started) == 1 and started[0].exit_code is None:
             kill(started[0]._process.pid)
@@ -154,7 +158,7 @@ def test_a_nursery_that_is_killed_at_once_is_replaced(started, undisturbed, tmp_
     assert results_of(tmp_path, summaries) == undisturbed
 
 
-def test_a_nursery_and_workers_that_are_killed_at_work_lose_nothing(started, undisturbed, tmp_path: Path) -> None:
+def test_a_fork_server_and_workers_that_are_killed_at_work_lose_nothing(started, undisturbed, tmp_path: Path) -> None:
     killed: list[int] = []
 
     def report(pool: Pool) -> None:
@@ -191,7 +195,7 @@ def test_work_given_to_a_worker_that_was_killed_while_it_was_idle_is_done_by_ano
 
 def test_a_worker_that_ends_by_itself_is_told_from_one_that_is_killed() -> None:
     config = config_of()
-    ours = nursery.Nursery()
+    ours = ForkServer()
     codes = []
     for number in (signal.SIGKILL, signal.SIGSEGV):
         ours.order(data_key(config), config)

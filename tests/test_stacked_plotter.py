@@ -1,4 +1,4 @@
-"""Pictures of a worker's networks come from a process that has matplotlib, and are drawn here where that is gone."""
+"""Pictures of a worker's networks come from a process that has matplotlib, and are plotted here where that is gone."""
 
 import subprocess
 import sys
@@ -9,28 +9,28 @@ import pytest
 CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from bnlab.stacked.drawing import Drawer, draw_here, open_studio
-studio = open_studio()
-drawers = [Drawer(studio), Drawer(studio)]
+from bnlab.stacked.plotter import Plotter, plot_here, start_plot_server
+server = start_plot_server()
+plotters = [Plotter(server), Plotter(server)]
 if sys.argv[2] == "closed":
     import socket
-    studio.close()
-    studio, theirs = socket.socketpair()
+    server.close()
+    server, theirs = socket.socketpair()
     theirs.close()
-    drawers.append(Drawer(studio))  # of a studio that has ended
+    plotters.append(Plotter(server))  # of a server that has ended
 assert "matplotlib" not in sys.modules
 from test_figures import training  # which imports matplotlib
 trainings = [training(0.1), training(0.3)]
-expected = draw_here(trainings)
-for drawer in drawers * 2:
-    assert drawer(trainings) == expected
+expected = plot_here(trainings)
+for plotter in plotters * 2:
+    assert plotter(trainings) == expected
 """
 
 
-@pytest.mark.parametrize("studio", ["open", "closed"])
-def test_a_drawer_draws_what_would_be_drawn_here_and_ends_with_its_worker(studio) -> None:
+@pytest.mark.parametrize("server", ["open", "closed"])
+def test_a_plotter_plots_what_would_be_plotted_here_and_ends_with_its_worker(server) -> None:
     """The call returns when every process that was forked has let go of the pipes."""
-    command = [sys.executable, "-c", CODE, str(Path(__file__).parent), studio]
+    command = [sys.executable, "-c", CODE, str(Path(__file__).parent), server]
     outcome = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stderr == ""

@@ -1,4 +1,4 @@
-"""One drawer for a single run: matplotlib is imported in a process beside this one, while torch is imported here."""
+"""The plotter of a single run: matplotlib is imported in a process beside this one, while torch is imported here."""
 
 import os
 import signal
@@ -9,15 +9,15 @@ from multiprocessing.connection import Connection, Pipe
 
 from bnlab.curves import Curves
 from bnlab.signals import REQUESTS
-from bnlab.stacked.drawing import ANY, answer, draw_here
+from bnlab.stacked.plotter import ANY, answer, plot_here
 
-__all__ = ["Studio"]
+__all__ = ["RunPlotter"]
 
 
-class Studio:
-    """A process that draws; calling it is `bnlab.stacked.drawing.draw_here`, over there.
+class RunPlotter:
+    """A process that plots; calling it is `bnlab.stacked.plotter.plot_here`, over there.
 
-    There is none where a fork would copy more than a program that begins: then the pictures are drawn here.
+    There is none where a fork would copy more than a program that begins: then the pictures are made here.
     """
 
     def __init__(self) -> None:
@@ -35,14 +35,14 @@ class Studio:
                 nothing = os.open(os.devnull, os.O_RDWR)
                 for descriptor in (0, 1, 2):  # whoever reads them waits for no picture
                     os.dup2(nothing, descriptor)
-                draw_here([ANY])
+                plot_here([ANY])
                 answer(theirs)
             finally:
                 os._exit(0)
         theirs.close()
         self._connection = ours
 
-    def __enter__(self) -> "Studio":
+    def __enter__(self) -> "RunPlotter":
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -55,5 +55,5 @@ class Studio:
                 self._connection.send(trainings)
                 return self._connection.recv()
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                pass  # it was killed, or could not draw these, which will be said here
-        return draw_here(trainings)
+                pass  # it was killed, or could not plot these, which will be said here
+        return plot_here(trainings)
