@@ -7,9 +7,12 @@ __all__ = ["anchored", "portable"]
 
 
 def anchored(url: str, folder: Path) -> str:
-    """`url`; the file of an SQLite database, where it is relative, is one in `folder`."""
+    """`url`; the file of an SQLite database, where it is relative, is one in `folder`.
+
+    Only a relative file in a relative folder asks for the current folder, which may be gone.
+    """
     scheme, file, options = _sqlite_file(url)
-    return f"{scheme}{folder / file}{options}" if file else url
+    return f"{scheme}{(folder / file).absolute()}{options}" if file else url
 
 
 def portable(url: str, folder: Path) -> str:

@@ -69,7 +69,7 @@ class Definition:
                 "best as search.storage='${oc.env:NAME}'; or leave the password to PGPASSWORD or ~/.pgpass."
             )
         remember_address(url)
-        return anchored(url, Path.cwd() if "${" in self.storage else folder)
+        return anchored(url, Path() if "${" in self.storage else folder)
 
 
 @dataclass(frozen=True)

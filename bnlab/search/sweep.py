@@ -204,7 +204,7 @@ def _storage(search: Search, config: DictConfig, folder: SweepFolder) -> str | N
         return None
     node: Any = config.search._get_node("storage")
     unresolved = str(node._value())
-    return unresolved if "${" in unresolved else portable(anchored(url, Path.cwd()), folder.path)
+    return unresolved if "${" in unresolved else portable(anchored(url, Path()), folder.path)
 
 
 def _definition(
