@@ -134,6 +134,10 @@ SINGLE = {
     "optimizer.β1=0.9": "did you mean optimizer.beta1=0.9?",
     "hydra.run.dir=café": """did you mean "hydra.run.dir='café'"?""",
     "hydra.run.dir='caf\udce9'": "a name in UTF-8, but got 'caf\\xe9': choose another",
+    "model.hidden={100,100}": "square brackets and commas, did you mean 'model.hidden=[100,100]'?",
+    "model.hidden=[100;100]": "square brackets and commas, did you mean 'model.hidden=[100,100]'?",
+    "logger=null": "did you mean logger=csv?",
+    "optimizer=null": "none of the choices adam",
     "model.hidden=[100_100]": "did you mean 'model.hidden=[100,100]' or 'model.hidden=[100100]'?",
     "optimizer.lr=“0.1”": """did you mean 'optimizer.lr="0.1"'?""",
     # options
@@ -157,6 +161,7 @@ SWEEPS = {
     "seed=1,2 +note=x": "leave it out, or keep it as a note, +notes.note=x.",
     "seed=1,2 +lr=0.1": "did you mean optimizer.lr=0.1?",
     "seed=1,2 hydra.sweep.dir='caf\udce9'": "a name in UTF-8, but got 'caf\\xe9': choose another",
+    "optimizer.lr=interval(0.1) search=random": "cannot be evaluated: missing a required argument: 'end'.",
     "model.hidden=[10_10],[10]": "did you mean 'model.hidden=[10,10],[10]'",
     "лр=0.1,0.2": "has a 'л' before the =",
     "search=random data.batch_size=int(interval(16,2000))": "1077 samples of the training set, but is searched",

@@ -233,7 +233,9 @@ class Overrides:
         value = override.value()
         if isinstance(value, list):
             return [str(item) for item in value]
-        return [] if value is None else [line.partition("=")[2].strip("'\"")]
+        if value is None and override.key_or_group not in self.vocabulary.defaults:
+            return []  # a group that may be left out
+        return [line.partition("=")[2].strip("'\"")]
 
 
 def _listed(names: Sequence[str], last: str = "or") -> str:

@@ -45,6 +45,10 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
     if value.startswith("="):
         meant = f"{key}={value.lstrip('=')}"
         return f"{typed(line)} has two =: did you mean {typed(meant)}?"
+    items = re.fullmatch(r"[\[{]\s*(\d+(?:[\s,;x]+\d+)*)\s*[\]}]", value)
+    if items:
+        meant = f"{key}=[{','.join(re.findall(r'[0-9]+', items[1]))}]"
+        return f"{typed(line)}: a list has square brackets and commas, did you mean {typed(meant)}?"
     tuple_ = re.fullmatch(r"\((.*)\)", value)
     if tuple_:
         return f"{typed(line)}: a list has square brackets, did you mean {typed(f'{key}=[{tuple_[1]}]')}?"
@@ -61,6 +65,9 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
         quoted = f"{key}='{value}'"
         return f"{typed(line)} has more than one =: a value with a = in it is quoted, such as {typed(quoted)}."
     unknown = re.search(r"token recognition error at: '(.)", one_line(error))
+    evaluated = re.search(r"while evaluating '.*': (.*)", one_line(error))
+    if evaluated:
+        return f"{typed(line)} cannot be evaluated: {evaluated[1].removesuffix('.')}."
     quoted = typed(f"{key}='{value}'")
     if unknown:
         return f"{typed(line)} has a {unknown[1]!r}, and a text with such characters is quoted: did you mean {quoted}?"
