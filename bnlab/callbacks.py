@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import lightning as L
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     BatchSizeFinder,
     DeviceStatsMonitor,
@@ -21,6 +20,7 @@ from omegaconf import DictConfig
 
 from bnlab.build import arguments_of
 from bnlab.errors import UserError, user_errors
+from bnlab.hydra_internals import instantiate
 from bnlab.preflight.callbacks import check_monitor, needs_a_logger, refused
 from bnlab.task import metric_names, score_of
 

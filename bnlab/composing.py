@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -17,6 +16,7 @@ from bnlab.config.folder import config_folder
 from bnlab.config.hydra_choices import add_choices
 from bnlab.config.settings import plain
 from bnlab.errors import UserError, user_errors
+from bnlab.hydra_internals import initialized
 from bnlab.mistakes.explaining import explain
 from bnlab.yaml_text import to_yaml
 
@@ -35,7 +35,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         add_choices()
         try:
             try:
-                with user_errors(), initialize_config_dir(config_folder(), version_base="1.3"):
+                with user_errors(), initialized(config_folder()):
                     config = hydra_compose("train", list(overrides))
             except UserError as error:
                 raise UserError(explain(list(overrides), Origin(), multirun=False) or str(error)) from error

@@ -31,6 +31,7 @@ from bnlab.concealing import (
     remember,
     remember_address,
 )
+from bnlab.hydra_internals import raw_value, register_resolver
 
 __all__ = [
     "close_to_others",
@@ -108,11 +109,11 @@ def _from_environment(config: DictConfig, raw: Mapping[str, Any]) -> dict[tuple[
     sign = "\0"  # which no variable of the environment can hold
     marked = config.copy()
     OmegaConf.clear_cache(marked)
-    OmegaConf.register_new_resolver("oc.env", lambda name, *default: f"{sign}{name}", replace=True)
+    register_resolver("oc.env", lambda name, *default: f"{sign}{name}", replace=True)
     try:
         return {key: text for key, text in interpolated if _depends(marked, key, sign)}
     finally:
-        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True)
+        register_resolver("oc.env", oc.env, replace=True)
 
 
 def _depends(marked: DictConfig, key: tuple[Any, ...], sign: str) -> bool:
@@ -208,12 +209,10 @@ def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
     """As plain values; what Hydra says of itself repeats the rest."""
     settings: dict[str, Any] = {}
     for key in filter(lambda key: key != "hydra", config):
-        node: Any = config._get_node(key)
-        settings[str(key)] = (
-            OmegaConf.to_container(node, resolve=False, enum_to_str=enum_to_str)
-            if OmegaConf.is_config(node)
-            else node._value()
-        )
+        value = raw_value(config, str(key))
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=False, enum_to_str=enum_to_str)
+        settings[str(key)] = value
     return settings
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import ProgressBar as LightningsBar
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -28,6 +27,7 @@ from bnlab.config.description import describe
 from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
+from bnlab.hydra_internals import instantiate
 from bnlab.interrupt import Interrupted
 from bnlab.interrupt_callback import InterruptBetweenSteps
 from bnlab.learner import Learner

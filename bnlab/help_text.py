@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from bnlab.command_line import override, typed
 from bnlab.commands import commands
+from bnlab.hydra_internals import raw_value
 
 __all__ = ["comments_of", "help_text"]
 
@@ -150,7 +151,7 @@ def _settings(node: Any, names: Sequence[Any], above: str, comments: Mapping[str
         try:
             value = node[name]
         except Exception:  # an interpolation that this machine cannot resolve
-            value = node._get_node(name)._value()
+            value = raw_value(node, name)
         if OmegaConf.is_config(value):
             value = OmegaConf.to_container(value)
         try:

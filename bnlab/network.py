@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnlab.errors import UserError
 from bnlab.rules import RULES
+from bnlab.torch_internals import BatchNormBase
 
 __all__ = ["ACTIVATIONS", "MLP", "has_batch_norm", "num_parameters"]
 
@@ -71,7 +71,7 @@ class MLP(nn.Sequential):
             following: list[nn.Module] = [] if activation == "identity" else [ACTIVATIONS[activation]()]
             if norm is not None:
                 following.insert(0 if placement == "before" else len(following), norm(fan_out))
-            redundant = bool(following) and isinstance(following[0], _BatchNorm)
+            redundant = bool(following) and isinstance(following[0], BatchNormBase)
             layers += [nn.Linear(fan_in, fan_out, bias=not redundant if bias == "auto" else bool(bias)), *following]
         layers.append(nn.Linear(hidden[-1] if hidden else num_features, num_classes))
         super().__init__(*layers)
@@ -79,7 +79,7 @@ class MLP(nn.Sequential):
 
 def has_batch_norm(network: nn.Module) -> bool:
     """Whether any layer normalizes with the statistics of the mini-batch, ours or torch's."""
-    return any(isinstance(module, _BatchNorm) for module in network.modules())
+    return any(isinstance(module, BatchNormBase) for module in network.modules())
 
 
 def num_parameters(network: nn.Module) -> int:

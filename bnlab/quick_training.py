@@ -16,13 +16,13 @@ from bnlab.interrupt import InterruptRequest
 from bnlab.network import num_parameters
 from bnlab.progress import RunProgress
 from bnlab.runs.folder import RunFolder
-from bnlab.spared_compiler import spare_the_compiler
 from bnlab.stacked.data import Data, load_data
 from bnlab.stacked.module import StackedModule
 from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
 from bnlab.stacked.trial import Job, Trial, draw
 from bnlab.summary import Summary
 from bnlab.threads import suitable_num_threads, use_threads
+from bnlab.torch_internals import spare_the_compiler
 
 if TYPE_CHECKING:
     from bnlab.search.pruning import Pruning

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from bnlab.hydra_internals import instantiate
 from bnlab.trust import known_target
 
 __all__ = ["build_target"]
@@ -30,8 +31,6 @@ def build_target(arguments: Mapping[str, Any], **objects: Any) -> Any:
         or not isinstance(is_partial, bool)
         or not all(key[:1] != "_" and _is_plain(value) for key, value in plain.items())
     ):
-        from hydra.utils import instantiate
-
         return instantiate(dict(arguments), **objects, _convert_="all")
     plain |= objects
     return functools.partial(target, **plain) if is_partial else target(**plain)

@@ -48,13 +48,10 @@ def _main() -> None:
     import re
     from contextlib import nullcontext
 
-    import hydra
-    from hydra._internal.utils import _run_hydra
-    from omegaconf import OmegaConf
-
-    from bnlab.command_line import key_of
+    from bnlab.command_line import CONFIG_NAME, key_of
     from bnlab.config.folder import config_folder
     from bnlab.errors import UserError
+    from bnlab.hydra_internals import application, register_resolver, run_hydra
     from bnlab.known_mode import known_mode
     from bnlab.mistakes.explaining import (
         origin_of,
@@ -66,11 +63,10 @@ def _main() -> None:
     from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
 
     # Two runs that start in the same second must not share a folder.
-    OmegaConf.register_new_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
+    register_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
     if (start := sys.modules.get("bnlab.start")) is not None:  # of a command before, in this process
         start.forget()
-    application = hydra.main(config_path=config_folder(), config_name="train", version_base="1.3")(task)
     parser, arguments = read_command_line(sys.argv[1:])
     multirun = arguments.multirun or MULTIRUN in arguments.overrides
     with _errors_of_hydra(arguments, multirun):
@@ -84,17 +80,17 @@ def _main() -> None:
             if key_of(line) == "hydra.run.dir" and re.search(r"(?<!\\)\\(?:\\\\)*\$\{", line):
                 raise UserError(f"A run's folder must not have ${{ in its path, which Hydra would resolve: {line!r}.")
         if arguments.experimental_rerun is not None:
-            application()
+            application(task, config_folder(), CONFIG_NAME)()
             return
         if arguments.help:
             from bnlab.own_help import own_help
 
             with own_help(), showing_a_sweep(arguments) if is_shown(arguments) else nullcontext(arguments) as shown:
-                _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
+                run_hydra(shown, parser, task, config_folder(), CONFIG_NAME)
             return
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
-                _run_hydra(shown, parser, task, config_path=config_folder(), config_name="train")
+                run_hydra(shown, parser, task, config_folder(), CONFIG_NAME)
             return
         refuse_what_hydra_merges(arguments.overrides, origin_of(arguments))
         if not multirun and not shows_something(arguments):
@@ -104,7 +100,7 @@ def _main() -> None:
 
             arguments.overrides = with_choices_for_the_absent(arguments.overrides, origin_of(arguments))
         with known_mode(arguments):
-            _run_hydra(arguments, parser, task, config_path=config_folder(), config_name="train")
+            run_hydra(arguments, parser, task, config_folder(), CONFIG_NAME)
 
 
 @contextmanager

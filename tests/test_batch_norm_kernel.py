@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bnlab import torch_internals
 from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, kernel_check, tensors_in_c, use_kernel
 from bnlab.batch_norm.c_library import library
 from bnlab.batch_norm.tensors_in_c import Tensors, pack_tensors
@@ -89,7 +90,7 @@ def test_kernel_allocates_by_public_torch_where_the_private_way_is_gone(
 ) -> None:
     x, g = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
     results = []
-    for empty in (tensors_in_c.empty_strided, tensors_in_c.plainly_empty):
+    for empty in (torch_internals.empty_strided, torch_internals.plainly_empty):
         monkeypatch.setattr(kernel, "empty", empty)
         layer, leaf = BatchNorm1d(5, dtype=torch.float64), x.clone().requires_grad_()
         y = layer(leaf)

@@ -33,7 +33,7 @@ HOMES = {
             "stacked",
             "bench",
         ),
-        *("mistakes", "own_help"),
+        *("mistakes", "own_help", "hydra_internals"),
     ),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
@@ -41,9 +41,20 @@ HOMES = {
     "sklearn": ("data",),
 }
 # These know torch alone.
-TORCH_ALONE = ("batch_norm", "network")
+TORCH_ALONE = ("torch_internals", "batch_norm", "network")
 # Nobody below imports from above.
-LAYERS = ("errors", "rules", "batch_norm", "network", "data", "learner", "search", "train")
+LAYERS = (
+    "private_name",
+    "errors",
+    "rules",
+    "torch_internals",
+    "batch_norm",
+    "network",
+    "data",
+    "learner",
+    "search",
+    "train",
+)
 
 
 def modules() -> dict[str, Path]:

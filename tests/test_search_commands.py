@@ -10,7 +10,6 @@ import time
 from pathlib import Path
 
 import pytest
-from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -26,6 +25,7 @@ from bnlab.command_line import command, differences, override, same, word
 from bnlab.composing import overrides_of
 from bnlab.config.settings import plain
 from bnlab.engine import fit
+from bnlab.hydra_internals import initialized
 from bnlab.stacked import train as train_stacked
 
 CHARACTERS = "ab\\'\"${}[](),:=# \t\n~é%1.e-+/nulltruef*?@|;&`!<>\u2028\N{SNOWMAN}"
@@ -254,7 +254,7 @@ def test_a_run_from_python_says_what_repeats_it(tmp_path):
 
 
 def test_composing_leaves_the_hydra_of_a_program_around_it(my_configs):
-    with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+    with initialized(str(Path("conf").absolute())):
         outer = GlobalHydra.instance().hydra
         bnlab.compose()
         assert GlobalHydra.instance().hydra is outer

@@ -5,12 +5,12 @@ from itertools import count
 
 import pytest
 from executed import counted
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
 from bnlab.config.folder import config_folder
+from bnlab.hydra_internals import initialized, register_resolver
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.plugin import register
 
@@ -42,8 +42,8 @@ JOBS = {
 def loader():
     register()
     unique = count()
-    OmegaConf.register_new_resolver("unique", lambda: next(unique), use_cache=True, replace=True)
-    with initialize_config_dir(config_folder(), version_base="1.3"):
+    register_resolver("unique", lambda: next(unique), use_cache=True, replace=True)
+    with initialized(config_folder()):
         yield GlobalHydra.instance().config_loader()
 
 

@@ -15,6 +15,7 @@ from bnlab.batch_norm import centered, formulas, in_place, kernel
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import Statistics
 from bnlab.batch_norm.plain import PLAIN, are_in_memory, check_memory, in_memory
+from bnlab.torch_internals import apply_of, hooks_on_saved, is_batched, is_eager, keeps_graph
 
 __all__ = [
     "CenteredBatchNormFunction",
@@ -25,7 +26,6 @@ __all__ = [
     "apply_in_place",
     "apply_kernel",
     "are_plain",
-    "is_eager",
     "kernel_takes",
     "may_be_plain",
 ]
@@ -35,27 +35,7 @@ Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None, None]
 KERNEL_DTYPES = {torch.float32, torch.float64}
 PLAIN_OR_NONE = {*PLAIN, type(None)}
 
-forward_ad = torch.autograd.forward_ad
-is_compiling = torch.compiler.is_compiling
-transforms_active = torch._C._are_functorch_transforms_active
-dispatch_modes = torch._C._len_torch_dispatch_stack
-tracing_state = torch._C._get_tracing_state
-set_tracing_state = getattr(torch._C, "_set_tracing_state", lambda state: None)
-is_batched = kernel.is_batched
 is_grad_enabled = torch.is_grad_enabled
-keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", lambda: True)
-hooks_on_saved = torch._C._autograd._top_saved_tensors_default_hooks
-
-
-def is_eager() -> bool:
-    """Whether operations run right away on real tensors: no compiler, no functorch, no forward mode, no tracing."""
-    return not (
-        is_compiling()
-        or transforms_active()
-        or forward_ad._current_level >= 0
-        or dispatch_modes()
-        or tracing_state() is not None
-    )
 
 
 def kernel_takes(
@@ -257,11 +237,10 @@ class InPlaceBatchNormFunction(torch.autograd.Function):
         return wanted(ctx, gradients, x, weight)
 
 
-# Function.apply first looks for what functorch has left behind; where is_eager() holds there is nothing.
-apply_checked = super(torch.autograd.Function, CheckedBatchNormFunction).apply
-apply_kernel = super(torch.autograd.Function, KernelBatchNormFunction).apply
-apply_centered = super(torch.autograd.Function, CenteredBatchNormFunction).apply
-apply_in_place = super(torch.autograd.Function, InPlaceBatchNormFunction).apply
+apply_checked = apply_of(CheckedBatchNormFunction)
+apply_kernel = apply_of(KernelBatchNormFunction)
+apply_centered = apply_of(CenteredBatchNormFunction)
+apply_in_place = apply_of(InPlaceBatchNormFunction)
 
 
 def differentiable_backward(

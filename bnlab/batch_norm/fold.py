@@ -11,13 +11,13 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 from torch.nn.utils.parametrize import is_parametrized
 
 from bnlab.batch_norm.ghost import GhostBatchNorm1d
 from bnlab.batch_norm.module import BatchNorm1d
 from bnlab.batch_norm.renorm import BatchRenorm1d
+from bnlab.torch_internals import BatchNormBase, has_forward_hooks
 
 __all__ = ["fold", "unfold"]
 
@@ -29,7 +29,7 @@ FORWARDS = {
     for kind in (
         nn.Linear,
         nn.Conv1d,
-        _BatchNorm,
+        nn.BatchNorm1d,
         nn.SyncBatchNorm,
         BatchNorm1d,
         GhostBatchNorm1d,
@@ -97,10 +97,10 @@ def unfold(folded: Affine, first: nn.Module, second: nn.Module) -> Affine:
     return rebuilt(folded, weight, bias, trainable=folded.bias.requires_grad)
 
 
-def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, _BatchNorm, bool]:
-    norm_is_last = isinstance(second, _BatchNorm)
+def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, BatchNormBase, bool]:
+    norm_is_last = isinstance(second, BatchNormBase)
     layer, norm = (first, second) if norm_is_last else (second, first)
-    if not isinstance(norm, _BatchNorm) or not isinstance(layer, nn.Linear | nn.Conv1d):
+    if not isinstance(norm, BatchNormBase) or not isinstance(layer, nn.Linear | nn.Conv1d):
         raise ValueError(
             "`fold` takes a batch norm and an nn.Linear or nn.Conv1d, in the order in which they are applied, but got "
             f"{type(first).__name__} and {type(second).__name__}."
@@ -128,14 +128,14 @@ def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, _BatchNorm, bool]
 def check_computes_by_parameters(module: nn.Module) -> None:
     """Raise ValueError unless `module` does what its class does with its parameters as they are, and nothing else."""
     name = type(module).__name__
-    if any(is_lazy(tensor) for tensor in (*module._parameters.values(), *module._buffers.values())):  # type: ignore[arg-type]
+    if any(is_lazy(tensor) for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
         raise ValueError(f"A layer folds by its parameters, but {name} has none yet: call it on a batch first.")
     for parameter in ("weight", "bias"):
         if is_parametrized(module, parameter):
-            if isinstance(module, _BatchNorm):  # whose value is computed where it is read
+            if isinstance(module, BatchNormBase):  # whose value is computed where it is read
                 continue
             way_out = f"call `torch.nn.utils.parametrize.remove_parametrizations(layer, {parameter!r})`"
-        elif parameter not in module._parameters:
+        elif not isinstance(getattr(module, parameter), nn.Parameter | None):
             way_out = "call `remove_weight_norm`, `remove_spectral_norm` or `prune.remove` of `torch.nn.utils`"
         else:
             continue
@@ -144,13 +144,13 @@ def check_computes_by_parameters(module: nn.Module) -> None:
         )
     if type(module).forward not in FORWARDS or "forward" in vars(module):
         raise ValueError(f"A layer folds only if it computes what its class does, but {name} has a forward of its own.")
-    if module._forward_hooks or module._forward_pre_hooks:
+    if has_forward_hooks(module):
         raise ValueError(f"A layer folds without hooks on its forward, but {name} has some: remove them first.")
     if isinstance(module.weight, Tensor) and not module.weight.is_floating_point():
         raise ValueError(f"A layer folds in floating point, but the weight of {name} is {module.weight.dtype}.")
 
 
-def scale_and_shift(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+def scale_and_shift(norm: BatchNormBase) -> tuple[Tensor, Tensor]:
     """In double, so that folding adds one rounding and no more."""
     assert norm.running_mean is not None
     assert norm.running_var is not None

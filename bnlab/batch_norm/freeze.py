@@ -1,9 +1,9 @@
 """Batch norm layers that stand still: they normalize by their running statistics and learn nothing."""
 
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from bnlab.batch_norm.module import BatchNorm1d
+from bnlab.torch_internals import BatchNormBase
 
 __all__ = ["freeze", "unfreeze"]
 
@@ -39,7 +39,7 @@ def unfreeze(network: nn.Module) -> None:
 
 
 def norms_of(network: nn.Module) -> list[BatchNorm1d]:
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, BatchNormBase)]
     ours = [norm for norm in norms if isinstance(norm, BatchNorm1d)]
     if len(ours) < len(norms):
         other = next(norm for norm in norms if not isinstance(norm, BatchNorm1d))

@@ -14,10 +14,7 @@ from bnlab.batch_norm.eager import (
     apply_in_place,
     apply_kernel,
     are_plain,
-    is_eager,
     may_be_plain,
-    set_tracing_state,
-    tracing_state,
 )
 from bnlab.batch_norm.function import (
     BatchNormFunction,
@@ -26,7 +23,8 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunctionWithTangent,
 )
 from bnlab.batch_norm.plain import check_memory, in_memory
-from bnlab.batch_norm.recomputation import answered, graph_task, hooks_on_saved, recomputing
+from bnlab.batch_norm.recomputation import answered, recomputing
+from bnlab.torch_internals import graph_task, hooks_on_saved, is_eager, is_traced, no_function_goes_through, untraced
 
 __all__ = ["batch_norm"]
 
@@ -202,29 +200,13 @@ def normalized_by(
     return y
 
 
-def no_function_goes_through() -> bool:
-    """Whether the forward must run as the plain operations it is made of, because a Function is lost on a transform of
-    functorch: of a derivative in forward mode of another torch takes its tangent for 0, silently (pytorch#197867), and
-    `functionalize` refuses it.
-    """
-    keys = [level.key() for level in torch._C._functorch.get_interpreter_stack() or []]
-    kinds = torch._C._functorch.TransformType
-    return keys.count(kinds.Jvp) > 1 or kinds.Functionalize in keys
-
-
 def check(*arguments: Any) -> bool:
-    """`check_arguments`; returns whether `torch.jit.trace` is at work, which looks away meanwhile: it would warn that
-    its graph has none of these checks.
-    """
-    state = tracing_state()
-    if state is None:
+    """`check_arguments`; returns whether `torch.jit.trace` is at work."""
+    if not is_traced():
         check_arguments(*arguments)
         return False
-    set_tracing_state(None)
-    try:
+    with untraced():
         check_arguments(*arguments)
-    finally:
-        set_tracing_state(state)
     return True
 
 

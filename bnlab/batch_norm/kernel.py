@@ -29,6 +29,8 @@ from bnlab.batch_norm import c_library, tensors_in_c
 from bnlab.batch_norm.arguments import Settings, one_nth
 from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem, is_laid_out_in
 from bnlab.batch_norm.plain import PLAIN, are_in_memory
+from bnlab.torch_internals import c_tensor, is_batched
+from bnlab.torch_internals import empty_strided as empty
 
 __all__ = [
     "UnreadableError",
@@ -49,8 +51,6 @@ ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor i
 
 ONE_BY_ONE = (1,)  # the strides of a row
 
-empty = tensors_in_c.empty_strided
-is_batched = torch._C._functorch.is_legacy_batchedtensor  # a batch of gradients: `is_grads_batched=True`
 pack_tensors = tensors_in_c.pack_tensors
 
 Run = Callable[[Problem], None]
@@ -177,14 +177,14 @@ def forward_of_tensors(
     if not run_tensors(  # type: ignore[misc]
         pack_tensors(
             direction=FORWARD,
-            x=x._cdata,
-            out=y._cdata,
-            weight=0 if weight is None else weight._cdata,
-            bias=0 if bias is None else bias._cdata,
-            statistics=statistics._cdata,
-            running_mean=0 if running_mean is None else running_mean._cdata,
-            running_var=0 if running_var is None else running_var._cdata,
-            num_batches_tracked=0 if num_batches_tracked is None else num_batches_tracked._cdata,
+            x=c_tensor(x),
+            out=c_tensor(y),
+            weight=0 if weight is None else c_tensor(weight),
+            bias=0 if bias is None else c_tensor(bias),
+            statistics=c_tensor(statistics),
+            running_mean=0 if running_mean is None else c_tensor(running_mean),
+            running_var=0 if running_var is None else c_tensor(running_var),
+            num_batches_tracked=0 if num_batches_tracked is None else c_tensor(num_batches_tracked),
             threads=num_threads(x),
             eps=eps,  # type: ignore[arg-type]
             momentum=momentum,  # type: ignore[arg-type]
@@ -223,13 +223,13 @@ def backward_of_tensors(
     if run_tensors(  # type: ignore[misc]
         pack_tensors(
             direction=BACKWARD,
-            x=x._cdata,
-            grad_y=grad_y._cdata,
-            out=0 if grad_x is None else grad_x._cdata,
-            weight=0 if weight is None else weight._cdata,
-            grad_weight=0 if grad_weight is None else grad_weight._cdata,
-            grad_bias=0 if grad_bias is None else grad_bias._cdata,
-            statistics=statistics._cdata,
+            x=c_tensor(x),
+            grad_y=c_tensor(grad_y),
+            out=0 if grad_x is None else c_tensor(grad_x),
+            weight=0 if weight is None else c_tensor(weight),
+            grad_weight=0 if grad_weight is None else c_tensor(grad_weight),
+            grad_bias=0 if grad_bias is None else c_tensor(grad_bias),
+            statistics=c_tensor(statistics),
             threads=num_threads(x),
         )
     ):

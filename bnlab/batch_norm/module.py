@@ -11,6 +11,7 @@ from bnlab.batch_norm import formulas
 from bnlab.batch_norm.functional import check, normalize
 from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.errors import UserError
+from bnlab.torch_internals import MODULES_CALL_IMPL
 
 __all__ = ["BatchNorm1d"]
 
@@ -56,7 +57,9 @@ class BatchNorm1d(nn.BatchNorm1d):
         bias: bool = True,
         fp32_buffers: bool = False,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:  # which torch's own layer can be told only since 2.12
+            self.register_parameter("bias", None)
         if fp32_buffers:
             self.fp32_buffers = True
             self.in_fp32(self.running_mean, self.running_var)
@@ -98,9 +101,14 @@ class BatchNorm1d(nn.BatchNorm1d):
         """As any module's. To `torch.fx` the layer is a leaf, as torch's own is: mode and statistics stay its own."""
         if isinstance(args[0] if args else kwargs.get("input"), Proxy):
             return call_in_graph(self, *args, **kwargs)
-        if CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # as it says itself, a call sooner
+        if MODULES_CALL_IMPL and CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # a call sooner
             return self._call_impl(*args, **kwargs)
         return super().__call__(*args, **kwargs)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """In torch's words."""
+        if input.dim() not in (2, 3):
+            raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
         """Normalize `input`; samples where `mask`, (N,) or (N, L), is false give 0 and count in no statistic."""
@@ -111,7 +119,7 @@ class BatchNorm1d(nn.BatchNorm1d):
             weight, bias = parameters["weight"], parameters["bias"]
             running_mean, running_var = buffers["running_mean"], buffers["running_var"]
             num_batches_tracked = buffers["num_batches_tracked"]
-        except KeyError:  # a parametrization put something in their place
+        except (AttributeError, KeyError):  # a parametrization put something in their place, or there is no such dict
             weight, bias, num_batches_tracked = self.weight, self.bias, self.num_batches_tracked
             running_mean, running_var = self.running_mean, self.running_var
         training = self.training

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Buffer, Parameter
 
+from bnlab.torch_internals import has_storage, is_zero_tensor
+
 __all__ = ["are_in_memory", "check_memory", "in_memory"]
 
 PLAIN = {Tensor, Parameter, Buffer}
 
-is_zero_tensor = getattr(Tensor, "_is_zerotensor", lambda tensor: False)
-has_storage = getattr(torch._C, "_has_storage", lambda tensor: False)
 is_compiling = torch.compiler.is_compiling
 
 

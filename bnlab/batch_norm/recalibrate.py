@@ -4,7 +4,8 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+
+from bnlab.torch_internals import BatchNormBase
 
 __all__ = ["recalibrate"]
 
@@ -30,7 +31,7 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
     norms = [
         module
         for module in network.modules()
-        if isinstance(module, _BatchNorm)
+        if isinstance(module, BatchNormBase)
         and module.running_mean is not None
         and module.running_var is not None
         and not getattr(module, "frozen", False)
@@ -92,7 +93,7 @@ class ChannelSums:
         self.mean = self.mean + move * (count / total)
         self.count = total
 
-    def write_to(self, norm: _BatchNorm) -> None:
+    def write_to(self, norm: BatchNormBase) -> None:
         if not self.count:  # a batch norm that the network does not use, or that saw masked values alone
             return
         assert norm.running_mean is not None

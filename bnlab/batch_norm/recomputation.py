@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import recomputation_in_graph as in_graph
 from bnlab.batch_norm.regions import regions
+from bnlab.torch_internals import graph_task, hooks_on_saved
 
 __all__ = ["as_at_first", "recomputing"]
 
@@ -27,8 +28,6 @@ Constants = TypeVar("Constants", bound=tuple[Tensor, ...])
 
 is_compiling = torch.compiler.is_compiling
 is_grad_enabled = torch.is_grad_enabled
-graph_task = in_graph.graph_task
-hooks_on_saved = in_graph.hooks_on_saved
 
 
 class Recorded:

@@ -8,23 +8,27 @@ and what was taken from them is marked to be kept, whatever else is computed aga
 Only the operators are opaque to the compiler; what they decide about is fused as before.
 """
 
-from collections.abc import Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 import torch.utils.checkpoint
 from torch import Tensor
-from torch.fx.experimental import proxy_tensor
 from torch.utils.checkpoint import CheckpointPolicy
 
 from bnlab.batch_norm.regions import is_in_compiled_backward, regions
+from bnlab.torch_internals import (
+    dispatch_modes_of_checkpoints,
+    dispatches_proxies,
+    finder_of_proxies,
+    graph_task,
+    hooks_on_saved,
+    is_traced,
+)
 
 __all__ = ["as_at_first", "is_tracing", "recomputing", "unknown"]
 
-# Without them every forward looks at the call stack.
-graph_task: Callable[[], int] = getattr(torch._C, "_current_graph_task_id", lambda: 0)
-hooks_on_saved = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", lambda _: True)
+proxy_mode = finder_of_proxies()
 
 # A CUDA graph would replay the answer of the day it was recorded.
 TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
@@ -148,7 +152,7 @@ def unknown(name: str) -> RuntimeError:
 
 def is_tracing() -> bool:
     """Whether operations are written down as a graph, in another way than by TorchDynamo."""
-    return torch._C._get_tracing_state() is not None or proxy_tensor.get_proxy_mode() is not None
+    return is_traced() or proxy_mode() is not None
 
 
 def unrecorded(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -163,9 +167,8 @@ def marked_to_be_kept(mode: Any, operator: Any, types: Any, args: Any, kwargs: A
     return result
 
 
-for mode_name in ("_CachingTorchDispatchMode", "_CachedTorchDispatchMode"):
-    mode = getattr(torch.utils.checkpoint, mode_name, None)
-    if mode is not None:
-        for name in ("bnlab::is_recomputed", "bnlab::as_at_first"):
-            torch.library.register_torch_dispatch(name, mode, unrecorded)
-torch.library.register_torch_dispatch("bnlab::as_at_first", proxy_tensor.ProxyTorchDispatchMode, marked_to_be_kept)
+for kind in dispatch_modes_of_checkpoints():
+    for name in ("bnlab::is_recomputed", "bnlab::as_at_first"):
+        torch.library.register_torch_dispatch(name, kind, unrecorded)
+if (kind_of_proxies := dispatches_proxies()) is not None:
+    torch.library.register_torch_dispatch("bnlab::as_at_first", kind_of_proxies, marked_to_be_kept)

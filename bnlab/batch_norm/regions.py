@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 from torch.autograd.function import FunctionCtx
 
-__all__ = ["Regions", "is_in_compiled_backward", "regions"]
+from bnlab.torch_internals import MODULE_OF_CHECKPOINTS, MODULE_OF_COMPILED_GRAPHS, MODULES_OF_BACKWARD
 
-MODULE = "torch.utils.checkpoint"
-COMPILED = "torch._functorch._aot_autograd.runtime_wrappers"
-DIFFERENTIATING = {"torch.autograd", "torch._tensor"}
+__all__ = ["Regions", "is_in_compiled_backward", "regions"]
 
 
 class Regions(NamedTuple):
@@ -27,9 +25,9 @@ def regions() -> Regions:
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         name = frame.f_code.co_name
-        if name == "unpack_hook" and module_of(frame) == MODULE:
+        if name == "unpack_hook" and module_of(frame) == MODULE_OF_CHECKPOINTS:
             return Regions(entered, frame.f_locals.get("frame", object()))
-        if name in ("checkpoint", "_checkpoint_impl") and module_of(frame) == MODULE:
+        if name in ("checkpoint", "_checkpoint_impl") and module_of(frame) == MODULE_OF_CHECKPOINTS:
             generator = getattr(frame.f_locals.get("gen"), "gi_frame", None)
             region = None if generator is None else generator.f_locals.get("new_frame")
             if region is not None:
@@ -38,7 +36,7 @@ def regions() -> Regions:
             region = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
             is_function = isinstance(region, FunctionCtx)
             # Such a backward runs the region again, and then differentiates it, and that may run anything.
-            if is_function and name == "backward" and not (inner and module_of(inner) in DIFFERENTIATING):
+            if is_function and name == "backward" and not (inner and module_of(inner) in MODULES_OF_BACKWARD):
                 return Regions(entered, region)
             if is_function and name == "forward":
                 entered.append(region)
@@ -50,7 +48,11 @@ def is_in_compiled_backward() -> bool:
     """Whether the caller is an operator in a compiled backward, copied there from the forward by the compiler."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if module_of(frame) == COMPILED and frame.f_code.co_name in ("forward", "backward", "runtime_wrapper"):
+        if module_of(frame) == MODULE_OF_COMPILED_GRAPHS and frame.f_code.co_name in (
+            "forward",
+            "backward",
+            "runtime_wrapper",
+        ):
             return frame.f_code.co_name == "backward"
         frame = frame.f_back
     return False

@@ -1,9 +1,9 @@
-"""How C knows torch's tensors: by torch's stable C interface and a few private names, all of them asked for here.
+"""How C knows torch's tensors: by torch's stable C interface and what a tensor consists of.
 
 To ask a tensor from Python for its dtype, strides, pointer and so on takes longer than a small batch norm: some forty
 questions a step, of 50 to 100 ns each. `tensors.c` asks the same ones in C. What it relies on is tried out before it is
-used, so that another torch is served by the questions in Python: the functions' names; that `_cdata` is what a C++
-tensor consists of, which torch itself says; and that C sees of tensors of all kinds what Python sees. To be deleted
+used, so that another torch is served by the questions in Python: the functions' names; that `c_tensor` gives a C++
+tensor, which torch itself says; and that C sees of tensors of all kinds what Python sees. To be deleted
 when torch calls Functions as fast.
 """
 
@@ -18,14 +18,15 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.kernel_check import FORWARD, size_in
+from bnlab.torch_internals import c_tensor, c_tensor_is_known, efficient_zeros, negated_view
 
-__all__ = ["Tensors", "connect", "empty_strided", "pack_tensors"]
+__all__ = ["Tensors", "connect", "pack_tensors"]
 
 log = logging.getLogger(__name__)
 
 
 class Tensors(ctypes.Structure):
-    """`Tensors` of tensors.c: what `_cdata` of each tensor says, or 0 for none."""
+    """`Tensors` of tensors.c: what `c_tensor` says of each tensor, or 0 for none."""
 
     _fields_ = (
         ("direction", ctypes.c_int64),
@@ -88,15 +89,6 @@ FUNCTIONS = (
 CODES = ("dtype_float32", "dtype_float64", "dtype_int64", "device_type_cpu", "layout_strided")
 
 
-def plainly_empty(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.empty_strided(size, strides, dtype=dtype, device="cpu")
-
-
-# As Inductor's code allocates, past the arguments of Python and the dispatcher, which take as long as all else.
-empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = getattr(
-    getattr(getattr(torch._C, "_dynamo", None), "guards", None), "_empty_strided_cpu", plainly_empty
-)
-
 Run = Callable[[bytes], int]
 
 
@@ -108,7 +100,7 @@ def connect(library: Any) -> Run | None:
             *(ctypes.cast(getattr(torch_in_c, name), ctypes.c_void_p).value for name in FUNCTIONS)
         )
         codes = (ctypes.c_int32 * len(CODES))(*(getattr(torch_in_c, f"aoti_torch_{name}")() for name in CODES))
-        if not consists_of_cdata(torch.zeros(1)) or size_in(library, "tensors") != ctypes.sizeof(Tensors):
+        if not c_tensor_is_known(torch.zeros(1)) or size_in(library, "tensors") != ctypes.sizeof(Tensors):
             return None
         library.configure_tensors(functions, codes)
         run: Run = library.run_tensors
@@ -123,16 +115,6 @@ def suffix() -> str:
     return ".dylib" if os.uname().sysname == "Darwin" else ".so"
 
 
-def consists_of_cdata(tensor: Tensor) -> bool:
-    """Whether a C++ tensor, one that torch makes for the purpose, is the pointer that `_cdata` gives."""
-    made = torch._C._aoti.unsafe_alloc_void_ptr_from_tensor(tensor)
-    get = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object, ctypes.c_char_p)
-    pointer = get(("PyCapsule_GetPointer", ctypes.pythonapi))
-    found = ctypes.c_void_p.from_address(pointer(made, None)).value
-    torch._C._aoti.alloc_tensor_by_stealing_from_void_ptr(made)
-    return found == tensor._cdata
-
-
 def without_memory(tensor: Tensor) -> Tensor:
     tensor.untyped_storage().resize_(0)
     return tensor
@@ -145,19 +127,21 @@ def of_inference_mode(tensor: Tensor) -> Tensor:
 
 def sees_what_python_sees(run: Run) -> bool:
     """Whether C reads what is in memory, takes it for what it is, and refuses all else."""
+    if negated_view is None or efficient_zeros is None:
+        return False
     for dtype in (torch.float32, torch.float64):
         x, counter = torch.tensor([[1, 2], [3, 6], [5, 10]], dtype=dtype), torch.tensor(3)
         y, statistics, zero = torch.empty_like(x), x.new_empty(4), torch.zeros(1, dtype=dtype)
 
         def takes(x: Tensor, statistics: Tensor, counter: Tensor, y: Tensor = y) -> bool:
             given = {"x": x, "out": y, "statistics": statistics, "num_batches_tracked": counter}
-            tensors = {name: tensor._cdata for name, tensor in given.items()}
+            tensors = {name: c_tensor(tensor) for name, tensor in given.items()}
             return bool(run(pack_tensors(direction=FORWARD, **tensors, threads=1, eps=1e-5, momentum=0.1)))
 
         refused = (
-            (torch._neg_view(x), statistics, counter),
-            (torch._efficientzerotensor(x.shape, dtype=dtype), statistics, counter),
-            (torch._efficientzerotensor((5, 2), dtype=dtype)[2:], statistics, counter),
+            (negated_view(x), statistics, counter),
+            (efficient_zeros(x.shape, dtype=dtype), statistics, counter),
+            (efficient_zeros((5, 2), dtype=dtype)[2:], statistics, counter),
             (without_memory(x.clone()), statistics, counter),
             (without_memory(x.repeat(2, 1)[3:]), statistics, counter),
             (of_inference_mode(x), statistics, counter),
@@ -174,7 +158,7 @@ def sees_what_python_sees(run: Run) -> bool:
             (x, zero.expand(4), counter),
             (x, statistics, counter.int()),
             (x, statistics, counter[None]),
-            (x, statistics, torch._neg_view(counter)),
+            (x, statistics, negated_view(counter)),
             (x, statistics, counter, y[:2]),
         )
         if any(takes(*each) for each in refused) or counter.item() != 3:

@@ -109,7 +109,7 @@ def time_shape(shape: tuple[int, ...], mode: str, rounds: int, device: str) -> d
 
         candidates["plain"] = without_kernel
     else:
-        torch._dynamo.reset()
+        torch.compiler.reset()
         for name, cls in {"torch compiled": nn.BatchNorm1d, "ours compiled": BatchNorm1d}.items():
             candidates[name] = step(torch.compile(cls(shape[1], device=device), fullgraph=True), x, g)
     # Small steps are timed several at a time, or the clock and the cold caches between candidates would be measured.

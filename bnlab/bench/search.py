@@ -13,12 +13,10 @@ from statistics import median
 from typing import Any
 from unittest.mock import patch
 
-from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +24,7 @@ from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.interleaved import interleaved_medians
 from bnlab.config.folder import config_folder
 from bnlab.errors import report_user_errors
+from bnlab.hydra_internals import initialized, register_resolver
 from bnlab.import_path import python, safe_environment
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.plugin import register, register_plugin
@@ -82,8 +81,8 @@ def one_batch(num_trials: int) -> float:
 def composing(num_jobs: int, num_rounds: int) -> tuple[float, float]:
     """Milliseconds to compose the config of a job: by bnlab, and by Hydra's own loader."""
     unique = count()
-    OmegaConf.register_new_resolver("unique", lambda: next(unique), use_cache=True, replace=True)
-    with initialize_config_dir(config_folder(), version_base="1.3"):
+    register_resolver("unique", lambda: next(unique), use_cache=True, replace=True)
+    with initialized(config_folder()):
         loader = GlobalHydra.instance().config_loader()
         master = loader.load_configuration("train", ["hydra.mode=MULTIRUN"], run_mode=RunMode.MULTIRUN)
         jobs = count()

@@ -2,5 +2,7 @@
 
 from omegaconf import OmegaConf
 
+from bnlab.hydra_internals import register_resolver
+
 # Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
-OmegaConf.register_new_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)
+register_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import hydra
-from hydra.core.config_store import ConfigStore
 from hydra.core.plugins import Plugins
+
+from bnlab.hydra_internals import store
 
 __all__ = ["add_choice", "add_choices", "name_in_hydra"]
 
@@ -28,8 +29,7 @@ def add_choices() -> None:
 def add_choice(group: str, name: str, target: str, arguments: Mapping[str, Any]) -> None:
     """Make `group=name` stand for `target(**arguments)`."""
     Plugins.instance()  # finds what is installed first, so that ours replaces what has the same name
-    node = {"_target_": name_in_hydra(target), **arguments}
-    ConfigStore.instance().store(group=group, name=name, node=node, provider="bnlab")
+    store(group, name, {"_target_": name_in_hydra(target), **arguments})
 
 
 def name_in_hydra(target: str) -> str:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd
+
+from bnlab.torch_internals import CONVOLUTIONS, NORMS
 
 __all__ = ["Call", "channels_last", "kind_of", "recording"]
 
-_NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
+_NORMS = (NORMS, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
 # These mix the values of a sample: no unit has a slope of its own.
 _MIXING = ("Softmax", "Softmin", "LogSoftmax", "Softmax2d", "GLU", "MultiheadAttention")
 
@@ -36,7 +36,7 @@ class Call:
 
 def kind_of(module: nn.Module) -> str | None:
     """ "linear", "norm", "activation", or None for what is none of these; a norm of somebody's own goes by its name."""
-    if isinstance(module, nn.Linear | nn.Bilinear | _ConvNd):
+    if isinstance(module, (nn.Linear, nn.Bilinear, CONVOLUTIONS)):
         return "linear"
     if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower():
         return "norm"

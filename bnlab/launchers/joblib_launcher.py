@@ -18,8 +18,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bnlab.errors import reason
+from bnlab.hydra_internals import error_of
 from bnlab.import_path import Environment, restore_environment, safe_for_children
-from bnlab.launchers.loky_processes import amend, in_memory, start_trackers
+from bnlab.launchers.loky_internals import amend, in_memory, processes_of, start_trackers
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.outside import is_outside, wait_for_room
 from bnlab.process_limit import is_process_limit, require_room
@@ -182,7 +183,7 @@ class _Worker(threading.Thread):
                 while not wait([future], POLL_S).done:
                     self._look_after_process()
                 result = future.result()
-                if result.status == JobStatus.FAILED and is_outside(result._return_value):
+                if result.status == JobStatus.FAILED and is_outside(error_of(result)):
                     self._wait_for_room()  # before the next meets the same end
                 self._returns[index] = result
             except (BrokenProcessPool, WorkerDiedError) as error:
@@ -190,12 +191,12 @@ class _Worker(threading.Thread):
                     return
                 if not isinstance(error, WorkerDiedError):
                     error = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
-                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+                self._returns[index] = _failed(overrides, error)
                 self._end_process(kill=True)
             except Exception as error:  # what a job raises is in its return: this is its way there
                 if is_outside(error):
                     self._wait_for_room()
-                self._returns[index] = JobReturn(overrides=overrides, status=JobStatus.FAILED, _return_value=error)
+                self._returns[index] = _failed(overrides, error)
 
     def _submit(self, number: int, overrides: list[str]) -> Any:
         """
@@ -230,7 +231,7 @@ class _Worker(threading.Thread):
     def _look_after_process(self) -> None:
         """Find out that it is gone where loky does not: what it forked still holds the pipe that loky listens at."""
         now = time.monotonic()
-        for worker in list((getattr(self._process, "_processes", None) or {}).values()):
+        for worker in list(processes_of(self._process).values()):
             if worker.exitcode is None:
                 self._gone_since = None
             elif self._gone_since is None:
@@ -241,7 +242,7 @@ class _Worker(threading.Thread):
 
     def ask_to_end(self) -> None:
         self._stopped = True
-        for pid in list(getattr(self._process, "_processes", None) or ()):
+        for pid in list(processes_of(self._process)):
             with suppress(ProcessLookupError):
                 os.kill(pid, ASK_TO_END)
 
@@ -322,8 +323,16 @@ def _answer(number: int, overrides: list[str]) -> JobReturn:
         job_dir_key="hydra.sweep.dir",
         job_subdir_key="hydra.sweep.subdir",
     )
-    if job_return.status == JobStatus.FAILED and not _can_travel(job_return._return_value):
-        job_return._return_value = JobFailedError(reason(job_return._return_value))
+    if job_return.status == JobStatus.FAILED:
+        error = error_of(job_return)
+        if error is not None and not _can_travel(error):
+            job_return.return_value = JobFailedError(reason(error))
+    return job_return
+
+
+def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
+    job_return = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    job_return.return_value = error
     return job_return
 
 

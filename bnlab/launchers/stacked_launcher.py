@@ -182,7 +182,7 @@ class _Batch:
 
     def _return(self, index: int, status: JobStatus, value: Any) -> None:
         result = JobReturn(overrides=self._overrides[index], status=status)
-        result._return_value = value
+        result.return_value = value
         result.working_dir = os.getcwd()
         result.task_name = self._jobs.get(index)
         config = self._configs.pop(index, None)

@@ -44,6 +44,8 @@ def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | No
     from bnlab.mistakes.overrides import Overrides
 
     vocabulary = vocabulary_of(origin)
+    if not vocabulary.is_known:
+        return None
     if vocabulary.primary:
         names = vocabulary.primary
         if origin.config_name.removesuffix(".yaml") not in names:

@@ -5,8 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from hydra._internal.utils import get_args_parser
-
+from bnlab import hydra_internals
 from bnlab.errors import UserError
 from bnlab.resemblance import closest, plain
 
@@ -27,7 +26,7 @@ class UnknownOptionError(UserError):
 
 def parser_of_options(version: str) -> argparse.ArgumentParser:
     """Hydra's, which raises `UserError` where that would print its usage and exit, and tells bnlab's version."""
-    parser = get_args_parser()
+    parser = hydra_internals.parser_of_options()
 
     def error(message: str) -> NoReturn:
         raise UserError(_readable(message, parser))

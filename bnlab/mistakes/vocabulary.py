@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 
 from bnlab.command_line import Origin
 from bnlab.config.folder import config_folder
+from bnlab.hydra_internals import repository_of
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 
@@ -38,6 +39,11 @@ class Vocabulary:
     of_choices: dict[str, tuple[str, dict[str, Any]]]
     targets: dict[tuple[str, str], str | None]
     primary: list[str]
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the configs could be listed."""
+        return bool(self.defaults)
 
     @property
     def settings(self) -> list[str]:
@@ -86,18 +92,14 @@ def _of_bnlab() -> Vocabulary:
 
 
 def _read(origin: Origin) -> Vocabulary:
-    from hydra._internal.config_loader_impl import ConfigLoaderImpl
-    from hydra._internal.utils import create_config_search_path
     from hydra.conf import HydraConf
-    from hydra.core.config_search_path import SearchPathQuery
     from hydra.core.default_element import GroupDefault
     from hydra.core.object_type import ObjectType
 
-    path = create_config_search_path(origin.config_path or config_folder())
-    if origin.config_dir is not None:
-        folder = f"file://{os.path.abspath(origin.config_dir)}"
-        path.prepend("command-line", folder, SearchPathQuery(provider="schema"))
-    repository = ConfigLoaderImpl(config_search_path=path).repository
+    beside = None if origin.config_dir is None else os.path.abspath(origin.config_dir)
+    repository = repository_of(origin.config_path or config_folder(), beside)
+    if repository is None:
+        return Vocabulary({}, {}, {}, {}, {}, [])
 
     def below(parent: str) -> Iterator[str]:
         for name in repository.get_group_options(parent, ObjectType.GROUP):

@@ -5,7 +5,6 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath, SearchPathQuery
 from hydra.core.object_type import ObjectType
@@ -15,6 +14,7 @@ from hydra.plugins.config_source import ConfigSource
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from bnlab import hydra_internals
 from bnlab.command_line import Origin, given_overrides
 from bnlab.errors import UserError
 
@@ -43,14 +43,15 @@ class SweepConfigLoader(ConfigLoader):
         values: list[Override] = []
         for override in parsed:
             (groups if self._chooses(override, master_config) else values).append(override)
-        if not all(map(_only_sets_a_value, values)) or not all(map(_only_picks, groups)):
+        set_values = hydra_internals.setter_of_values()
+        if set_values is None or not all(map(_only_sets_a_value, values)) or not all(map(_only_picks, groups)):
             return self._loader.load_sweep_config(master_config, sweep_overrides)
         lines = [str(override.input_line) for override in groups]
         key = (*hydra_overrides, "", *lines)
         if key not in self._composed:
             self._composed[key] = pickle.dumps(self._loader.load_sweep_config(master_config, lines))
         config: DictConfig = pickle.loads(self._composed[key])
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        set_values(config, values, [override for override in parsed if not override.is_hydra_override()])
         for of_hydra, written in (
             (True, config.hydra.overrides.hydra),
             (False, config.hydra.overrides.task),
@@ -60,13 +61,6 @@ class SweepConfigLoader(ConfigLoader):
             for override in parsed:
                 if override.is_hydra_override() == of_hydra:
                     written.append(override.input_line)
-        named = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
-            overrides=[override for override in parsed if not override.is_hydra_override()],
-            kv_sep=named.kv_sep,
-            item_sep=named.item_sep,
-            exclude_keys=named.exclude_keys,
-        )
         OmegaConf.copy_cache(from_config=master_config, to_config=config)
         return config
 
@@ -174,4 +168,4 @@ def loader_for(origin: Origin, loader: ConfigLoader) -> ConfigLoader:
         for element in path.get_path():
             if element.provider == "main":
                 element.path = origin.config_path
-    return ConfigLoaderImpl(config_search_path=path)
+    return hydra_internals.loader_of(path, loader)

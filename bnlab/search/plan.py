@@ -19,6 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.outside import is_outside
 from bnlab.search.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
+from bnlab.search.optuna_internals import id_of
 from bnlab.search.samplers import AGAIN, POINT, FixedSampler, RandomSampler
 from bnlab.search.space import Parameter, Point, Space
 from bnlab.search.storage import study_id, trial_id
@@ -197,10 +198,13 @@ class Plan:
         """The id of the sweep that runs `trial`, which another machine may have taken a moment ago."""
         deadline = time.monotonic() + (0 if self._is_private else _NOBODYS_AFTER_S)
         while True:
-            owner: str | None = self._storage.get_trial(trial._trial_id).user_attrs.get(SWEEP)
+            owner: str | None = self._storage.get_trial(self._id_of(trial)).user_attrs.get(SWEEP)
             if owner is not None or time.monotonic() >= deadline:
                 return owner
             time.sleep(0.2)
+
+    def _id_of(self, trial: FrozenTrial) -> int:
+        return id_of(trial, self._storage, self._study_id)
 
     @property
     def _is_private(self) -> bool:
@@ -227,7 +231,7 @@ class Plan:
                 break
             if trial in self._unstarted:
                 self._unstarted.remove(trial)
-            elif not self._storage.set_trial_state_values(trial._trial_id, state=TrialState.RUNNING):
+            elif not self._storage.set_trial_state_values(self._id_of(trial), state=TrialState.RUNNING):
                 continue  # another sweep was faster
             frozen.append(trial)
             try:
@@ -239,9 +243,9 @@ class Plan:
 
     def _start(self, frozen: FrozenTrial) -> TakenTrial:
         """Say whose it is, and draw its values, those that it does not have yet."""
-        self._storage.set_trial_user_attr(frozen._trial_id, SWEEP, self._sweep_id)
+        self._storage.set_trial_user_attr(self._id_of(frozen), SWEEP, self._sweep_id)
         if not self._is_private:
-            self._storage.set_trial_user_attr(frozen._trial_id, FOLDER, str(self._folder))
+            self._storage.set_trial_user_attr(self._id_of(frozen), FOLDER, str(self._folder))
         place = frozen.user_attrs.get(POINT, frozen.number)
         repeat = frozen.user_attrs.get(REPEAT, 0)
         params = self._params_of(place) if repeat else None
@@ -251,7 +255,7 @@ class Plan:
         if params is not None:
             self._study.sampler = FixedSampler(params)
         try:
-            trial = optuna.Trial(self._study, frozen._trial_id)
+            trial = optuna.Trial(self._study, self._id_of(frozen))
             point = self._space.draw(lambda parameter: _suggest(trial, parameter))
         finally:
             self._study.sampler = sampler

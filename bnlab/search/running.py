@@ -19,6 +19,7 @@ from bnlab.atomic_file import to_disk
 from bnlab.command_line import shown
 from bnlab.concealing import holds_address_secret
 from bnlab.errors import UserError, one_line, reason
+from bnlab.hydra_internals import error_of
 from bnlab.outside import is_outside, wait_for_room
 from bnlab.search.ablation import write_ablation
 from bnlab.search.changes import Settings, of_the_task
@@ -275,7 +276,7 @@ class RunningSweep:
         if job_return is not None and job_return.status == JobStatus.COMPLETED:
             result = {"status": "completed", "objective": job_return.return_value}
         else:
-            error = None if job_return is None else job_return._return_value  # the property prints and raises
+            error = None if job_return is None else error_of(job_return)
             result = {
                 "status": "failed",
                 "error": "the launcher said nothing of it" if error is None else reason(error),

@@ -3,12 +3,9 @@
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
-import hydra._internal.hydra as hydra_itself
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra.types import RunMode
-from omegaconf import DictConfig
+from bnlab.errors import UserError
+from bnlab.hydra_internals import composing_as_for_a_sweep
 
 __all__ = ["MULTIRUN", "is_shown", "showing_a_sweep", "shows_something"]
 
@@ -28,17 +25,13 @@ def shows_something(arguments: Namespace) -> bool:
 
 @contextmanager
 def showing_a_sweep(arguments: Namespace) -> Iterator[Namespace]:
-    """Within, Hydra composes as it does for a sweep; yields the arguments as it takes them from a single run."""
-    hydra_itself.ConfigLoaderImpl = _LoaderOfASweep  # type: ignore[misc]
-    try:
+    """Within, Hydra composes as it does for a sweep; yields the arguments as it takes them from a single run.
+
+    Raises:
+        UserError: this Hydra cannot be made to.
+    """
+    with composing_as_for_a_sweep() as it_does:
+        if not it_does:
+            raise UserError("This version of Hydra does not show what a sweep starts from: leave -m out.")
         mode = [] if MULTIRUN in arguments.overrides else [MULTIRUN]
         yield Namespace(**vars(arguments) | {"multirun": False, "overrides": [*arguments.overrides, *mode]})
-    finally:
-        hydra_itself.ConfigLoaderImpl = ConfigLoaderImpl  # type: ignore[misc]
-
-
-class _LoaderOfASweep(ConfigLoaderImpl):
-    def load_configuration(
-        self, config_name: str | None, overrides: list[str], run_mode: RunMode, *arguments: Any, **named: Any
-    ) -> DictConfig:
-        return super().load_configuration(config_name, overrides, RunMode.MULTIRUN, *arguments, **named)

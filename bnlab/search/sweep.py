@@ -6,7 +6,6 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import optuna
 from hydra.core.hydra_config import HydraConfig
@@ -19,6 +18,7 @@ from bnlab.concealing import is_masked, known
 from bnlab.confidential import close_to_others, learn, may_hold_secrets, warn_of_literals
 from bnlab.config.folder import config_folder
 from bnlab.errors import UserError, user_errors
+from bnlab.hydra_internals import raw_value
 from bnlab.search.address import anchored, portable
 from bnlab.search.changes import Settings, changes, composed
 from bnlab.search.composition import SweepConfigLoader, loader_for
@@ -51,6 +51,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
             processes; 130 if the sweep was interrupted. Its results are written.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    OmegaConf.set_readonly(config.hydra, False)  # as Hydra 1.4 hands it over
     resume = OmegaConf.select(config, "search.resume")
     stored: Definition | None = None
     keeps_storage = False
@@ -90,7 +91,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     if stored is not None:
         _check_unchanged(folder, settings)
     sweep_id = secrets.token_hex(8) if stored is None else stored.id
-    context = HydraContext(config_loader=loader, callbacks=hydra_context.callbacks)
+    context = replace(hydra_context, config_loader=loader)
     HydraConfig.instance().set_config(config)
     launcher = Plugins.instance().instantiate_launcher(
         config=config, hydra_context=context, task_function=Job(task, sweep_id, known())
@@ -202,8 +203,7 @@ def _storage(search: Search, config: DictConfig, folder: SweepFolder) -> str | N
     url = search.settings.storage
     if url is None:
         return None
-    node: Any = config.search._get_node("storage")
-    unresolved = str(node._value())
+    unresolved = str(raw_value(config.search, "storage"))
     return unresolved if "${" in unresolved else portable(anchored(url, Path()), folder.path)
 
 

@@ -153,9 +153,9 @@ def main() -> None:
     import torch
 
     from bnlab.batch_norm import kernel
-    from bnlab.spared_compiler import spare_the_compiler
     from bnlab.stacked import worker
     from bnlab.stacked.c_functions import functions_of
+    from bnlab.torch_internals import spare_the_compiler
 
     torch.set_num_threads(1)
     # Loaded once for all workers, and what is wrong with a compiler is said once.

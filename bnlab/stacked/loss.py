@@ -10,6 +10,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from bnlab.torch_internals import log_softmax_backward
+
 __all__ = ["cross_entropy", "cross_entropy_and_gradient"]
 
 _VECTOR = 32  # a multiple of the numbers in a vector register, fp32 and float64
@@ -28,7 +30,7 @@ def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor,
     index = _index(logits, classes, dim)
     # By the operation that autograd calls for a network alone: the same gradient, bit for bit.
     gradient = torch.zeros_like(log_p).scatter_(dim, index, -1 / num_samples)
-    gradient = torch.ops.aten._log_softmax_backward_data(gradient, log_p, dim, logits.dtype)
+    gradient = log_softmax_backward(gradient, log_p, dim, logits.dtype)
     losses = _losses(log_p, index, dim)
     return losses, gradient if dim == 2 else gradient[..., :num_samples].mT.contiguous()
 

@@ -12,6 +12,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from bnlab.errors import UserError
 from bnlab.stacked.c_functions import UpdateInC
 from bnlab.stacked.update_rules import UPDATE_RULES, Update
+from bnlab.torch_internals import parts_of_schedule
 
 __all__ = ["StackedOptimizer", "clip_gradients", "moment_names", "why_not_stacked"]
 
@@ -53,9 +54,15 @@ def _arguments(kind: type[Optimizer]) -> list[str]:
 
 def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str | None:
     """A schedule sees an optimizer whose weights and states stand still: torch's own read nothing but its settings."""
-    for part in (scheduler, *getattr(scheduler, "_schedulers", ())):  # of a sequence or a chain
-        if type(part).__module__ != LRScheduler.__module__:
-            return f"the schedule {type(part).__name__} is not one of torch's"
+    waiting = [scheduler]
+    while waiting:
+        schedule = waiting.pop()
+        parts = parts_of_schedule(schedule)
+        if type(schedule).__module__ != LRScheduler.__module__:
+            return f"the schedule {type(schedule).__name__} is not one of torch's"
+        if parts is None:
+            return f"what the schedule {type(schedule).__name__} is made of is not known"
+        waiting += parts
     if 0 in (group.get("base_momentum"), group.get("max_momentum")):  # whether it is 0 decides on the states
         return "a momentum that the schedule moves to or from 0 has no stacked form"
     return None

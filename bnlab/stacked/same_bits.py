@@ -11,6 +11,7 @@ import torch
 from bnlab.stacked.c_functions import Kind, LayerInC, LossInC, Of, UpdateInC, functions_of, of
 from bnlab.stacked.layers import Linear
 from bnlab.stacked.loss import cross_entropy_and_gradient
+from bnlab.torch_internals import fused_sgd
 
 __all__ = ["same_loss", "same_products", "same_update"]
 
@@ -79,6 +80,8 @@ def same_update(dtype: torch.dtype, sizes: tuple[int, ...], nesterov: bool) -> b
     """Whether the update of parameters of these sizes is that of torch's fused kernel."""
     functions = functions_of(dtype)
     assert functions is not None
+    if fused_sgd is None:
+        return False
     drawn = torch.empty(3, 1, sum(sizes), dtype=dtype).normal_(generator=torch.Generator().manual_seed(0))
     w, g, v = numbers = torch.empty_like(drawn)
     # torch takes Nesterov's only with a momentum and without dampening.
@@ -92,7 +95,7 @@ def same_update(dtype: torch.dtype, sizes: tuple[int, ...], nesterov: bool) -> b
                     tensor.copy_(drawn[index].roll(index * draw))
                 expected = numbers.clone()
                 rows, gradients, velocity = ([*tensor[0].split(sizes)] for tensor in expected)
-                torch._fused_sgd_(
+                fused_sgd(
                     rows,
                     gradients,
                     velocity if momentum else [],

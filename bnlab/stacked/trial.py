@@ -32,6 +32,7 @@ from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.stacked.optimizers import moment_names
 from bnlab.stacked.state import State
 from bnlab.summary import Summary, beginning, ending
+from bnlab.torch_internals import say_that_it_stepped
 
 __all__ = ["Job", "Trial", "draw", "finish"]
 
@@ -110,7 +111,7 @@ class Trial:
         check_batch_sizes(network, Batches(splits.train, self.batch_size).sizes)
         with user_errors("`optimizer`, `scheduler`: "):
             self.optimizer: Optimizer = build_optimizer(config.optimizer, network.parameters())
-            self.optimizer._opt_called = True  # type: ignore[attr-defined]  # else schedules warn of steps not taken
+            say_that_it_stepped(self.optimizer)
             self.scheduler: LRScheduler | None = build_scheduler(config.scheduler, self.optimizer)
             check_length(self.scheduler, config.trainer.max_epochs)
         with user_errors("`callbacks`: "):

@@ -23,6 +23,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer, RMSprop
 
 from bnlab.stacked.c_functions import UpdateInC, functions_of
 from bnlab.stacked.same_bits import same_update
+from bnlab.torch_internals import fused_adam, fused_adamw, fused_sgd
 
 __all__ = ["UPDATE_RULES", "Update", "UpdateRule"]
 
@@ -147,9 +148,12 @@ class GradientDescent(UpdateRule):
         w.addcmul_(v, lr, value=-1)
 
     def step_fused(self, update: Update) -> None:
+        if fused_sgd is None:
+            self.step(update)
+            return
         numbers = update.numbers
         for index, (w, g, *buffers) in enumerate(update.pieces):
-            torch._fused_sgd_(
+            fused_sgd(
                 w,
                 g,
                 *(buffers if numbers["momentum"][index] else [[]]),
@@ -196,7 +200,7 @@ class AdaptiveMoments(UpdateRule):
     numbers = ("lr", "betas", "eps", "weight_decay")
     shared: ClassVar = {"amsgrad": False, "capturable": False, "decoupled_weight_decay": False}
     counts_steps = True
-    kernel: Callable[..., None] = staticmethod(torch._fused_adam_)
+    kernel: Callable[..., None] | None = fused_adam and staticmethod(fused_adam)
 
     def states(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
         return ("exp_avg", "exp_avg_sq")
@@ -221,6 +225,9 @@ class AdaptiveMoments(UpdateRule):
         update.w.addcmul_(u, steps, value=-1)
 
     def step_fused(self, update: Update) -> None:
+        if self.kernel is None:
+            self.step(update)
+            return
         update.count.fill_(update.num_steps)
         counts, numbers = [update.count] * len(update.sizes), update.numbers
         for index, pieces in enumerate(update.pieces):
@@ -240,7 +247,7 @@ class AdaptiveMoments(UpdateRule):
 
 class DecoupledWeightDecay(AdaptiveMoments):
     shared: ClassVar = {**AdaptiveMoments.shared, "decoupled_weight_decay": True}
-    kernel: Callable[..., None] = staticmethod(torch._fused_adamw_)
+    kernel: Callable[..., None] | None = fused_adamw and staticmethod(fused_adamw)
 
     def decay(self, update: Update) -> None:
         numbers = update.numbers

@@ -314,7 +314,7 @@ def _failures(sweep: Path) -> list[str]:
 def _running(sweep: Path) -> list[str]:
     """The folders of the trials of which the study does not know the end."""
     from bnlab.search.folder import SweepFolder
-    from bnlab.search.storage import close, open_storage
+    from bnlab.search.storage import close, open_storage, study_id
     from bnlab.search.trials import folder_name
 
     folder = SweepFolder(sweep)
@@ -322,7 +322,8 @@ def _running(sweep: Path) -> list[str]:
     storage = open_storage(definition.storage_url(sweep), folder.journal)
     try:
         studies = storage.get_all_studies()
-        trials = [trial for study in studies for trial in storage.get_all_trials(study._study_id, deepcopy=False)]
+        ids = [study_id(storage, study.study_name) for study in studies]
+        trials = [trial for of_study in ids for trial in storage.get_all_trials(of_study, deepcopy=False)]
     finally:
         close(storage)
     return [folder_name(trial) for trial in trials if trial.state.name == "RUNNING"]

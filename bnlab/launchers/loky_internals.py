@@ -1,4 +1,4 @@
-"""What is private in loky, and not as a sweep needs it: how it starts and kills a process, and its trackers.
+"""loky's private names, and what it does otherwise than a sweep needs: how it starts and kills a process.
 
 Delete `in_memory` when a process that is killed while it starts does not hold up loky, `kill_tree` when loky kills
 without starting a process for it, and `start_trackers` when its trackers ignore SIGHUP as they ignore SIGINT.
@@ -7,12 +7,12 @@ without starting a process for it, and `start_trackers` when its trackers ignore
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["amend", "in_memory", "kill_tree", "start_trackers"]
+__all__ = ["amend", "in_memory", "kill_tree", "processes_of", "start_trackers"]
 
 
 @contextmanager
@@ -29,6 +29,15 @@ def in_memory(content: bytes) -> Iterator[str | bytes]:
         file.write(content)
         file.flush()
         yield f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+def processes_of(executor: Any) -> Mapping[int, Any]:
+    """The processes of an executor by their pid, as long as it has any; none where they cannot be known.
+
+    Without them a process whose children hold its pipe open is waited for, and a Ctrl-C does not let it finish.
+    """
+    processes: Mapping[int, Any] = getattr(executor, "_processes", None) or {}
+    return processes
 
 
 def amend() -> None:

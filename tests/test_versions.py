@@ -1,0 +1,148 @@
+"""Private names of other libraries: each stands in one file a library, and without it the work is the same."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = REPOSITORY / "bnlab"
+LIBRARIES = ("torch", "torchvision", "lightning", "hydra", "omegaconf", "optuna", "loky")
+
+# The one file of a library in which its private names stand.
+HOMES = {
+    "torch": "torch_internals.py",
+    "hydra": "hydra_internals.py",
+    "optuna": "search/optuna_internals.py",
+    "loky": "launchers/loky_internals.py",
+}
+OF_PYTHON = {
+    *("_actions",),  # of argparse
+    *("_exit", "_getframe"),  # of os and sys
+}
+# What a subclass has of its base, and does without where it is gone: `MODULES_CALL_IMPL`, and a way by attributes.
+OF_A_BASE = {"batch_norm/module.py": {"_apply", "_buffers", "_call_impl", "_compiled_call_impl", "_parameters"}}
+
+
+def is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("_")
+
+
+def is_path_to_private(text: str) -> bool:
+    return re.match(rf"({'|'.join(LIBRARIES)})\b[\w.:]*[.:]_[a-z]\w*[\w.:]*$", text) is not None
+
+
+def defined_in(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            yield node.id
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            yield node.attr
+
+
+def private_names_in(path: Path, own: set[str]) -> list[str]:
+    """What is private in the file and of nobody in bnlab."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        names: list[str] = []
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] in LIBRARIES:
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Import):
+            names = [name for alias in node.names for name in alias.name.split(".")]
+        elif isinstance(node, ast.Attribute):
+            names = [node.attr]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id.endswith("attr"):
+            names = [each.value for each in node.args[1:2] if isinstance(each, ast.Constant)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and is_path_to_private(node.value):
+            names = [f"_{node.value}"]
+        found += [f"{node.lineno}: {name}" for name in names if is_private(name) and name not in own]
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+OWN = {name for path in FILES for name in defined_in(ast.parse(path.read_text()))} | OF_PYTHON
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_private_names_of_other_libraries_stand_in_one_file_each(path: Path) -> None:
+    name = str(path.relative_to(PACKAGE))
+    if name not in HOMES.values():
+        assert not private_names_in(path, OWN | OF_A_BASE.get(name, set()))
+
+
+def asked_for(library: str) -> list[str]:
+    """The paths of the private names that `private_name` is asked for in the library's file."""
+    tree = ast.parse((PACKAGE / HOMES[library]).read_text())
+    constants = {
+        target.id: node.value.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    paths = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "private_name":
+            path = node.args[0]
+            if isinstance(path, ast.JoinedStr):
+                parts = [
+                    part.value if isinstance(part, ast.Constant) else constants.get(ast.unparse(part)[2:-2])  # "f'{A}'"
+                    for part in path.values
+                ]
+                if None not in parts:
+                    paths.append("".join(map(str, parts)))
+            elif isinstance(path, ast.Constant):
+                paths.append(str(path.value))
+            elif isinstance(path, ast.Name) and path.id in constants:
+                paths.append(str(constants[path.id]))
+    return sorted(set(paths))
+
+
+def without(paths: list[str], program: str, folder: Path, *arguments: str) -> str:
+    """What a program of `tests/without_names.py` prints where the private names at `paths` are gone."""
+    everything = {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])}
+    done = subprocess.run(
+        [sys.executable, "-m", "without_names", ",".join(paths), program, *arguments],
+        cwd=folder,
+        env=everything,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_batch_norm_has_the_same_numbers_without_any_private_name_of_torch(tmp_path: Path) -> None:
+    paths = asked_for("torch")
+    assert len(paths) > 25
+    assert "not eager" in without(paths, "numbers", tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", asked_for("torch"))
+def test_batch_norm_trains_and_sweeps_without_each_private_name_of_torch(path: str, tmp_path: Path) -> None:
+    without([path], "numbers", tmp_path)
+    without([path], "train", tmp_path, "trainer=quick", "trainer.max_epochs=1")
+    without([path], "train", tmp_path, "-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", *SWEEP)
+
+
+SWEEP = ("optimizer.lr=0.1,0.01", "trainer.max_epochs=1", "model.hidden=[8]")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", asked_for("hydra"))
+def test_a_run_a_sweep_a_page_and_a_mistake_work_without_each_private_name_of_hydra(path: str, tmp_path: Path) -> None:
+    quick = ("trainer=quick", "trainer.max_epochs=1", "model.hidden=[8]")
+    assert "summary.json" in without([path], "train", tmp_path, *quick)
+    assert "2 of 2" in without([path], "train", tmp_path, "-m", "hydra/launcher=joblib", *SWEEP)
+    assert "optimizer" in without([path], "train", tmp_path, "--help")
+    assert "one line" in without([path], "refused", tmp_path, "optimizer.lrr=0.1")
