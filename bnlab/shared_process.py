@@ -33,8 +33,8 @@ def forks_end_here() -> Iterator[None]:
             os._exit(code & 0xFF)
 
 
-def leave_removed_folder() -> None:
-    """Go up to one that is there, if the folder that this process works in was removed.
+def leave_removed_folder() -> bool:
+    """Go up to one that is there, if the folder that this process works in was removed, and say whether it was.
 
     Hydra, Lightning and the BLAS ask where they are at any time, and fail.
     """
@@ -44,7 +44,8 @@ def leave_removed_folder() -> None:
         for folder in (*_STARTED_IN.parents, Path(os.sep)):  # the root has no parents, and may be where it began
             with suppress(OSError):
                 os.chdir(folder)
-                return
+                return True
+    return False
 
 
 @contextmanager

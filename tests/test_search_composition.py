@@ -2,6 +2,7 @@
 
 import pickle
 from itertools import count
+from pathlib import Path
 
 import pytest
 from executed import counted
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, ListConfig
 
 from bnlab.config.folder import config_folder
 from bnlab.hydra_internals import initialized, register_resolver
+from bnlab.search.address import anchored
 from bnlab.search.composition import SweepConfigLoader
 from bnlab.search.plugin import register
 
@@ -107,6 +109,18 @@ def test_what_hydra_refuses_is_refused_with_the_same_words(wrong, loader, master
             way.load_sweep_config(master, [wrong])
         messages.append((type(caught.value), str(caught.value)))
     assert messages[0] == messages[1]
+
+
+def test_a_removed_current_folder_ends_no_sweep(tmp_path, monkeypatch, loader, master):
+    """Hydra writes down where it is whenever it composes; a database with a full path needs no such place either."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    assert anchored("sqlite:////tmp/study.db", Path()) == "sqlite:////tmp/study.db"
+    with pytest.raises(FileNotFoundError):
+        anchored("sqlite:///study.db", Path())
+    assert SweepConfigLoader(loader).load_sweep_config(master, ["seed=5"]).seed == 5
 
 
 def test_it_reaches_another_process(loader, master):

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab import hydra_internals
 from bnlab.command_line import Origin, given_overrides
 from bnlab.errors import UserError
+from bnlab.shared_process import leave_removed_folder
 
 __all__ = ["SUBDIR", "SweepConfigLoader", "loader_for"]
 
@@ -37,6 +38,7 @@ class SweepConfigLoader(ConfigLoader):
         self._parsed: dict[str, Override] = {}
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        leave_removed_folder()  # Hydra writes down where it is
         parsed = [self._parse(override) for override in sweep_overrides]
         hydra_overrides = given_overrides(master_config.hydra.overrides.hydra)
         groups: list[Override] = []

@@ -141,6 +141,7 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
     gc.disable()  # all that imports make is kept: looking for garbage takes a tenth of their time
+    leave_removed_folder()
     parent = socket.socket(fileno=os.dup(0))
     orders = parent.makefile()
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 
 from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
+from bnlab.shared_process import leave_removed_folder
 from bnlab.stacked.chunks import Chunk, Chunks, PlainJob, Refusal
 from bnlab.stacked.fork_server import CANNOT_FORK, ForkServer, NoProcessError, fork_server
 from bnlab.summary import Summary, beginning
@@ -283,9 +284,9 @@ class Pool:
             return
         if code == CANNOT_FORK:
             self._wait_to_fork()
-        elif code >= 0:
+        elif code >= 0 and not leave_removed_folder():  # in one, torch is not imported
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
-        else:
+        elif code < 0:
             self._count_death(code, "processes that workers are forked from")
         self._server.close()
         self._start_server()
