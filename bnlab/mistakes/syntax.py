@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bnlab.command_line import typed
+from bnlab.commands import COMMANDS
 from bnlab.errors import one_line
 from bnlab.resemblance import closest, did_you_mean, plain
 
@@ -113,8 +114,6 @@ def _without_equals(lines: Sequence[str], index: int, overrides: "Overrides") ->
     if groups:
         likely = [f"{group}={line}" for group in groups]
         return f"'{line}' is no override such as optimizer.lr=0.01: {did_you_mean(likely)}"
-    from bnlab.commands import COMMANDS
-
     names = closest(line, [name for name in COMMANDS if name != "train"])
     likely = [f"python -m bnlab.{name}" for name in names]
     if likely:

@@ -9,6 +9,9 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bnlab.config.hydra_choices import add_choice, add_choices, name_in_hydra
+from bnlab.launchers.joblib_launcher import JoblibLauncher
+from bnlab.launchers.stacked_launcher import StackedLauncher
+from bnlab.signals import answer_by_raising
 
 __all__ = ["SearchSweeper", "register", "register_plugin"]
 
@@ -23,7 +26,6 @@ class SearchSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> Any:
         from bnlab.search.sweep import sweep
-        from bnlab.signals import answer_by_raising
 
         answer_by_raising()
         try:
@@ -36,9 +38,6 @@ class SearchSweeper(Sweeper):
 
 def register() -> None:
     """Let Hydra make the sweeper and the launchers of bnlab."""
-    from bnlab.launchers.joblib_launcher import JoblibLauncher
-    from bnlab.launchers.stacked_launcher import StackedLauncher
-
     add_choices()
     for plugin in (SearchSweeper, JoblibLauncher, StackedLauncher):
         _make_known(plugin)
