@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 
 from bnlab.command_line import command as command_line
 from bnlab.history import History
+from bnlab.own_version import own_version
 from bnlab.repository import git_state
 from bnlab.task import SCORES, metric_names
 
@@ -95,5 +96,6 @@ def best_of(row: Mapping[str, float] | None, objective: str, score: str = "accur
 
 @functools.cache
 def versions() -> dict[str, str]:
-    packages = ("bnlab", "torch", "lightning", "hydra-core", "numpy")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+    packages = ("torch", "lightning", "hydra-core", "numpy")
+    of_packages = {name: importlib.metadata.version(name) for name in packages}
+    return {"python": platform.python_version(), "bnlab": own_version()} | of_packages

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from this_torch import curries_checkpoints
 from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
@@ -116,7 +117,9 @@ def train(network: nn.Module, batches: list[Tensor], call: Callable[[Forward, Te
     return [[x.grad for x in leaves], [p.grad for p in network.parameters()], network.state_dict()]
 
 
-@pytest.mark.parametrize("call", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "call", [pytest.param(call, marks=[curries_checkpoints] if call == "curried" else []) for call in CHECKPOINTS]
+)
 @pytest.mark.parametrize("norm", NORMS)
 def test_checkpointed_layer_equals_the_plain_one(norm: str, call: str) -> None:
     torch.manual_seed(0)

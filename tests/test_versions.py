@@ -1,6 +1,7 @@
-"""Private names of other libraries: each stands in one file a library, and without it the work is the same."""
+"""Other versions: private names stand in one file per library, and without them the work is the same."""
 
 import ast
+import importlib.metadata
 import os
 import re
 import subprocess
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from bnlab.own_version import own_version
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "bnlab"
@@ -146,3 +149,16 @@ def test_a_run_a_sweep_a_page_and_a_mistake_work_without_each_private_name_of_hy
     assert "2 of 2" in without([path], "train", tmp_path, "-m", "hydra/launcher=joblib", *SWEEP)
     assert "optimizer" in without([path], "train", tmp_path, "--help")
     assert "one line" in without([path], "refused", tmp_path, "optimizer.lrr=0.1")
+
+
+def test_a_checkout_that_is_not_installed_has_the_version_that_it_would_be_installed_as(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    installed = importlib.metadata.version("bnlab")
+    assert own_version() == installed
+
+    def not_there(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", not_there)
+    assert own_version() == installed

@@ -163,7 +163,7 @@ def unrecorded(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> 
 def marked_to_be_kept(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
     """As selective checkpointing marks it: whatever memory is short of, this is not computed again in backward."""
     result = mode.__torch_dispatch__(operator, types, args, kwargs)
-    next(reversed(mode.tracer.graph.nodes)).meta["recompute"] = CheckpointPolicy.MUST_SAVE
+    next(iter(reversed(mode.tracer.graph.nodes))).meta["recompute"] = CheckpointPolicy.MUST_SAVE
     return result
 
 
