@@ -207,13 +207,15 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
     # Every step is logged where a callback logs steps; else Lightning warns of short epochs.
     defaults = {
         "log_every_n_steps": 1,
-        "profiler": Unprofiled(),
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
+    given = defaults | arguments_of(config.trainer, "enable_progress_bar")
+    objects = {} if "profiler" in given else {"profiler": Unprofiled()}  # which no config holds
     with user_errors("`trainer`: "):
         trainer = instantiate(
-            defaults | arguments_of(config.trainer, "enable_progress_bar"),
+            given,
+            **objects,
             callbacks=[*callbacks, *own],
             logger=logger,
             default_root_dir=str(run.path),
