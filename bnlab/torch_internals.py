@@ -46,7 +46,6 @@ __all__ = [
     "is_eager",
     "is_traced",
     "is_zero_tensor",
-    "keeps_graph",
     "log_softmax_backward",
     "negated_view",
     "no_function_goes_through",
@@ -127,7 +126,6 @@ def no_function_goes_through() -> bool:
 # ---- in a backward, and in activation checkpointing ------------------------------------------------------------------
 
 is_batched = private_name("torch:_C._functorch.is_legacy_batchedtensor", always)  # gradients: `is_grads_batched=True`
-keeps_graph = private_name("torch:_C._autograd._get_current_graph_task_keep_graph", always)
 
 # Without these two, every forward looks at the call stack.
 graph_task: Callable[[], int] = private_name("torch:_C._current_graph_task_id", lambda: 0)

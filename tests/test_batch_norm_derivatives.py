@@ -7,7 +7,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, formulas, kernel, use_kernel
+from bnlab.batch_norm import (
+    BatchNorm1d,
+    batch_norm,
+    formulas,
+    in_place,
+    kernel,
+    kernel_by_pointers,
+    kernel_by_tensors,
+    use_kernel,
+)
 
 # torch's forward mode scripts its own decompositions when first used.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
@@ -201,41 +210,28 @@ def test_hand_written_derivative_is_the_one_that_runs(mode: str, monkeypatch: py
     torch.testing.assert_close(wrong, 3 * right)
 
 
-@pytest.mark.parametrize("way", ["kernel", "kernel_asking_in_python", "centered", "in_place"])
+@pytest.mark.parametrize("way", ["kernel", "kernel_asking_in_python", "plain", "half"])
 def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bnlab.batch_norm import centered, in_place
-
+    by_kernel = way.startswith("kernel")
     with use_kernel(True):
-        if way.startswith("kernel") and not kernel.is_available():
+        if by_kernel and not kernel.is_available():
             pytest.skip("no C compiler for the kernel")
         if way == "kernel" and not kernel.knows_tensors():
             pytest.skip("the kernel does not know this torch's tensors")
     if way == "kernel_asking_in_python":
         monkeypatch.setattr(kernel, "run_tensors", None)
-    dtype = torch.float64
-    if way == "in_place":  # which half types have
-        dtype = torch.bfloat16
+    dtype = torch.bfloat16 if way == "half" else torch.float64
     x, g = torch.randn(5, 3, dtype=dtype, requires_grad=True), torch.randn(5, 3, dtype=dtype)
     layer = BatchNorm1d(3, dtype=dtype)
 
     def gradients() -> tuple[Tensor, ...]:
         return torch.autograd.grad(layer(x), [x, layer.weight, layer.bias], g)
 
-    with use_kernel(way.startswith("kernel")):
+    with use_kernel(way != "plain"):
         right = gradients()
-        if way == "centered":  # dL/dx comes from these sums
-            true_sums = centered.sums
-            monkeypatch.setattr(centered, "sums", lambda *a: tuple(3 * t for t in true_sums(*a)))
-            dx, dweight, dbias = gradients()
-            torch.testing.assert_close((dweight, dbias), (3 * right[1], 3 * right[2]))
-            assert not torch.allclose(dx, right[0])
-            return
-        module, name = (
-            in_place if way == "in_place" else kernel,
-            "backward_of_tensors" if way == "kernel" else "backward",
-        )
-        true_backward = getattr(module, name)
-        monkeypatch.setattr(module, name, lambda *a: tuple(None if t is None else 3 * t for t in true_backward(*a)))
+        back_end = kernel_by_tensors if way == "kernel" else kernel_by_pointers if by_kernel else in_place
+        true_backward = back_end.backward
+        monkeypatch.setattr(back_end, "backward", lambda *a: tuple(3 * t for t in true_backward(*a)))
         torch.testing.assert_close(gradients(), tuple(3 * gradient for gradient in right))
 
 

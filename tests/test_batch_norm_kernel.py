@@ -11,7 +11,18 @@ import pytest
 import torch
 
 from bnlab import torch_internals
-from bnlab.batch_norm import BatchNorm1d, batch_norm, eager, kernel, kernel_check, tensors_in_c, use_kernel
+from bnlab.batch_norm import (
+    BatchNorm1d,
+    batch_norm,
+    in_place,
+    kernel,
+    kernel_by_pointers,
+    kernel_by_tensors,
+    kernel_check,
+    tensors_in_c,
+    use_kernel,
+)
+from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.c_library import library
 from bnlab.batch_norm.tensors_in_c import Tensors, pack_tensors
 
@@ -29,7 +40,7 @@ def test_without_a_working_compiler_plain_torch_runs(
     monkeypatch.setattr(kernel, "state", {"wanted": True, "loaded": False, "forked": False})
     with caplog.at_level("INFO"):
         y = BatchNorm1d(4)(torch.randn(9, 4, requires_grad=True))
-    assert type(y.grad_fn).__name__ == "CenteredBatchNormFunctionBackward"
+    assert y.grad_fn.how[1] is in_place
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("Batch norm runs as plain torch operations, because kernel.c could not be built: ")
     assert not list(tmp_path.iterdir())
@@ -91,10 +102,10 @@ def test_kernel_allocates_by_public_torch_where_the_private_way_is_gone(
     x, g = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
     results = []
     for empty in (torch_internals.empty_strided, torch_internals.plainly_empty):
-        monkeypatch.setattr(kernel, "empty", empty)
+        monkeypatch.setattr(kernel_by_tensors, "empty", empty)
         layer, leaf = BatchNorm1d(5, dtype=torch.float64), x.clone().requires_grad_()
         y = layer(leaf)
-        assert type(y.grad_fn).__name__ == "CheckedBatchNormFunctionBackward"
+        assert y.grad_fn.how[1] is kernel_by_tensors
         y.backward(g)
         results.append((y.detach(), leaf.grad, layer.weight.grad, layer.bias.grad, layer.state_dict()))
         assert y.is_contiguous()
@@ -197,7 +208,7 @@ def test_kernel_is_chosen_exactly_where_it_applies() -> None:
     x, one = torch.randn(6, 3), torch.ones(3)
 
     def takes(x: torch.Tensor, weight: torch.Tensor | None = None, stack_dims: int = 0) -> bool:
-        return eager.kernel_takes(x, None, None, weight, None, 1e-5, stack_dims)
+        return kernel_by_pointers.takes(x, weight, None, Settings(None, None, None, 0.1, 1e-5, None, stack_dims))
 
     assert takes(x)
     assert takes(x.t())  # made contiguous
@@ -218,7 +229,7 @@ def test_kernel_is_chosen_exactly_where_it_applies() -> None:
         assert not takes(*refused), refused
     with use_kernel(False):
         assert not takes(x)
-    assert eager.is_eager()
+    assert torch_internals.is_eager()
 
 
 class Marked(torch.Tensor):

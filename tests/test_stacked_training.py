@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from stacked_oracle import alone, configs_of, stacked
 
 from bnlab.batch_norm import kernel, use_kernel
-from bnlab.batch_norm.kernel_check import Problem
+from bnlab.batch_norm.kernel_check import BACKWARD, Problem
 from bnlab.build import build_network
 from bnlab.network import MLP
 from bnlab.stacked import layers
@@ -114,7 +114,7 @@ def threefold(run):
     def tripled(address):
         problem = Problem.from_address(address)
         true_run(address)
-        if problem.direction == kernel.BACKWARD:
+        if problem.direction == BACKWARD:
             sizes = {"out": problem.N * problem.C, "grad_weight": problem.C, "grad_bias": problem.C}
             for name, number in sizes.items():
                 values = (ctypes.c_float * number).from_address(getattr(problem, name))
@@ -137,7 +137,7 @@ def test_the_backward_written_by_hand_is_the_one_that_runs(mode: str, monkeypatc
             if mode == "step in C":
                 wrongly.setitem(kernel.run_of, torch.float32, threefold(kernel.run_of[torch.float32]))
             else:
-                module = layers.kernel if mode == "layer by layer" else layers.in_place
+                module = layers.kernel_by_pointers if mode == "layer by layer" else layers.in_place
                 true_backward = module.backward
                 wrongly.setattr(module, "backward", lambda *a: [g if g is None else 3 * g for g in true_backward(*a)])
             (wrong,) = stacked([config])

@@ -1,18 +1,26 @@
 """The arguments of `batch_norm`: what it refuses, in torch's own words where torch refuses it too."""
 
-from typing import TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bnlab.batch_norm.formulas import count
 
-__all__ = ["Settings", "check_arguments", "check_stack_dims", "numbers_of_networks", "one_nth"]
+__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks"]
 
-# running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims: as `batch_norm`'s.
-Settings: TypeAlias = tuple[
-    Tensor | None, Tensor | None, Tensor | None, Tensor | float | None, Tensor | float, Tensor | None, int
-]
+
+class Settings(NamedTuple):
+    """What batch norm is given beside its input and its parameters; see `batch_norm`."""
+
+    running_mean: Tensor | None
+    running_var: Tensor | None
+    num_batches_tracked: Tensor | None
+    momentum: Tensor | float | None
+    eps: Tensor | float
+    mask: Tensor | None
+    stack_dims: int
+
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -135,16 +143,13 @@ def numbers_of_networks(
     return tuple(results)  # type: ignore[return-value]
 
 
-def one_nth(num_batches_tracked: Tensor, stack: tuple[int, ...]) -> Tensor | float:
-    """The momentum that averages all batches, this one counted; (*stack) where each network has its own count."""
-    if num_batches_tracked.numel() == 1:
-        return 1.0 / float(num_batches_tracked)
-    if num_batches_tracked.shape != stack:
+def check_counter(num_batches_tracked: Tensor | None, stack: tuple[int, ...]) -> None:
+    """Refuse what cannot be averaged by: momentum None takes the one count of all networks, or one per network."""
+    if num_batches_tracked is not None and num_batches_tracked.numel() != 1 and num_batches_tracked.shape != stack:
         raise ValueError(
             f"`num_batches_tracked` must be one number or have the shape {tuple(stack)} of the stack, to average by, "
             f"but got {tuple(num_batches_tracked.shape)}."
         )
-    return 1.0 / num_batches_tracked.double()
 
 
 def check_sizes(x: Tensor, named: dict[str, Tensor | None], stack_dims: int) -> None:

@@ -13,23 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = [
-    "Statistics",
-    "affine",
-    "backward",
-    "batch_statistics",
-    "centered",
-    "computed_in",
-    "update_running_statistics",
-]
+__all__ = ["Centered", "affine", "backward", "batch_statistics", "centered", "computed_in", "less_mean", "normalize"]
 
 
-class Statistics(NamedTuple):
-    """Of a batch, each (*stack, C): the rounded mean, mean(x - mean), the biased variance, and how many values."""
+class Centered(NamedTuple):
+    """A batch less its rounded mean: x - mean, as x; mean(x - mean), (*stack, C); and how many values a channel has."""
 
-    mean: Tensor
+    c: Tensor
     residual: Tensor
-    var: Tensor
     num_values: Tensor | int
 
 
@@ -97,16 +88,32 @@ def centered(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> T
     return masked(x.to(mean.dtype) - per_channel(mean, x, stack_dims), mask, stack_dims)
 
 
-def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[Statistics, Tensor]:
-    """The statistics of a batch, and x - mean: x.shape."""
-    x = x.to(computed_in(x))
-    number = count(x, mask, stack_dims)
-    # The mean's own rounding cancels against the residual in value, and in derivative too: it is a constant here.
-    mean = (total(masked(x, mask, stack_dims), stack_dims) / number).detach()
+def less_mean(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Centered:
+    """A batch less its mean, which was rounded."""
     c = centered(x, mean, mask, stack_dims)
-    residual = total(c, stack_dims) / number
-    var = (total(c * c, stack_dims) / number - residual * residual).clamp(min=0)
-    return Statistics(mean, residual, var, number), c
+    number = count(x, mask, stack_dims)
+    return Centered(c, total(c, stack_dims) / number, number)
+
+
+def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[Tensor, Tensor, Centered]:
+    """The rounded mean and the biased variance of a batch, (*stack, C), and the batch less that mean."""
+    x = x.to(computed_in(x))
+    # The mean's own rounding cancels against the residual in value, and in derivative too: it is a constant here.
+    mean = (total(masked(x, mask, stack_dims), stack_dims) / count(x, mask, stack_dims)).detach()
+    batch = less_mean(x, mean, mask, stack_dims)
+    c, residual, number = batch
+    return mean, (total(c * c, stack_dims) / number - residual * residual).clamp(min=0), batch
+
+
+def normalize(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, mask: Tensor | None, stack_dims: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """y, and of the batch the rounded mean, the mean, the biased variance and 1 / sqrt(var + eps), each (*stack, C)."""
+    rounded, var, (c, residual, _) = batch_statistics(x, mask, stack_dims)
+    inv_std = inverse_std(var, eps)
+    scale = inv_std if weight is None else inv_std * weight
+    y = affine(c, residual, scale, bias, mask, stack_dims)
+    return y.to(x.dtype).contiguous(), rounded, rounded + residual, var, inv_std
 
 
 def affine(
@@ -120,8 +127,7 @@ def affine(
 
 def backward(
     grad_y: Tensor,
-    c: Tensor,
-    statistics: Statistics,
+    batch: Centered,
     inv_std: Tensor,
     weight: Tensor | None,
     mask: Tensor | None,
@@ -133,7 +139,7 @@ def backward(
         dL/dbias = sum(g),   dL/dweight = sum(g x_hat)
         dL/dx = weight inv_std (g - sum(g) / N - x_hat sum(g x_hat) / N)
     """
-    _, residual, _, number = statistics
+    c, residual, number = batch
     g = masked(grad_y.to(c.dtype), mask, stack_dims)
     sum_g = total(g, stack_dims)
     sum_g_x_hat = (total(g * c, stack_dims) - residual * sum_g) * inv_std
@@ -143,79 +149,3 @@ def backward(
     grad_x = g * per_channel(scale, c, stack_dims) + c * per_channel(slope, c, stack_dims)
     grad_x = masked(grad_x + per_channel(shift, c, stack_dims), mask, stack_dims)
     return grad_x, sum_g_x_hat, sum_g
-
-
-def update_running_statistics(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: Tensor | float | None,
-    mask: Tensor | None,
-    stack_dims: int,
-    *,
-    recomputed: bool | Tensor = False,
-) -> None:
-    """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics.
-
-    What a mask leaves no value of has no mean, and what it leaves one of no variance: there the statistic stays.
-    """
-    if mask is not None and running_mean is not None and running_var is not None:
-        valid = num_valid(mask, stack_dims).to(var.dtype)  # integers would be divided in fp32
-        unbiased = var * (valid / (valid - 1).clamp(min=1))
-        mean, var = known(mean, unbiased, running_mean, running_var, mask, stack_dims)
-    elif running_var is not None:
-        number = count(x, None, stack_dims)
-        var = var * (number / (number - 1))
-    move(mean, var, running_mean, running_var, num_batches_tracked, momentum, recomputed=recomputed)
-
-
-def known(
-    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, mask: Tensor | None, stack_dims: int
-) -> tuple[Tensor, Tensor]:
-    """The batch's mean and unbiased variance, or the running ones where a mask leaves too few values to have any."""
-    if mask is None:
-        return mean, var
-    valid = num_valid(mask, stack_dims)
-    return torch.where(valid > 0, mean, running_mean), torch.where(valid > 1, var, running_var)
-
-
-def move(
-    mean: Tensor,
-    var: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: Tensor | float | None,
-    *,
-    recomputed: bool | Tensor = False,
-) -> None:
-    """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted.
-
-    A recomputed batch was counted before. It takes the same operations all the same, up to the last, because selective
-    checkpointing finds what it saved by the place of an operation among its like.
-    """
-    if momentum is None:
-        momentum = 0.0 if num_batches_tracked is None else (num_batches_tracked + 1).to(mean.dtype).reciprocal()
-        if isinstance(momentum, Tensor) and momentum.numel() == 1:  # (1,) counts for one network, too
-            momentum = momentum.reshape(())
-    factor = per_network(momentum, mean)
-    steps: list[tuple[Tensor, Tensor | int]] = []
-    if num_batches_tracked is not None:
-        steps.append((num_batches_tracked, 1))
-    if running_mean is not None:
-        steps.append((running_mean, (mean - running_mean) * factor))
-    if running_var is not None:
-        steps.append((running_var, (var - running_var) * factor))
-    for statistic, step in steps:
-        add_unless(recomputed, statistic, step)
-
-
-def add_unless(recomputed: bool | Tensor, statistic: Tensor, step: Tensor | int) -> None:
-    if isinstance(recomputed, Tensor):  # known when the graph is run
-        # Chosen last: selective checkpointing may bring back the sum of the first forward.
-        statistic.copy_(torch.where(recomputed, statistic, statistic + step))
-    elif not recomputed:
-        statistic.add_(step)

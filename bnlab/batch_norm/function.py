@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.formulas import Statistics
+from bnlab.batch_norm.formulas import Centered
 from bnlab.batch_norm.plain import check_memory, in_memory
 
 __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
@@ -49,12 +49,8 @@ class BatchNormFunction(torch.autograd.Function):
     def forward(
         x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, mask: Tensor | None, stack_dims: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        statistics, c = formulas.batch_statistics(x, mask, stack_dims)
-        scale = formulas.inverse_std(statistics.var, eps)
-        if weight is not None:
-            scale = scale * weight
-        y = formulas.affine(c, statistics.residual, scale, bias, mask, stack_dims)
-        return y.to(x.dtype).contiguous(), statistics.mean + statistics.residual, statistics.var
+        y, _, mean, var, _ = formulas.normalize(x, weight, bias, eps, mask, stack_dims)
+        return y, mean, var
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -71,8 +67,8 @@ class BatchNormFunction(torch.autograd.Function):
         if grad_y is None:
             return (None,) * 6
         grad_y = in_memory(grad_y)
-        x, weight, mask, statistics, inv_std, c = BatchNormFunction.recall(ctx)
-        grad_x, grad_weight, grad_bias = formulas.backward(grad_y, c, statistics, inv_std, weight, mask, ctx.stack_dims)
+        x, weight, mask, batch, inv_std = BatchNormFunction.recall(ctx)
+        grad_x, grad_weight, grad_bias = formulas.backward(grad_y, batch, inv_std, weight, mask, ctx.stack_dims)
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         return (
             grad_x.to(x.dtype) if needs_x else None,
@@ -84,18 +80,15 @@ class BatchNormFunction(torch.autograd.Function):
         )
 
     @staticmethod
-    def recall(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Statistics, Tensor, Tensor]:
+    def recall(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Centered, Tensor]:
         """The statistics again: from x where a derivative of this derivative is wanted, else from what was saved."""
         x, weight, mean, var, eps, mask = ctx.saved_tensors
         eps = ctx.eps if eps is None else eps
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            statistics, c = formulas.batch_statistics(x, mask, ctx.stack_dims)
+            _, var, batch = formulas.batch_statistics(x, mask, ctx.stack_dims)
         else:
-            c = formulas.centered(x, mean, mask, ctx.stack_dims)
-            number = formulas.count(x, mask, ctx.stack_dims)
-            residual = formulas.total(c, ctx.stack_dims) / number
-            statistics = Statistics(mean, residual, var, number)
-        return x, weight, mask, statistics, formulas.inverse_std(statistics.var, eps), c
+            batch = formulas.less_mean(x, mean, mask, ctx.stack_dims)
+        return x, weight, mask, batch, formulas.inverse_std(var, eps)
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], *inputs: Any) -> tuple[Any, Any]:
@@ -111,13 +104,13 @@ class BatchNormFunctionWithTangent(BatchNormFunction):
 
     @staticmethod
     def jvp(ctx: Any, x_t: Tensor | None, weight_t: Tensor | None, bias_t: Tensor | None, *_: Any) -> tuple[Any, ...]:
-        x, weight, mask, statistics, inv_std, c = BatchNormFunction.recall(ctx)
+        x, weight, mask, batch, inv_std = BatchNormFunction.recall(ctx)
+        c, residual = batch.c, batch.residual
         y_t = torch.zeros_like(c)
         if x_t is not None:
-            scale = None if weight is None else weight
-            y_t = y_t + formulas.backward(x_t, c, statistics, inv_std, scale, mask, ctx.stack_dims)[0]
+            y_t = y_t + formulas.backward(x_t, batch, inv_std, weight, mask, ctx.stack_dims)[0]
         if weight_t is not None:
-            y_t = y_t + formulas.affine(c, statistics.residual, inv_std * weight_t, None, mask, ctx.stack_dims)
+            y_t = y_t + formulas.affine(c, residual, inv_std * weight_t, None, mask, ctx.stack_dims)
         if bias_t is not None:
             y_t = y_t + formulas.per_channel(bias_t, c, ctx.stack_dims)
         return formulas.masked(y_t, mask, ctx.stack_dims).to(x.dtype), None, None

@@ -6,22 +6,16 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from bnlab.batch_norm import formulas, kernel
-from bnlab.batch_norm.arguments import check_arguments, check_stack_dims, numbers_of_networks
-from bnlab.batch_norm.eager import (
-    apply_centered,
-    apply_checked,
-    apply_in_place,
-    apply_kernel,
-    are_plain,
-    may_be_plain,
-)
+from bnlab.batch_norm import formulas, in_place, kernel, kernel_by_tensors, running
+from bnlab.batch_norm.arguments import Settings, check_arguments, check_counter, check_stack_dims, numbers_of_networks
+from bnlab.batch_norm.eager import apply_eagerly
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
 )
+from bnlab.batch_norm.kernel_by_tensors import UnreadableError
 from bnlab.batch_norm.plain import check_memory, in_memory
 from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.torch_internals import graph_task, hooks_on_saved, is_eager, is_traced, no_function_goes_through, untraced
@@ -70,73 +64,46 @@ def batch_norm(
         arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps)
         named = {"num_batches_tracked": num_batches_tracked, "mask": mask, "stack_dims": stack_dims}
         return input.tracer.create_proxy("call_function", batch_norm, arguments, named)
-    return normalize(
-        input,
-        running_mean,
-        running_var,
-        weight,
-        bias,
-        training,
-        momentum,
-        eps,
-        num_batches_tracked,
-        mask,
-        stack_dims,
-    )
+    settings = Settings(running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
+    return normalize(input, weight, bias, settings, training)
 
 
 def normalize(
     input: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
     weight: Tensor | None,
     bias: Tensor | None,
+    settings: Settings,
     training: bool,
-    momentum: Tensor | float | None,
-    eps: Tensor | float,
-    num_batches_tracked: Tensor | None,
-    mask: Tensor | None,
-    stack_dims: int,
     own_statistics: bool = False,
 ) -> Tensor:
     """`batch_norm`; a recomputation leaves the statistics as they are, unless they are the call's own."""
+    running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims = settings
     eager = is_eager()
-    if eager and training and not own_statistics and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
-        running_mean = running_var = num_batches_tracked = None
     if type(stack_dims) is not int or stack_dims < 0:
         check_stack_dims(stack_dims)
     if type(eps) is not float or type(momentum) is not float:
         eps, momentum = numbers_of_networks(eps, momentum, input, stack_dims, training, eager)
-    settings = (running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
-    of_whole_batch = training and eager and mask is None
-    if (
-        of_whole_batch
-        and not stack_dims
-        and type(momentum) is float
-        and type(eps) is float
-        and eps > 0
-        and kernel.knows_tensors()
-        and may_be_plain(input, running_mean, running_var, weight, bias, num_batches_tracked)
-    ):
+        settings = Settings(running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
+        if momentum is None and training:
+            check_counter(num_batches_tracked, input.shape[:stack_dims])
+    if eager and training and not own_statistics and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
+        running_mean = running_var = num_batches_tracked = None
+        settings = Settings(None, None, None, momentum, eps, mask, stack_dims)
+    if training and eager and mask is None and kernel.is_available() and input.dtype in kernel.run_of and input.is_cpu:
         try:
-            return apply_checked(input, weight, bias, settings)
-        except kernel.UnreadableError:
+            return apply_eagerly(input, weight, bias, (settings, kernel_by_tensors))
+        except UnreadableError:
             pass
     if eager:
         check_memory(input, running_mean, running_var, weight, bias)
-    if of_whole_batch and are_plain(input, running_mean, running_var, weight, bias, eps, stack_dims):
-        if kernel.is_available():
-            return apply_kernel(input, weight, bias, settings)
-        return apply_centered(input, weight, bias, settings)[0]
-    arguments = input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims
-    is_tracing = check(*arguments)
+    is_tracing = check(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # and nothing is learned about the statistics
         if training and num_batches_tracked is not None:
-            formulas.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
+            running.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
         return of_nothing(input, weight, bias)
     if training and eager:
-        return apply_in_place(input, weight, bias, settings)
+        return apply_eagerly(input, weight, bias, (settings, in_place))
     # TorchDynamo takes no Function that has a derivative in forward mode.
     forward_mode = not eager and not torch.compiler.is_compiling()
     as_operations = is_tracing or (forward_mode and no_function_goes_through())  # a traced Function cannot be saved
@@ -149,18 +116,8 @@ def normalize(
         batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
         y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     with torch.no_grad():
-        formulas.update_running_statistics(
-            input,
-            mean.detach(),
-            var.detach(),
-            running_mean,
-            running_var,
-            num_batches_tracked,
-            momentum,
-            mask,
-            stack_dims,
-            recomputed=not own_statistics and answered(recomputing(), input),
-        )
+        recomputed = not own_statistics and answered(recomputing(), input)
+        running.update(input, mean.detach(), var.detach(), settings, recomputed=recomputed)
     return y
 
 
@@ -171,7 +128,8 @@ def normalize_alone(
     mean = x.new_zeros(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2], dtype=formulas.computed_in(x))
     var = torch.zeros_like(mean)
     # With momentum 1 a running statistic becomes the batch's own.
-    return normalize(x, mean, var, weight, bias, True, 1.0, eps, None, mask, stack_dims, True), mean, var
+    own = Settings(mean, var, None, 1.0, eps, mask, stack_dims)
+    return normalize(x, weight, bias, own, True, own_statistics=True), mean, var
 
 
 def normalized_by(

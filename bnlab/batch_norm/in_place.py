@@ -1,36 +1,53 @@
-"""The formulas of `formulas.py` with few allocations and few operations: each costs a small batch microseconds.
+"""The back end in plain torch, for every device and dtype: the formulas with few allocations and few operations.
 
-For eager mode on floating point tensors without a mask; a result is written over step by step, so nothing here can be
-differentiated. The results agree with `formulas.py` to rounding.
+Each operation costs a small batch microseconds. A result is written over step by step, so nothing here can be
+differentiated. The results agree with `formulas.py` to rounding, and are its own where there is a mask.
 """
 
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas
+from bnlab.batch_norm import formulas, running
+from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import batch_dims, per_channel
-from bnlab.batch_norm.sums import SMALL, sums
+from bnlab.batch_norm.plain import check_memory, in_memory
 
-__all__ = ["backward", "normalize", "update_running_statistics"]
+__all__ = ["backward", "forward"]
 
-# Elsewhere than on the CPU, the products are held at most a quarter at a time.
+# Up to so many numbers, products are held at once.
+SMALL = 65536
+# Of more, at most a quarter.
 PARTS = 4
+
+
+def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
+    """y, and (2, *stack, C): the rounded means and 1 / sqrt(var + eps). The running statistics are updated."""
+    eps, mask, stack_dims = settings[-3:]
+    if mask is None:
+        y, statistics, mean, var = normalize(x, weight, bias, eps, stack_dims)
+    else:
+        y, rounded, mean, var, inv_std = formulas.normalize(x, weight, bias, eps, mask, stack_dims)
+        statistics = torch.stack((rounded, inv_std))
+    running.update(x, mean, var, settings, by_lerp=mask is None)
+    return y, statistics
 
 
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, stack_dims: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, and of the batch the rounded mean, the mean, the biased variance and 1 / sqrt(var + eps), each (*stack, C)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """As `forward`; and of the batch the mean and the biased variance, each (*stack, C)."""
     dtype = formulas.computed_in(x)
     dims = batch_dims(x, stack_dims)
     upcast = x if x.dtype == dtype else x.to(dtype)
-    rounded = upcast.mean(dims)
+    statistics = upcast.new_empty((2, *x.shape[:stack_dims], x.shape[stack_dims + 1]))
+    rounded, inv_std = statistics.unbind()
+    torch.mean(upcast, dims, out=rounded)
     y = minus(upcast, per_channel(rounded, x, stack_dims), overwrite=upcast is not x)
     squares, residual = sums_of_products(y, y, stack_dims)
     number = formulas.count(x, None, stack_dims)
     residual.div_(number)
     var = squares.div_(number).addcmul_(residual, residual, value=-1).clamp_(min=0)
-    inv_std = (var + formulas.per_network(eps, var)).rsqrt_()
+    torch.rsqrt(var + formulas.per_network(eps, var), out=inv_std)
     scale = inv_std if weight is None else inv_std * weight
     if bias is None:
         shift = residual * -scale
@@ -39,59 +56,39 @@ def normalize(
     torch.addcmul(per_channel(shift, x, stack_dims), y, per_channel(scale, x, stack_dims), out=y)
     if upcast is not x:
         y = y.to(x.dtype).contiguous()
-    return y, rounded, residual.add_(rounded), var, inv_std
-
-
-def update_running_statistics(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: Tensor | float | None,
-    stack_dims: int,
-) -> None:
-    """As `formulas.update_running_statistics`, in fewer operations where the dtypes allow."""
-    if momentum is None or running_mean is None or running_var is None or running_mean.dtype != mean.dtype:
-        formulas.update_running_statistics(
-            x, mean, var, running_mean, running_var, num_batches_tracked, momentum, None, stack_dims
-        )
-        return
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
-    number = formulas.count(x, None, stack_dims)
-    factor = formulas.per_network(momentum, mean)
-    running_mean.lerp_(mean, factor)
-    running_var.lerp_(var * (number / (number - 1)), factor)
+    return y, statistics, residual.add_(rounded), var
 
 
 def backward(
     x: Tensor,
     grad_y: Tensor,
     weight: Tensor | None,
-    mean: Tensor,
-    inv_std: Tensor,
+    statistics: Tensor,
     stack_dims: int,
     needs_x: bool,
-) -> tuple[Tensor | None, Tensor, Tensor]:
-    """dL/dx, dL/dweight and dL/dbias; see `formulas.backward`."""
-    dims = batch_dims(x, stack_dims)
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """dL/dx, dL/dweight and dL/dbias, those that are needed; see `formulas.backward`."""
+    check_memory(x, grad_y, weight)
+    grad_y = in_memory(grad_y)
+    mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1]).unbind()
     same = x.dtype == mean.dtype
     upcast, g = (x, grad_y) if same else (x.to(mean.dtype), grad_y.to(mean.dtype))
     c = minus(upcast, per_channel(mean, x, stack_dims), overwrite=not same)
-    residual = c.mean(dims)
+    residual = c.mean(batch_dims(x, stack_dims))
     sum_g_c, sum_g = sums_of_products(g, c, stack_dims)
     sum_g_x_hat = sum_g_c.addcmul_(residual, sum_g, value=-1).mul_(inv_std)
+    gradients = sum_g_x_hat if needs_weight else None, sum_g if needs_bias else None
     if not needs_x:
-        return None, sum_g_x_hat, sum_g
+        return None, *gradients
     scale = inv_std if weight is None else inv_std * weight
     minus_scale = scale * (-1 / formulas.count(x, None, stack_dims))
     slope = (minus_scale * inv_std).mul_(sum_g_x_hat)
     shift = minus_scale.mul_(sum_g).addcmul_(slope, residual, value=-1)
     torch.addcmul(per_channel(shift, x, stack_dims), c, per_channel(slope, x, stack_dims), out=c)
     c.addcmul_(g, per_channel(scale, x, stack_dims))
-    return c if same else c.to(x.dtype), sum_g_x_hat, sum_g
+    return c if same else c.to(x.dtype), *gradients
 
 
 def minus(x: Tensor, mean: Tensor, *, overwrite: bool) -> Tensor:
@@ -102,30 +99,11 @@ def minus(x: Tensor, mean: Tensor, *, overwrite: bool) -> Tensor:
 
 
 def sums_of_products(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Tensor]:
-    """sum(a b) and sum(a) over the batch, (*stack, C)."""
-    dims = batch_dims(a, stack_dims)
-    if a.shape[stack_dims:].numel() <= SMALL:
-        return (a * b).sum(dims), a.sum(dims)
-    if not a.is_cpu:
-        return sum_of_products_in_parts(a, b, stack_dims), a.sum(dims)
-    if not stack_dims:
-        return sums_of_one_network(a, b)
-    networks = zip(a.flatten(0, stack_dims - 1), b.flatten(0, stack_dims - 1), strict=True)
-    products, sum_a = zip(*(sums_of_one_network(*network) for network in networks), strict=True)
-    shape = a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2]
-    return torch.stack(products).view(shape), torch.stack(sum_a).view(shape)
-
-
-def sums_of_one_network(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    return sums(a.contiguous(), b.contiguous(), b.new_zeros(b.shape[1]), b.new_ones(b.shape[1]))
-
-
-def sum_of_products_in_parts(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:
-    """sum(a b) over the batch, (*stack, C), the products a part at a time."""
+    """sum(a b) and sum(a) over the batch, (*stack, C); of many numbers, the products a part at a time."""
     dims = batch_dims(a, stack_dims)
     num_rows = a.shape[stack_dims]
-    if num_rows < PARTS:
-        return (a * b).sum(dims)
+    if a.shape[stack_dims:].numel() <= SMALL or num_rows < PARTS:
+        return (a * b).sum(dims), a.sum(dims)
     step = -(-num_rows // PARTS)
     result = a.new_zeros(a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2])
     product = torch.empty_like(a.narrow(stack_dims, 0, step))
@@ -134,4 +112,4 @@ def sum_of_products_in_parts(a: Tensor, b: Tensor, stack_dims: int) -> Tensor:
         block = product if rows == step else product.narrow(stack_dims, 0, rows)
         torch.mul(a.narrow(stack_dims, start, rows), b.narrow(stack_dims, start, rows), out=block)
         result += block.sum(dims)
-    return result
+    return result, a.sum(dims)

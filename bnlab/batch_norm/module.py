@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from bnlab.batch_norm import formulas
+from bnlab.batch_norm import running
+from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.functional import check, normalize
 from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.errors import UserError
@@ -127,19 +128,8 @@ class BatchNorm1d(nn.BatchNorm1d):
             training, num_batches_tracked = running_mean is None and running_var is None, None
         elif not self.track_running_stats:
             running_mean = running_var = num_batches_tracked = None
-        return normalize(
-            input,
-            running_mean,
-            running_var,
-            weight,
-            bias,
-            training,
-            self.momentum,
-            self.eps,
-            num_batches_tracked,
-            mask,
-            0,
-        )
+        settings = Settings(running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0)
+        return normalize(input, weight, bias, settings, training)
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:
         """Refuse what a training forward does; for variants, whose parts of a batch would not show it."""
@@ -151,7 +141,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         """Take a batch's mean and unbiased variance, (C,), into the running statistics, unless it was counted."""
         if not self.track_running_stats:
             return
-        formulas.move(
+        running.move(
             mean,
             var,
             self.running_mean,

@@ -83,7 +83,7 @@ def as_at_first(owner: object, seen: tuple[Tensor, ...], take: Callable[[], Cons
     if graph_task() == -1 and hooks_on_saved(True) is None and is_grad_enabled():
         return take()
     entered, recomputed = regions()
-    # Taken in any case: selective checkpointing counts operations, see `formulas.move`.
+    # Taken in any case: selective checkpointing counts operations, see `running.move`.
     constants = take()
     if recomputed is not None:
         of_owners = recorded.get(recomputed)

@@ -7,10 +7,11 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bnlab.batch_norm import batch_norm, in_place, kernel
-from bnlab.batch_norm.eager import kernel_takes
+from bnlab.batch_norm import batch_norm, in_place, kernel_by_pointers
+from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.eager import BackEnd
 from bnlab.batch_norm.formulas import inverse_std
-from bnlab.batch_norm.kernel_check import Problem
+from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem
 from bnlab.batch_norm.plain import are_in_memory
 from bnlab.stacked.c_functions import Kind
 from bnlab.stacked.stack import Part
@@ -136,7 +137,8 @@ class BatchNorm(Layer):
         self._eps, self.momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
-        self._by_kernel: bool | None = None
+        self._back_end: BackEnd | None = None
+        self._statistics = affine  # of the newest forward, for its backward
         self._counts: Tensor | None = None  # of the networks, which go in step
 
     @classmethod
@@ -176,14 +178,11 @@ class BatchNorm(Layer):
     def forward(self, x: Tensor) -> Tensor:
         self._x = x
         self._pieces.copy_(self._affine)
-        if self._by_kernel is None:
-            self._by_kernel = kernel_takes(x, *self._running, self._weight, self._bias, self._eps, 1)
-        settings = (*self._running, self.num_batches, self.momentum, self._eps, None, 1)
-        if self._by_kernel:
-            y, self._statistics = kernel.forward(x, self._weight, self._bias, settings)
-            return y
-        y, self._mean, mean, var, self._inv_std = in_place.normalize(x, self._weight, self._bias, self._eps, 1)
-        in_place.update_running_statistics(x, mean, var, *self._running, self.num_batches, self.momentum, 1)
+        settings = Settings(*self._running, self.num_batches, self.momentum, self._eps, None, 1)
+        if self._back_end is None:
+            takes = kernel_by_pointers.takes(x, self._weight, self._bias, settings)
+            self._back_end = kernel_by_pointers if takes else in_place
+        y, self._statistics = self._back_end.forward(x, self._weight, self._bias, settings)
         return y
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -192,11 +191,11 @@ class BatchNorm(Layer):
         return batch_norm(x, *self._running, self._weight, self._bias, no_statistics, 0.0, self._eps, stack_dims=1)
 
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
-        if self._by_kernel:
-            needs = needs_x, self._weight is not None, self._bias is not None
-            grad_x, *gradients = kernel.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
-        else:
-            grad_x, *gradients = in_place.backward(self._x, grad_y, self._weight, self._mean, self._inv_std, 1, needs_x)
+        assert self._back_end is not None
+        needs = needs_x, self._weight is not None, self._bias is not None
+        found = self._back_end.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
+        assert found is not None
+        grad_x, *gradients = found
         for target, gradient in zip(self._grad_affine, gradients, strict=False):
             assert gradient is not None
             target.copy_(gradient)
@@ -239,7 +238,7 @@ class BatchNorm(Layer):
                 "inv_std": statistics[1, k].data_ptr(),
             }
             problem = Problem(
-                direction=kernel.FORWARD,
+                direction=FORWARD,
                 **kept,
                 bias=bias,
                 out=y[k].data_ptr(),
@@ -256,7 +255,7 @@ class BatchNorm(Layer):
                 of_first = gradients
             results = {"grad_y": grad_y[k].data_ptr(), "out": grad_x[k].data_ptr()}
             for problems, place in ((backward, gradients), (sharing, of_first)):
-                problems.append(Problem(direction=kernel.BACKWARD, **kept, **results, **place, **sizes))
+                problems.append(Problem(direction=BACKWARD, **kept, **results, **place, **sizes))
         return forward, backward, sharing
 
 
