@@ -7,22 +7,27 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from omegaconf import OmegaConf
 from rich.console import Console
-from stacked_oracle import configs_of
+from stacked_oracle import configs_of, stacked
 
 import bnlab
 from bnlab.engine import fit
 from bnlab.evaluate import evaluate
+from bnlab.fit import build_data, build_learner
+from bnlab.optimizer import build_optimizer
 from bnlab.stacked import train as train_stacked
 from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.grouping import group_key, why_alone
 from bnlab.stacked.memory import bytes_per_network, chunk_size
 from bnlab.stacked.pool import Pool
+from bnlab.stacked.trial import Trial
 
 QUICK = ["trainer.max_epochs=3", "trainer.accelerator=cpu", "model.hidden=[20,20]"]
 FILES = {
@@ -104,6 +109,28 @@ def test_checkpoints_hold_what_lightning_saves(trained) -> None:
                 stacked["optimizer_states"][0]["state"][number].values(), state.values(), strict=True
             ):
                 torch.testing.assert_close(own, expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
+def test_lightning_goes_on_from_what_a_stack_saved(tmp_path: Path) -> None:
+    def trained(num_epochs: int) -> Trial:
+        settings = ["scheduler=constant", "model.hidden=[20]", f"trainer.max_epochs={num_epochs}"]
+        (trial,) = stacked(configs_of(settings, [{}]), tmp_path / str(num_epochs))
+        trial.write_results()
+        trial.close()
+        return trial
+
+    first, whole = trained(1), trained(3)
+    data = build_data(whole.config)
+    learner = build_learner(whole.build(whole.data), data, partial(build_optimizer, whole.config.optimizer))
+    nothing_else = dict.fromkeys(
+        ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
+    )
+    trainer = L.Trainer(max_epochs=3, accelerator="cpu", **nothing_else)
+    trainer.fit(learner, data, ckpt_path=first.run.last_checkpoint)
+    assert (trainer.current_epoch, trainer.global_step) == (3, whole.steps)
+    for name, value in whole.last.network().items():
+        torch.testing.assert_close(learner.network.state_dict()[name], value, rtol=1e-3, atol=1e-5)
 
 
 def test_what_cannot_work_fails_alone_and_says_why(tmp_path: Path) -> None:

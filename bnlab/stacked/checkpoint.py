@@ -1,10 +1,8 @@
 """The state of one network of a stack as Lightning's trainer would have saved it: either can go on from it."""
 
-import importlib.metadata
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,9 @@ from torch import Tensor
 from bnlab.atomic_file import write_bytes
 
 __all__ = ["Snapshot", "SnapshotAmidEpoch", "write_checkpoint"]
+
+# The version of Lightning whose checkpoints these are: a later one migrates them, as it does its own of that version.
+_FORMAT = "2.5.0"
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Te
         {
             "epoch": snapshot.epoch - 1,
             "global_step": snapshot.step,
-            "pytorch-lightning_version": _lightning_version(),
+            "pytorch-lightning_version": _FORMAT,
             "state_dict": {f"network.{name}": tensor for name, tensor in snapshot.network().items()},
             "loops": {"fit_loop": _fit_loop(snapshot)},
             "callbacks": {},
@@ -89,11 +90,6 @@ def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Te
         buffer,
     )
     write_bytes(path, buffer.getbuffer())
-
-
-@cache
-def _lightning_version() -> str:
-    return importlib.metadata.version("lightning")
 
 
 def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
