@@ -231,7 +231,7 @@ def test_what_fails_leaves_a_folder_that_says_so(quick_config: Callable[..., Dic
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     assert summary["status"] == "failed"
     assert "5000" in summary["error"]
-    with pytest.raises(UserError, match="it failed .*5000"):
+    with pytest.raises(UserError, match=r"it failed .*5000"):
         bnlab.load(tmp_path / "run")
 
 
