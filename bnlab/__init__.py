@@ -3,7 +3,7 @@
 import os
 import sys
 
-if sys.argv[:1] == ["-m"]:  # `python -m bnlab...` begins, with the current folder before all others (bnlab.import_path)
+if sys.argv[:1] == ["-m"]:  # `python -m bnlab...` begins: see bnlab.process.import_path
     try:
         _here = os.getcwd()
     except FileNotFoundError:  # it was removed
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bnlab.errors import UserError
     from bnlab.network import MLP
     from bnlab.runs.reading import load
-    from bnlab.sweeps import load_sweep
+    from bnlab.runs.sweeps import load_sweep
 
 __all__ = ["MLP", "BatchNorm1d", "UserError", "compose", "convert", "load", "load_sweep", "run", "sweep"]
 
@@ -32,7 +32,7 @@ _HOME = {
     "compose": "bnlab.composing",
     "convert": "bnlab.batch_norm",
     "load": "bnlab.runs.reading",
-    "load_sweep": "bnlab.sweeps",
+    "load_sweep": "bnlab.runs.sweeps",
     "run": "bnlab.calling",
     "sweep": "bnlab.calling",
 }

@@ -7,8 +7,8 @@ from shutil import get_terminal_size
 
 from bnlab.commands import commands, version
 from bnlab.errors import UserError, report_user_errors
-from bnlab.lost_reader import outlast_readers
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.process.lost_reader import outlast_readers
+from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["main"]
 

@@ -8,18 +8,18 @@ from os import PathLike, environ
 from pathlib import Path
 from tempfile import TemporaryFile
 
-from bnlab.command_line import Origin, override
 from bnlab.composing import compose
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
-from bnlab.import_path import python, safe_environment
+from bnlab.io.output_files import new_folder
 from bnlab.mistakes.added import check_added
 from bnlab.mistakes.explaining import refuse_what_hydra_merges
 from bnlab.mistakes.vocabulary import vocabulary_of
-from bnlab.output_files import new_folder
+from bnlab.process.import_path import python, safe_environment
+from bnlab.process.signals import EXIT_INTERRUPTED
 from bnlab.runs.reading import Run, load
-from bnlab.signals import EXIT_INTERRUPTED
-from bnlab.sweeps import Sweep, load_sweep
+from bnlab.runs.sweeps import Sweep, load_sweep
+from bnlab.text.command_line import Origin, override
 
 __all__ = ["run", "sweep"]
 

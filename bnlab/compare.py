@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
-from bnlab.lost_reader import outlast_readers
-from bnlab.signals import interruptible
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.lost_reader import outlast_readers
+from bnlab.process.signals import interruptible
 
 __all__ = ["main"]
 
@@ -60,7 +60,7 @@ def main() -> None:
     with report_user_errors(), interruptible():
         from bnlab.comparison.comparison import compare
         from bnlab.comparison.output import NAMES, show, write
-        from bnlab.output_files import new_folder, places, targets
+        from bnlab.io.output_files import new_folder, places, targets
 
         files = targets(list(map(Path, options.output)), NAMES, overwrite=options.overwrite)
         comparison = compare(options.folder, baseline=options.baseline)

@@ -10,15 +10,15 @@ from hydra import compose as hydra_compose
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from bnlab.command_line import Origin, differences
 from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
 from bnlab.config.hydra_choices import add_choices
 from bnlab.config.settings import plain
 from bnlab.errors import UserError, user_errors
-from bnlab.hydra_internals import initialized
+from bnlab.internals.hydra_internals import initialized
+from bnlab.io.yaml_text import to_yaml
 from bnlab.mistakes.explaining import explain
-from bnlab.yaml_text import to_yaml
+from bnlab.text.command_line import Origin, differences
 
 __all__ = ["compose", "overrides_of"]
 

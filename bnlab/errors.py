@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from bnlab.concealing import conceal
+from bnlab.text.concealing import conceal
 
 __all__ = ["Refused", "UserError", "one_line", "reason", "report_user_errors", "user_errors"]
 

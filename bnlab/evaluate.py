@@ -4,11 +4,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import UserError, one_line, report_user_errors
-from bnlab.lost_reader import outlast_readers
-from bnlab.process_limit import report_process_limit, require_room
-from bnlab.signals import interruptible
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.lost_reader import outlast_readers
+from bnlab.process.process_limit import report_process_limit, require_room
+from bnlab.process.signals import interruptible
 
 if TYPE_CHECKING:
     from bnlab.data import Splits
@@ -34,9 +34,9 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     from omegaconf import OmegaConf
 
     from bnlab.config.trainer import is_quick
-    from bnlab.quick import why_lightning
+    from bnlab.config.trust import check_settings
+    from bnlab.engines.quick import why_lightning
     from bnlab.runs.reading import load
-    from bnlab.trust import check_settings
 
     run = load(folder, trust=trust, used=("data", "model", "norm"))
     _ = run.network  # which says so where there is none to test
@@ -62,8 +62,8 @@ Ready = tuple["Splits", str, Callable[[], dict[str, float]]]
 def _by_lightning(run: "Run") -> Ready:
     """The data of the run, their fingerprint, and what tests it on them."""
     from bnlab.config.trainer import by_lightning
-    from bnlab.fit import build_data, build_learner, build_trainer, num_threads, test
-    from bnlab.threads import use_threads
+    from bnlab.training.lightning.fit import build_data, build_learner, build_trainer, num_threads, test
+    from bnlab.training.threads import use_threads
 
     trainer = build_trainer(by_lightning(run.config), run.folder)
     data = build_data(run.config)
@@ -77,7 +77,7 @@ def _by_lightning(run: "Run") -> Ready:
 
 def _quickly(run: "Run") -> Ready:
     """`_by_lightning`, for a run that was trained without it, which imports none."""
-    from bnlab.quick_training import NotQuickError, tester
+    from bnlab.engines.quick_training import NotQuickError, tester
 
     try:
         return tester(run.config, run.network)

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
-from bnlab.lost_reader import outlast_readers
-from bnlab.signals import interruptible
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.lost_reader import outlast_readers
+from bnlab.process.signals import interruptible
 
 __all__ = ["main"]
 
@@ -42,7 +42,7 @@ def main() -> None:
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), interruptible():
-        from bnlab.output_files import new_folder, places, targets
+        from bnlab.io.output_files import new_folder, places, targets
 
         names = ("inside.png", "inside.svg", "inside.pdf", "inside.csv")
         files = targets(list(map(Path, options.output)), names, overwrite=options.overwrite)

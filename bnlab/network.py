@@ -7,8 +7,8 @@ from itertools import pairwise
 from torch import nn
 
 from bnlab.errors import UserError
+from bnlab.internals.torch_internals import BatchNormBase
 from bnlab.rules import RULES
-from bnlab.torch_internals import BatchNormBase
 
 __all__ = ["ACTIVATIONS", "MLP", "has_batch_norm", "num_parameters"]
 

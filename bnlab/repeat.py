@@ -2,10 +2,10 @@
 
 import argparse
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
-from bnlab.lost_reader import outlast_readers
-from bnlab.signals import interruptible
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.lost_reader import outlast_readers
+from bnlab.process.signals import interruptible
 
 __all__ = ["main"]
 
@@ -24,8 +24,8 @@ def main() -> None:
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), interruptible():
-        from bnlab.output_files import new_folder
-        from bnlab.repetition import repeat
+        from bnlab.engines.repetition import repeat
+        from bnlab.io.output_files import new_folder
 
         repetition = repeat(options.folder, options.into or new_folder("repeats"), trust=options.trust)
         for line in repetition.lines():

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bnlab.errors import UserError
-from bnlab.resemblance import closest, did_you_mean
 from bnlab.task import TASKS
+from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["RULES", "Rule", "boolean", "either", "integer", "literal", "number", "one_of", "optional", "sequence_of"]
 

@@ -17,15 +17,15 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    from bnlab.signals import interruptible
+    from bnlab.process.signals import interruptible
 
     with interruptible(before_end=_leave_no_trace):
-        from bnlab.concealing import print_concealed, withhold_from_process_list
         from bnlab.errors import report_user_errors
-        from bnlab.import_path import current_folder_last
-        from bnlab.lost_reader import outlast_readers
-        from bnlab.process_limit import report_process_limit, require_room
-        from bnlab.stacked.fork_server import begun_early
+        from bnlab.process.import_path import current_folder_last
+        from bnlab.process.lost_reader import outlast_readers
+        from bnlab.process.process_limit import report_process_limit, require_room
+        from bnlab.stacked.processes.fork_server import begun_early
+        from bnlab.text.concealing import print_concealed, withhold_from_process_list
 
         sys.path[:] = current_folder_last()
         outlast_readers()
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _leave_no_trace() -> None:
-    start = sys.modules.get("bnlab.start")
+    start = sys.modules.get("bnlab.engines.start")
     if start is not None and hasattr(start, "remove_traces"):
         start.remove_traces()
 
@@ -48,24 +48,24 @@ def _main() -> None:
     import re
     from contextlib import nullcontext
 
-    from bnlab.command_line import CONFIG_NAME, key_of
     from bnlab.config.folder import config_folder
     from bnlab.errors import UserError
-    from bnlab.hydra_internals import application, register_resolver, run_hydra
-    from bnlab.known_mode import known_mode
+    from bnlab.hydra_plugins.known_mode import known_mode
+    from bnlab.hydra_plugins.register import register
+    from bnlab.hydra_plugins.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
+    from bnlab.internals.hydra_internals import application, register_resolver, run_hydra
     from bnlab.mistakes.explaining import (
         origin_of,
         read_command_line,
         refuse_what_a_run_ignores,
         refuse_what_hydra_merges,
     )
-    from bnlab.search.plugin import register
-    from bnlab.search.showing import MULTIRUN, is_shown, showing_a_sweep, shows_something
+    from bnlab.text.command_line import CONFIG_NAME, key_of
 
     # Two runs that start in the same second must not share a folder.
     register_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
-    if (start := sys.modules.get("bnlab.start")) is not None:  # of a command before, in this process
+    if (start := sys.modules.get("bnlab.engines.start")) is not None:  # of a command before, in this process
         start.forget()
     parser, arguments = read_command_line(sys.argv[1:])
     multirun = arguments.multirun or MULTIRUN in arguments.overrides
@@ -83,7 +83,7 @@ def _main() -> None:
             application(task, config_folder(), CONFIG_NAME)()
             return
         if arguments.help:
-            from bnlab.own_help import own_help
+            from bnlab.hydra_plugins.own_help import own_help
 
             with own_help(), showing_a_sweep(arguments) if is_shown(arguments) else nullcontext(arguments) as shown:
                 run_hydra(shown, parser, task, config_folder(), CONFIG_NAME)
@@ -96,7 +96,7 @@ def _main() -> None:
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
         if multirun:
-            from bnlab.search.left_out import with_choices_for_the_absent
+            from bnlab.search.definition.left_out import with_choices_for_the_absent
 
             arguments.overrides = with_choices_for_the_absent(arguments.overrides, origin_of(arguments))
         with known_mode(arguments):
@@ -166,6 +166,6 @@ if __name__ == "__main__":
     try:
         main_of_the_module()
     finally:
-        from bnlab.signals import end_without_words
+        from bnlab.process.signals import end_without_words
 
         end_without_words()

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from bnlab.build import build_network, build_splits
 from bnlab.composing import compose
+from bnlab.config.build import build_network, build_splits
 from bnlab.data import Batches, EpochOrder, Normalization
-from bnlab.history import History
 from bnlab.runs.folder import RunFolder
-from bnlab.summary import beginning, best_of
+from bnlab.runs.history import History
+from bnlab.runs.summary import beginning, best_of
 
 composed = functools.cache(compose)
 

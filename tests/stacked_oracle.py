@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.build import build_network
 from bnlab.composing import compose
+from bnlab.config.build import build_network
 from bnlab.data import Batches, EpochOrder
-from bnlab.optimizer import build_optimizer, build_scheduler
 from bnlab.stacked.data import load_data
 from bnlab.stacked.training import Training
 from bnlab.stacked.trial import Job, Trial
+from bnlab.training.optimizer import build_optimizer, build_scheduler
 
 # As in the workers. MKL deals a product out to threads, and adds up in an order that depends on their number.
 torch.set_num_threads(1)

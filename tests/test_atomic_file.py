@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from forked import killed, started, wait_until
 
-from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
+from bnlab.io.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 
 
 def test_a_full_disk_leaves_the_old_file_whole_and_is_told_with_its_name(mounted) -> None:
@@ -66,5 +66,5 @@ def test_what_is_on_the_disk_survives_a_power_cut(powered) -> None:
 
 
 def test_without_syncfs_files_and_folders_are_waited_for_one_by_one(powered, monkeypatch) -> None:
-    monkeypatch.setattr("bnlab.atomic_file._syncfs", lambda: None)
+    monkeypatch.setattr("bnlab.io.atomic_file._syncfs", lambda: None)
     test_what_is_on_the_disk_survives_a_power_cut(powered)

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnlab import torch_internals
 from bnlab.batch_norm import (
     BatchNorm1d,
     batch_norm,
@@ -25,6 +24,7 @@ from bnlab.batch_norm import (
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.c_library import library
 from bnlab.batch_norm.tensors_in_c import Tensors, pack_tensors
+from bnlab.internals import torch_internals
 
 needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
 

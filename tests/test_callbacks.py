@@ -11,11 +11,11 @@ from rich.console import Console
 from tiny import data, tiny
 
 import bnlab
-from bnlab.build import build_logger
-from bnlab.callbacks import build_callbacks
-from bnlab.engine import fit
+from bnlab.config.build import build_logger
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
+from bnlab.training.lightning.callbacks import build_callbacks
 
 LIGHTNING = "lightning.pytorch.callbacks."
 QUIET = Console(file=io.StringIO())

@@ -12,10 +12,10 @@ import torch
 import bnlab
 from bnlab.data import Split, Splits
 from bnlab.evaluate import evaluate
-from bnlab.notebook_table import as_html, as_markdown
+from bnlab.runs.notebook_table import as_html, as_markdown
+from bnlab.runs.sweeps import Sweep
 from bnlab.search import log_uniform, log_uniform_integer, one_minus_log_uniform, uniform_integer
 from bnlab.stacked.data import load_data
-from bnlab.sweeps import Sweep
 
 QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[8]"]
 

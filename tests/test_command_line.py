@@ -15,9 +15,9 @@ import pexpect
 import pytest
 
 import bnlab
-from bnlab import command_line
 from bnlab.evaluate import main as evaluate_main
-from bnlab.number_format import percent
+from bnlab.text import command_line
+from bnlab.text.number_format import percent
 
 QUICK = ("trainer.max_epochs=2", "trainer.accelerator=cpu")
 

@@ -14,8 +14,8 @@ from bnlab.commands import commands
 from bnlab.composing import compose
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import plain
-from bnlab.help_text import EXAMPLES, LAUNCHERS, SYNTAX, comments_of
-from bnlab.search.space import parameter_of
+from bnlab.hydra_plugins.help_text import EXAMPLES, LAUNCHERS, SYNTAX, comments_of
+from bnlab.search.spaces.space import parameter_of
 
 CONFIGS = Path(config_folder())
 

@@ -25,7 +25,7 @@ from bnlab.comparison.table import make_table
 from bnlab.figures import Series, picture
 from bnlab.figures import compare as draw
 from bnlab.figures.palette import COLOURS, MOST_LINES
-from bnlab.search.folder import SweepFolder
+from bnlab.search.study.folder import SweepFolder
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from bnlab.comparison.table import baselines, make_table
 from bnlab.composing import compose
 from bnlab.config.folder import config_folder
 from bnlab.errors import UserError
-from bnlab.yaml_text import read_yaml
+from bnlab.io.yaml_text import read_yaml
 
 GROUPS = ("data", "model", "norm", "optimizer", "scheduler")
 

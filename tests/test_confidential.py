@@ -15,13 +15,13 @@ from simulated_sweep import LR, smooth
 from test_search_storage import postgresql as postgresql  # a fixture
 
 import bnlab
-from bnlab.command_line import differences
 from bnlab.composing import overrides_of
-from bnlab.concealing import conceal_address, override_to_write
-from bnlab.confidential import from_environment, settings_to_write
+from bnlab.config.confidential import from_environment, settings_to_write
 from bnlab.config.settings import plain, plain_to_write
-from bnlab.signals import UserInterrupt
+from bnlab.process.signals import UserInterrupt
 from bnlab.stacked import train as train_stack
+from bnlab.text.command_line import differences
+from bnlab.text.concealing import conceal_address, override_to_write
 
 PASSWORD, KEY, NOTE = "geheim-1234", "key-5678-abc", "note-90ab"
 
@@ -38,7 +38,7 @@ def mode(path: Path) -> str:
 
 @pytest.fixture
 def secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnlab.concealing._known", {})
+    monkeypatch.setattr("bnlab.text.concealing._known", {})
     monkeypatch.setenv("BNLAB_TEST_KEY", KEY)
     monkeypatch.setenv("BNLAB_TEST_NOTE", NOTE)
 
@@ -229,7 +229,7 @@ def test_a_sweep_whose_password_was_not_written_down_goes_on_with_the_one_that_i
     told, _, command = outcome.stdout.rpartition("\n")[0].rpartition("\n")
     assert told.endswith("Continue with, with the address of the study in the variable STUDY:")
     monkeypatch.setattr("bnlab.train.task", smooth)
-    monkeypatch.setattr("bnlab.concealing._known", {})
+    monkeypatch.setattr("bnlab.text.concealing._known", {})
     words = shlex.split(command)[3:]
     assert words[-1] == "search.storage=${oc.env:STUDY}"
     for wrong in (words, words[:-1], [*words[:-1], "search.trust=true"]):

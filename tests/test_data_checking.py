@@ -12,10 +12,10 @@ from rich.console import Console
 from torch.utils.data import TensorDataset
 
 import bnlab
-from bnlab.build import build_splits
+from bnlab.config.build import build_splits
 from bnlab.data import DataModule, Normalization, Split, Splits
 from bnlab.data.splits import stratified_split
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.stacked import train as train_stacked

@@ -10,7 +10,7 @@ from PIL import Image
 from bnlab.curves import Curves
 from bnlab.figures import DPI, curves, file_of, picture, pictures_of_many
 from bnlab.figures.many import _canvas
-from bnlab.png import png
+from bnlab.figures.png import png
 
 TITLE_HEIGHT = 60  # pixels; below it both ways of drawing are matplotlib's
 

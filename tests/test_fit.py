@@ -17,9 +17,9 @@ from tiny import tiny
 from torch import nn
 
 import bnlab
-from bnlab.build import build_network
+from bnlab.config.build import build_network
 from bnlab.data import Batches, EpochOrder, Normalization, digits
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from forked import at_once, killed, started, wait_until
 
-from bnlab.folder_lock import FolderLock, is_locked
+from bnlab.io.folder_lock import FolderLock, is_locked
 
 
 def hold(folder: Path, and_fork: bool = False) -> None:

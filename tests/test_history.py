@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from bnlab.history import History
+from bnlab.runs.history import History
 
 
 def add(

@@ -14,26 +14,34 @@ PACKAGE = REPOSITORY / "bnlab"
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
     "lightning": (
-        *("data.module", "learner", "callbacks", "fit", "recorder", "progress_callback", "interrupt_callback"),
+        *(
+            "data.module",
+            "training.lightning.learner",
+            "training.lightning.callbacks",
+            "training.lightning.fit",
+            "training.lightning.recorder",
+            "training.lightning.progress_callback",
+            "training.lightning.interrupt_callback",
+        ),
         *("bench", "search"),
     ),
     "hydra": (
         *(
             "engines",
             "train",
-            "start",
-            "known_mode",
+            "engines.start",
+            "hydra_plugins.known_mode",
             "config",
             "composing",
-            "target",
-            "callbacks",
-            "fit",
+            "config.target",
+            "training.lightning.callbacks",
+            "training.lightning.fit",
             "search",
             "launchers",
             "stacked",
             "bench",
         ),
-        *("mistakes", "own_help", "hydra_internals"),
+        *("mistakes", "hydra_plugins.own_help", "internals.hydra_internals"),
     ),
     "optuna": ("search", "bench"),
     "matplotlib": ("figures",),
@@ -41,17 +49,17 @@ HOMES = {
     "sklearn": ("data",),
 }
 # These know torch alone.
-TORCH_ALONE = ("torch_internals", "batch_norm", "network")
+TORCH_ALONE = ("internals.torch_internals", "batch_norm", "network")
 # Nobody below imports from above.
 LAYERS = (
-    "private_name",
+    "internals.private_name",
     "errors",
     "rules",
-    "torch_internals",
+    "internals.torch_internals",
     "batch_norm",
     "network",
     "data",
-    "learner",
+    "training.lightning.learner",
     "search",
     "train",
 )

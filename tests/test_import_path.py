@@ -12,7 +12,7 @@ from simulated_sweep import LR, smooth
 from stacked_oracle import configs_of
 
 import bnlab
-from bnlab.import_path import current_folder_last, python, safe_environment
+from bnlab.process.import_path import current_folder_last, python, safe_environment
 from bnlab.stacked import train as train_stack
 
 # Standard library, what it is started with, libraries: each is imported by one of the processes at least.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 import bnlab
 from bnlab import MLP, BatchNorm1d
 from bnlab.batch_norm import BatchRenorm1d, GhostBatchNorm1d
-from bnlab.build import build_splits
+from bnlab.config.build import build_splits
 from bnlab.data import Batches, EpochOrder
 from bnlab.data.fingerprint import fingerprint
 from bnlab.figures import picture

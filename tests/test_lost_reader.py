@@ -34,7 +34,7 @@ def test_a_sweep_does_too(tmp_path: Path) -> None:
 def test_what_goes_to_stderr_goes_there_at_once() -> None:
     """Before what stdout gets later, where both are one pipe; and not at the end, which a kill would take away."""
     code = (
-        "import os, sys; from bnlab.lost_reader import outlast_readers; outlast_readers(); "
+        "import os, sys; from bnlab.process.lost_reader import outlast_readers; outlast_readers(); "
         "print('first', file=sys.stderr); print('second', flush=True); print('third', file=sys.stderr); os._exit(0)"
     )
     command = [sys.executable, "-c", code]

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from bnlab.metrics import REDUCE_EVERY, ClassificationMetrics
+from bnlab.training.metrics import REDUCE_EVERY, ClassificationMetrics
 
 
 @pytest.mark.parametrize("num_batches", [1, 3, REDUCE_EVERY, REDUCE_EVERY + 5])

@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from bnlab.classifier import Classifier
 from bnlab.errors import UserError
-from bnlab.regressor import Regressor
-from bnlab.stacked.criterion import CLASSES, NUMBERS
-from bnlab.stacked.module import StackedModule
+from bnlab.stacked.formulas.criterion import CLASSES, NUMBERS
+from bnlab.stacked.networks.module import StackedModule
+from bnlab.training.lightning.classifier import Classifier
+from bnlab.training.lightning.regressor import Regressor
 
 N = 2  # (K, 2, 2) - (2,) broadcasts: a batch of this size was trained on without a word
 

@@ -101,7 +101,7 @@ def test_a_notebook_shows_what_the_folders_hold(tmp_path: Path, monkeypatch: pyt
 def test_ipython_shows_a_sweep_as_a_table() -> None:
     from IPython.core.formatters import DisplayFormatter
 
-    from bnlab.sweeps import Sweep
+    from bnlab.runs.sweeps import Sweep
 
     sweep = Sweep(Path("x"), "val_loss", {"number": [0], "state": ["completed"], "val_loss": [0.25]}, None, 0.25)
     shown, _ = DisplayFormatter().format(sweep)

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bnlab.number_format import difference, mean_and_deviation, metric
+from bnlab.text.number_format import difference, mean_and_deviation, metric
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from bnlab.composing import compose
-from bnlab.optimizer import build_optimizer, build_scheduler
+from bnlab.training.optimizer import build_optimizer, build_scheduler
 
 WEIGHT, GRADIENTS = 2.0, (0.5, -0.3)
 

@@ -19,11 +19,11 @@ from tiny import tiny
 import bnlab
 from bnlab.composing import compose
 from bnlab.config.settings import plain
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.interrupt import InterruptRequest
 from bnlab.stacked.grouping import group_key, why_alone
+from bnlab.training.interrupt import InterruptRequest
 
 QUIET = Console(quiet=True)
 STOP = "lightning.pytorch.callbacks.EarlyStopping"
@@ -103,7 +103,7 @@ def test_a_quick_run_is_read_back_and_evaluated_to_the_last_digit(tmp_path: Path
     summary = fit(quick("norm.placement=after"), tmp_path / "run", console=QUIET)
     run = bnlab.load(tmp_path / "run", trust=True)
     assert run.summary == summary
-    assert run.config.trainer._target_ == "bnlab.quick.QuickTrainer"
+    assert run.config.trainer._target_ == "bnlab.engines.quick.QuickTrainer"
     found = evaluate(tmp_path / "run", trust=True)
     assert found == {name: summary[name] for name in ("test_loss", "test_accuracy")}
 

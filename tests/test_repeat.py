@@ -11,12 +11,12 @@ import bnlab
 from bnlab.composing import compose
 from bnlab.data import Split, Splits, digits
 from bnlab.data.fingerprint import fingerprint
+from bnlab.engines.repetition import differences, repeat
 from bnlab.errors import UserError
 from bnlab.evaluate import main as evaluate_command
 from bnlab.look import main as look_command
 from bnlab.repeat import main
-from bnlab.repetition import differences, repeat
-from bnlab.repository import git_state
+from bnlab.runs.repository import git_state
 from bnlab.stacked import train as train_stack
 
 

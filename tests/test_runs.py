@@ -18,14 +18,14 @@ from tiny import tiny
 
 import bnlab
 from bnlab.config.settings import plain
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
-from bnlab.log_file import LogFile
+from bnlab.io.log_file import LogFile
 from bnlab.runs.folder import RunFolder
-from bnlab.stacked.existing import stored_summary
+from bnlab.stacked.processes.existing import stored_summary
+from bnlab.stacked.processes.worker import train_alone, train_chunk
 from bnlab.stacked.trial import Job
-from bnlab.stacked.worker import train_alone, train_chunk
 
 QUIET = Console(quiet=True)
 

@@ -6,11 +6,11 @@ import math
 import pytest
 from simulated_sweep import LR, smooth
 
-from bnlab.search.rounds import rounds_of
-from bnlab.search.samplers import CoarseToFineSampler
-from bnlab.search.scales import Log, OneMinusLog
-from bnlab.search.space import Parameter, Space
-from bnlab.search.trials import Trial
+from bnlab.search.results.rounds import rounds_of
+from bnlab.search.spaces.samplers import CoarseToFineSampler
+from bnlab.search.spaces.scales import Log, OneMinusLog
+from bnlab.search.spaces.space import Parameter, Space
+from bnlab.search.study.trials import Trial
 
 
 def noisy(config):

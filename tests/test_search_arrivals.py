@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from bnlab.search.arrivals import Arrivals
+from bnlab.search.sweeps.arrivals import Arrivals
 
 NAMES = ["7", "lr=0.1/seed=1", "lr=0.1/seed=2", "lr=0.2/a/b/c", "lr=0.2/a", "x/", "y//z"]
 

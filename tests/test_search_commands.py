@@ -21,12 +21,12 @@ from rich.console import Console
 from simulated_sweep import Left, smooth
 
 import bnlab
-from bnlab.command_line import command, differences, override, same, word
 from bnlab.composing import overrides_of
 from bnlab.config.settings import plain
-from bnlab.engine import fit
-from bnlab.hydra_internals import initialized
+from bnlab.engines.fit import fit
+from bnlab.internals.hydra_internals import initialized
 from bnlab.stacked import train as train_stacked
+from bnlab.text.command_line import command, differences, override, same, word
 
 CHARACTERS = "ab\\'\"${}[](),:=# \t\n~é%1.e-+/nulltruef*?@|;&`!<>\u2028\N{SNOWMAN}"
 TEXTS = st.text(st.sampled_from(CHARACTERS), max_size=12)

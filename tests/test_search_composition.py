@@ -11,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, ListConfig
 
 from bnlab.config.folder import config_folder
-from bnlab.hydra_internals import initialized, register_resolver
-from bnlab.search.address import anchored
-from bnlab.search.composition import SweepConfigLoader
-from bnlab.search.plugin import register
+from bnlab.hydra_plugins.register import register
+from bnlab.internals.hydra_internals import initialized, register_resolver
+from bnlab.search.definition.composition import SweepConfigLoader
+from bnlab.search.study.address import anchored
 
 JOBS = {
     "number": ["optimizer.lr=0.1"],

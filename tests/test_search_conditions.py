@@ -4,7 +4,7 @@ import pytest
 from test_search_space import space
 
 from bnlab import UserError
-from bnlab.search.conditions import without_the_impossible
+from bnlab.search.spaces.conditions import without_the_impossible
 
 GROUPS = {"optimizer": ["adam", "sgd"]}
 

@@ -5,13 +5,13 @@ import math
 import pytest
 from matplotlib.colors import to_hex
 
-from bnlab.command_line import Origin
 from bnlab.figures import picture, search
 from bnlab.figures.search_view import factor_of
-from bnlab.search.figure import points_of
-from bnlab.search.leaderboard import Leaderboard, axis_of
-from bnlab.search.space import Choice, Parameter, Space
-from bnlab.search.trials import Trial
+from bnlab.search.results.figure import points_of
+from bnlab.search.results.leaderboard import Leaderboard, axis_of
+from bnlab.search.spaces.space import Choice, Parameter, Space
+from bnlab.search.study.trials import Trial
+from bnlab.text.command_line import Origin
 
 TRIALS = [
     {"lr": 0.001, "momentum": 0.9, "units": 16, "optimizer": "sgd", "objective": 0.5, "state": "completed"},

@@ -13,7 +13,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from real_disks import fill, tmpfs
 
-from bnlab.search.journal import Journal, mend
+from bnlab.search.study.journal import Journal, mend
 
 
 def until_full(write):
@@ -163,7 +163,7 @@ def test_a_sound_journal_is_left_alone(tmp_path, capsys):
 APPEND = """
 import sys
 from pathlib import Path
-from bnlab.search.journal import Journal
+from bnlab.search.study.journal import Journal
 journal = Journal(Path(sys.argv[1]))
 for number in range(int(sys.argv[3])):
     try:

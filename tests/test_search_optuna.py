@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from bnlab.search import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
-from bnlab.search.storage import close, open_storage
+from bnlab.search.study.storage import close, open_storage
 
 of_samplers = pytest.importorskip("optuna.testing.pytest_samplers", reason="this Optuna comes without its suites")
 of_storages = pytest.importorskip("optuna.testing.pytest_storages", reason="this Optuna comes without its suites")

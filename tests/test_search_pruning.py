@@ -6,9 +6,9 @@ import json
 import optuna
 import pytest
 
-from bnlab.search.journal import Journal
-from bnlab.search.pruning import Pruning, build_pruner
-from bnlab.search.trials import RESULT
+from bnlab.search.study.journal import Journal
+from bnlab.search.study.pruning import Pruning, build_pruner
+from bnlab.search.study.trials import RESULT
 
 EPOCHS = 8
 

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from simulated_sweep import LR, Left, smooth
 
-from bnlab.search.plan import MOST_ENDS
+from bnlab.search.study.plan import MOST_ENDS
 
 
 def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):
@@ -136,7 +136,7 @@ def test_a_sweep_that_is_running_cannot_be_resumed(sweep, train):
 
     def task(config):
         from bnlab import UserError
-        from bnlab.search.folder import SweepFolder
+        from bnlab.search.study.folder import SweepFolder
 
         folder = SweepFolder(Path(HydraConfig.get().runtime.output_dir).parent)
         with pytest.raises(UserError, match="is still running"), folder.lock():

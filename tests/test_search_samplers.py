@@ -10,8 +10,8 @@ from optuna.trial import TrialState
 from scipy.stats import binomtest, chisquare, kstest
 
 from bnlab.search import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
-from bnlab.search.distributions import position, value_at
-from bnlab.search.samplers import FixedSampler, build_sampler
+from bnlab.search.spaces.distributions import position, value_at
+from bnlab.search.spaces.samplers import FixedSampler, build_sampler
 
 P_MIN = 0.01
 

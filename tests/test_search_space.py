@@ -6,9 +6,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from bnlab import UserError
 from bnlab.search import RandomSampler
-from bnlab.search.distributions import distribution_of
-from bnlab.search.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
-from bnlab.search.space import Choice, Condition, Parameter, Space, parameter_of
+from bnlab.search.spaces.distributions import distribution_of
+from bnlab.search.spaces.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
+from bnlab.search.spaces.space import Choice, Condition, Parameter, Space, parameter_of
 
 
 def parse(text, seed=0):

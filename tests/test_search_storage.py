@@ -11,9 +11,9 @@ import pytest
 from test_search_processes import LR, run, start
 
 from bnlab.bench.chaos.database import NoServerError, Server
-from bnlab.search.folder import SweepFolder
-from bnlab.search.journal import Journal, mend
-from bnlab.search.storage import close, open_storage
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.study.journal import Journal, mend
+from bnlab.search.study.storage import close, open_storage
 
 NUM_TRIALS = 24
 
@@ -117,7 +117,7 @@ def test_a_sweep_in_sqlite_is_a_sweep_like_any(tmp_path):
 
 OPEN = """
 import sys, time
-from bnlab.search.storage import open_storage
+from bnlab.search.study.storage import open_storage
 for number in range(8):
     time.sleep(max(0, float(sys.argv[2]) + number - time.time()))  # all at once
     assert open_storage(sys.argv[1].format(number), None).get_all_studies() == []
@@ -141,7 +141,7 @@ def test_a_new_database_is_opened_by_many_at_once(kind, tmp_path, request):
 TAKE = """
 import sys, time
 from optuna.trial import TrialState
-from bnlab.search.storage import open_storage
+from bnlab.search.study.storage import open_storage
 storage = open_storage(sys.argv[1], None)
 study = storage.get_study_id_from_name("s")
 time.sleep(max(0, float(sys.argv[2]) - time.time()))  # all at once

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from simulated_sweep import LR, MOMENTUM, smooth
 
-from bnlab.search.progress import SweepProgress
+from bnlab.search.sweeps.progress import SweepProgress
 
 
 def test_a_sweep_leaves_a_row_a_trial_with_every_parameter_at_full_precision(sweep):
@@ -112,7 +112,9 @@ def test_numbers_that_differ_are_shown_with_as_many_digits_as_that_takes(sweep):
     assert all(float(loss) == pytest.approx(1e-10) for loss, _ in shown)
 
 
-@pytest.mark.parametrize("broken", ["running.write_figure", "running.write_ablation", "leaderboard.Leaderboard.table"])
+@pytest.mark.parametrize(
+    "broken", ["sweeps.running.write_figure", "sweeps.running.write_ablation", "results.leaderboard.Leaderboard.table"]
+)
 def test_what_cannot_be_shown_does_not_take_the_ending_with_it(sweep, monkeypatch, broken):
     def fail(*arguments):
         raise RuntimeError("out of\ncolour")
@@ -263,7 +265,7 @@ def test_seeds_of_a_configuration_share_its_values(sweep, kind):
 
 def test_progress_is_readable_in_a_log(sweep, monkeypatch):
     """A line now and then while trials run, here whenever the sweep looks after them; the fifth trial waits for one."""
-    monkeypatch.setattr("bnlab.search.progress.LINE_EVERY_S", 0)
+    monkeypatch.setattr("bnlab.search.sweeps.progress.LINE_EVERY_S", 0)
     shown = threading.Event()
     line = SweepProgress._line
 

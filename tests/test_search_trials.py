@@ -4,8 +4,8 @@ import math
 
 from simulated_sweep import LR, smooth
 
-from bnlab.number_format import percent
-from bnlab.search.trials import Trial, rank
+from bnlab.search.study.trials import Trial, rank
+from bnlab.text.number_format import percent
 
 
 def trial(number: int, point: int | None, repeat: int, objective: float | None, state: str = "completed") -> Trial:

@@ -4,9 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 from simulated_sweep import LR, smooth
 
-from bnlab.search.folder import SweepFolder
-from bnlab.search.trust import reasons_of_definition
-from bnlab.signals import UserInterrupt
+from bnlab.process.signals import UserInterrupt
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.sweeps.trust import reasons_of_definition
 
 MARK = "import pathlib\ndef mark(*arguments, **named):\n    pathlib.Path(__file__).with_name('ran').touch()\n"
 CODE = "strangers_code.mark"

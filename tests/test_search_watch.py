@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from simulated_sweep import LR
 
-from bnlab.search.watch import Watch
+from bnlab.search.sweeps.watch import Watch
 
 NUM_POLLS = 5
 

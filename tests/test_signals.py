@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-CODE = "import os, signal; from bnlab.signals import end_without_words; {}; os.kill(os.getpid(), signal.SIGINT)"
+CODE = "import os, signal; from bnlab.process.signals import end_without_words; {}; os.kill(os.getpid(), signal.SIGINT)"
 
 
 def outcome_of(call: str) -> tuple[int, str]:
@@ -23,7 +23,7 @@ def test_a_ctrl_c_that_is_ignored_stays_ignored() -> None:
 
 CLEANING_UP = """
 import os, signal
-from bnlab.signals import interruptible
+from bnlab.process.signals import interruptible
 with interruptible():
     try:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -45,7 +45,7 @@ def test_an_interrupt_whose_way_out_fails_is_one_all_the_same() -> None:
 STARTED_IN_NONE = """
 import os
 os.rmdir(os.getcwd())
-from bnlab.shared_process import leave_removed_folder
+from bnlab.process.shared_process import leave_removed_folder
 leave_removed_folder()
 print(os.getcwd())
 """

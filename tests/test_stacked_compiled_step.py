@@ -8,8 +8,8 @@ from torch import Tensor
 
 from bnlab.batch_norm import BatchNorm1d, kernel
 from bnlab.network import MLP
-from bnlab.stacked.compiled_step import CompiledStep
-from bnlab.stacked.mlp import StackedMLP
+from bnlab.stacked.networks.compiled_step import CompiledStep
+from bnlab.stacked.networks.mlp import StackedMLP
 
 pytestmark = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the step")
 

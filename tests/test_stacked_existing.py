@@ -9,13 +9,13 @@ from rich.console import Console
 from stacked_oracle import configs_of
 
 from bnlab.config.settings import plain
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.chunks import Chunks, PlainJob
-from bnlab.stacked.existing import Replacement
+from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.processes.existing import Replacement
+from bnlab.stacked.processes.worker import train_alone, train_chunk
 from bnlab.stacked.trial import Job, Trial
-from bnlab.stacked.worker import train_alone, train_chunk
 
 QUICK = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[10]"]
 

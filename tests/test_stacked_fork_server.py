@@ -13,11 +13,11 @@ import torch
 from omegaconf import OmegaConf
 from stacked_oracle import configs_of
 
-from bnlab.stacked import fork_server
-from bnlab.stacked.chunks import Chunks, PlainJob
-from bnlab.stacked.fork_server import ForkServer
 from bnlab.stacked.grouping import data_key
-from bnlab.stacked.pool import LostWorkersError, Pool
+from bnlab.stacked.processes import fork_server
+from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.processes.fork_server import ForkServer
+from bnlab.stacked.processes.pool import LostWorkersError, Pool
 
 STACKED = ("-m", "hydra/launcher=stacked")
 

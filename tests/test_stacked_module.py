@@ -10,9 +10,9 @@ from torch import nn
 from bnlab.batch_norm import BatchNorm1d, BatchNormFunction
 from bnlab.errors import UserError
 from bnlab.stacked import train
-from bnlab.stacked.mlp import StackedMLP
-from bnlab.stacked.module import StackedModule
-from bnlab.stacked.stack import Stack
+from bnlab.stacked.formulas.stack import Stack
+from bnlab.stacked.networks.mlp import StackedMLP
+from bnlab.stacked.networks.module import StackedModule
 
 
 class Convolution(nn.Module):
@@ -111,7 +111,7 @@ def test_networks_of_two_architectures_are_refused() -> None:
 
 def test_only_an_mlp_of_known_layers_is_stacked_layer_by_layer() -> None:
     config = configs_of([], [{}])[0]
-    from bnlab.build import build_network
+    from bnlab.config.build import build_network
 
     network = build_network(config, (1, 8, 8), 10)
     assert StackedMLP.takes(network)

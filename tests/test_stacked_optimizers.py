@@ -15,8 +15,8 @@ from torch.optim.lr_scheduler import (
 )
 
 from bnlab.errors import UserError
-from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
-from bnlab.stacked.update_rules import UPDATE_RULES
+from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
+from bnlab.stacked.networks.update_rules import UPDATE_RULES
 
 SHAPES = {"weight": torch.Size([3, 4]), "bias": torch.Size([3]), "scale": torch.Size([])}
 SIZE = 16

@@ -9,10 +9,10 @@ from own_stack import Lion, LionInStacks, Shrink, ShrinkInStacks
 from stacked_oracle import alone, configs_of, stacked
 from torch import nn
 
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.network import MLP
 from bnlab.stacked import StackedOptimizer, train
-from bnlab.stacked.mlp import StackedMLP
+from bnlab.stacked.networks.mlp import StackedMLP
 
 EACH = [
     {"optimizer.lr": 1e-3, "optimizer.beta1": 0.9, "optimizer.weight_decay": 0.1},

@@ -9,7 +9,7 @@ import pytest
 CODE = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from bnlab.stacked.plotter import Plotter, plot_here, start_plot_server
+from bnlab.stacked.processes.plotter import Plotter, plot_here, start_plot_server
 server = start_plot_server()
 plotters = [Plotter(server), Plotter(server)]
 if sys.argv[2] == "closed":

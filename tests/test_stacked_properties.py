@@ -13,14 +13,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from stacked_oracle import stacked
 from tiny import tiny
 
-from bnlab.build import build_network
-from bnlab.classifier import Classifier
+from bnlab.config.build import build_network
 from bnlab.errors import UserError
-from bnlab.fit import build_data, build_trainer
-from bnlab.optimizer import build_optimizer, build_scheduler
-from bnlab.recorder import Recorder
 from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import group_key, why_alone
+from bnlab.training.lightning.classifier import Classifier
+from bnlab.training.lightning.fit import build_data, build_trainer
+from bnlab.training.lightning.recorder import Recorder
+from bnlab.training.optimizer import build_optimizer, build_scheduler
 
 pytestmark = pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")
 
@@ -158,7 +158,7 @@ Alone = tuple[Recorder, dict[str, Any], dict[str, Any]]
 
 
 def alone(config: DictConfig, folder: Path, start: float = 1.0) -> Alone:
-    """The history, and best.ckpt and last.ckpt, as `bnlab.engine.fit` has them, without figure and test.
+    """The history, and best.ckpt and last.ckpt, as `bnlab.engines.fit.fit` has them, without figure and test.
 
     The initial parameters are multiplied by `start`.
     """

@@ -13,12 +13,12 @@ from omegaconf import DictConfig
 from stacked_oracle import configs_of
 from torch import nn
 
-from bnlab.search.folder import UNFINISHED
+from bnlab.search.study.folder import UNFINISHED
 from bnlab.stacked import pace, training
 from bnlab.stacked.data import load_data
+from bnlab.stacked.processes.worker import _go_on, train_chunk
 from bnlab.stacked.trial import Job, Trial
 from bnlab.stacked.unfinished import Unfinished
-from bnlab.stacked.worker import _go_on, train_chunk
 
 EPOCHS = 6
 SHORT = [f"trainer.max_epochs={EPOCHS}", "data.batch_size=256"]

@@ -18,16 +18,16 @@ from rich.console import Console
 from stacked_oracle import configs_of, stacked
 
 import bnlab
-from bnlab.engine import fit
+from bnlab.engines.fit import fit
 from bnlab.evaluate import evaluate
-from bnlab.fit import build_data, build_learner
-from bnlab.optimizer import build_optimizer
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.chunks import Chunks, PlainJob
 from bnlab.stacked.grouping import group_key, why_alone
-from bnlab.stacked.memory import bytes_per_network, chunk_size
-from bnlab.stacked.pool import Pool
+from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.processes.memory import bytes_per_network, chunk_size
+from bnlab.stacked.processes.pool import Pool
 from bnlab.stacked.trial import Trial
+from bnlab.training.lightning.fit import build_data, build_learner
+from bnlab.training.optimizer import build_optimizer
 
 QUICK = ["trainer.max_epochs=3", "trainer.accelerator=cpu", "model.hidden=[20,20]"]
 FILES = {
@@ -314,7 +314,7 @@ def test_chunks_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     config = OmegaConf.to_container(configs_of(QUICK, [{}])[0], resolve=True)
     need = bytes_per_network(config)
     for free, expected in ((None, 16), (10**12, 16), (need * 10, 3), (need * 2, 1)):
-        monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda free=free: free)
+        monkeypatch.setattr("bnlab.stacked.processes.memory.available_memory", lambda free=free: free)
         assert chunk_size(config, num_workers=2) == expected
 
 
@@ -330,7 +330,7 @@ def test_chunks_fit_into_the_free_memory(monkeypatch: pytest.MonkeyPatch) -> Non
     ids=str,
 )
 def test_chunks_fit_into_the_cache(overrides, expected, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda: None)
+    monkeypatch.setattr("bnlab.stacked.processes.memory.available_memory", lambda: None)
     config = OmegaConf.to_container(bnlab.compose(overrides), resolve=True)
     assert chunk_size(config, num_workers=4) == expected
 
@@ -338,7 +338,7 @@ def test_chunks_fit_into_the_cache(overrides, expected, monkeypatch: pytest.Monk
 def test_a_network_that_is_too_large_fails_with_its_size_and_the_free_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("bnlab.stacked.memory.available_memory", lambda: 2**20)
+    monkeypatch.setattr("bnlab.stacked.processes.memory.available_memory", lambda: 2**20)
     (summary,) = train_stacked(configs_of(QUICK, [{}]), tmp_path, num_workers=1)
     assert summary["status"] == "failed"
     assert "free memory, 1 MiB" in summary["error"]
@@ -352,7 +352,7 @@ def test_the_estimate_of_memory_is_not_below_what_a_network_takes(tmp_path: Path
 import sys
 sys.path.insert(0, sys.argv[2])
 from stacked_oracle import configs_of, stacked
-from bnlab.stacked.memory import bytes_per_network
+from bnlab.stacked.processes.memory import bytes_per_network
 overrides = ["model.hidden=[1500,1500]", "optimizer=adam", "trainer.max_epochs=1", "trainer.max_steps=3"]
 configs = configs_of(overrides, [{"seed": seed} for seed in range(int(sys.argv[1]))])
 stacked(configs)

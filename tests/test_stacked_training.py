@@ -11,18 +11,18 @@ from stacked_oracle import alone, configs_of, stacked
 
 from bnlab.batch_norm import kernel, use_kernel
 from bnlab.batch_norm.kernel_check import BACKWARD, Problem
-from bnlab.build import build_network
+from bnlab.config.build import build_network
 from bnlab.network import MLP
-from bnlab.stacked import layers
-from bnlab.stacked.compiled_step import CompiledStep
 from bnlab.stacked.data import load_data
-from bnlab.stacked.loss import cross_entropy_and_gradient
-from bnlab.stacked.mlp import StackedMLP
-from bnlab.stacked.optimizers import StackedOptimizer
-from bnlab.stacked.same_bits import same_loss, same_products
+from bnlab.stacked.formulas import layers
+from bnlab.stacked.formulas.loss import cross_entropy_and_gradient
+from bnlab.stacked.networks.compiled_step import CompiledStep
+from bnlab.stacked.networks.mlp import StackedMLP
+from bnlab.stacked.networks.optimizers import StackedOptimizer
+from bnlab.stacked.networks.same_bits import same_loss, same_products
+from bnlab.stacked.processes.worker import train_chunk
 from bnlab.stacked.training import Interrupted
 from bnlab.stacked.trial import Job
-from bnlab.stacked.worker import train_chunk
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],

@@ -14,13 +14,13 @@ from real_disks import fill, tmpfs
 from stacked_oracle import configs_of
 from test_stacked_state import left_in
 
-from bnlab.search.folder import UNFINISHED
+from bnlab.search.study.folder import UNFINISHED
 from bnlab.stacked import pace, training
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.chunks import Chunks, PlainJob
-from bnlab.stacked.pool import Pool
+from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.processes.pool import Pool
+from bnlab.stacked.processes.worker import train_chunk
 from bnlab.stacked.trial import Job
-from bnlab.stacked.worker import train_chunk
 
 LONG = ["trainer.max_epochs=200", "data.batch_size=256", "optimizer=adam", "scheduler=constant"]
 

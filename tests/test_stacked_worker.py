@@ -2,8 +2,8 @@
 
 from omegaconf import OmegaConf
 
-from bnlab.stacked.chunks import PlainJob
-from bnlab.stacked.worker import _jobs
+from bnlab.stacked.processes.chunks import PlainJob
+from bnlab.stacked.processes.worker import _jobs
 
 
 def test_each_job_has_its_own_config() -> None:

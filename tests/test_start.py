@@ -17,12 +17,12 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 
 from bnlab.config.folder import config_folder
-from bnlab.hydra_internals import initialized
-from bnlab.known_mode import known_mode
+from bnlab.hydra_plugins.known_mode import known_mode
+from bnlab.hydra_plugins.register import register
+from bnlab.internals.hydra_internals import initialized
 from bnlab.network import ACTIVATIONS
 from bnlab.preflight import network
 from bnlab.preflight.targets import check_target, is_missing
-from bnlab.search.plugin import register
 
 # Each command in turn in one process that has no torch; what each came to is printed as a line of JSON.
 RUNNING = """

@@ -8,11 +8,11 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from bnlab.build import arguments_of
 from bnlab.composing import compose
+from bnlab.config.build import arguments_of
 from bnlab.config.folder import config_folder
+from bnlab.config.target import build_target
 from bnlab.errors import UserError, user_errors
-from bnlab.target import build_target
 
 GROUPS = [
     (group, path.stem)
@@ -65,8 +65,8 @@ def test_every_choice_is_what_hydra_makes_of_it(group, choice, calls_of_hydra) -
     [
         {"_target_": "collections.Counter", "a": 1},
         {"_target_": "builtins.dict", "steps": [1, 2]},
-        {"_target_": "bnlab.history.History", "objective": {"_target_": "builtins.str"}},
-        {"_target_": "bnlab.history.History", "_args_": ["val_loss"]},
+        {"_target_": "bnlab.runs.history.History", "objective": {"_target_": "builtins.str"}},
+        {"_target_": "bnlab.runs.history.History", "_args_": ["val_loss"]},
     ],
 )
 def test_what_is_not_ours_or_not_plain_goes_by_hydra(arguments, calls_of_hydra) -> None:
@@ -75,7 +75,7 @@ def test_what_is_not_ours_or_not_plain_goes_by_hydra(arguments, calls_of_hydra) 
     assert type(built).__name__ == arguments["_target_"].rpartition(".")[2]
 
 
-@pytest.mark.parametrize("target", ["os.system", "bnlab.train.os.system", "bnlab.atomic_file.os.system"])
+@pytest.mark.parametrize("target", ["os.system", "bnlab.train.os.system", "bnlab.io.atomic_file.os.system"])
 def test_what_hydra_forbids_stays_forbidden(target) -> None:
     with pytest.raises(hydra.errors.InstantiationException):
         build_target({"_target_": target, "command": "true"})

@@ -7,8 +7,8 @@ import torch
 from rich.console import Console
 
 import bnlab
-from bnlab.engine import fit
-from bnlab.threads import WORK_OF_A_THREAD, suitable_num_threads, use_threads
+from bnlab.engines.fit import fit
+from bnlab.training.threads import WORK_OF_A_THREAD, suitable_num_threads, use_threads
 
 
 def test_auto_takes_threads_in_proportion_to_the_work_of_a_step() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from bnlab.search.trust import reasons_of_configs
-from bnlab.trust import known_by_name, known_target
+from bnlab.config.trust import known_by_name, known_target
+from bnlab.search.sweeps.trust import reasons_of_configs
 
 # A real signal at a place that a person would hardly hit: when torch begins to import one of its own parts.
 INTERRUPTING = """

@@ -9,11 +9,11 @@ from rich.console import Console
 
 import bnlab
 from bnlab.config.folder import config_folder
-from bnlab.engine import fit
+from bnlab.config.trust import known_target, reasons_of_interpolations, reasons_of_targets
+from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.evaluate import main as evaluate_main
-from bnlab.trust import known_target, reasons_of_interpolations, reasons_of_targets
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +57,10 @@ def strangers(a_run: Path, tmp_path: Path):
         "torch.optim.sgd.torch.load",
         "bnlab.batch_norm.kernel.load",
         "bnlab.batch_norm.c_library.compiled",
-        "bnlab.atomic_file.write_text",
+        "bnlab.io.atomic_file.write_text",
         "bnlab.data.datasets.pickle.load",
         "bnlab.network.MLP.__init__",
-        "bnlab.target.build_target",
+        "bnlab.config.target.build_target",
         "hydra.utils.instantiate",
         "hydra.utils.get_class",
         "lightning.pytorch.Trainer.fit",

@@ -19,10 +19,10 @@ LIBRARIES = ("torch", "torchvision", "lightning", "hydra", "omegaconf", "optuna"
 
 # The one file of a library in which its private names stand.
 HOMES = {
-    "torch": "torch_internals.py",
-    "hydra": "hydra_internals.py",
-    "optuna": "search/optuna_internals.py",
-    "loky": "launchers/loky_internals.py",
+    "torch": "internals/torch_internals.py",
+    "hydra": "internals/hydra_internals.py",
+    "optuna": "internals/optuna_internals.py",
+    "loky": "internals/loky_internals.py",
 }
 OF_PYTHON = {
     *("_actions",),  # of argparse

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from omegaconf._utils import YAML_BOOL_TYPES
 
 from bnlab import compose
-from bnlab.yaml_text import to_yaml
+from bnlab.io.yaml_text import to_yaml
 
 TEXTS = [
     *YAML_BOOL_TYPES,

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from bnlab import private_name as asking
+from bnlab.internals import private_name as asking
 
 GONE = sys.argv[1].split(",")
 before = asking.private_name
@@ -27,7 +27,7 @@ def numbers() -> None:
     from torch.utils.checkpoint import checkpoint
 
     from bnlab.batch_norm import BatchNorm1d, batch_norm
-    from bnlab.torch_internals import is_eager
+    from bnlab.internals.torch_internals import is_eager
 
     print("eager" if is_eager() else "not eager", *met)
     torch.manual_seed(0)

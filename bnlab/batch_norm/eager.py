@@ -14,7 +14,7 @@ from torch import Tensor
 from bnlab.batch_norm import formulas
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.plain import check_memory, in_memory
-from bnlab.torch_internals import apply_of, is_batched, is_eager
+from bnlab.internals.torch_internals import apply_of, is_batched, is_eager
 
 __all__ = ["BackEnd", "EagerBatchNormFunction", "apply_eagerly"]
 

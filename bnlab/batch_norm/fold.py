@@ -17,7 +17,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from bnlab.batch_norm.ghost import GhostBatchNorm1d
 from bnlab.batch_norm.module import BatchNorm1d
 from bnlab.batch_norm.renorm import BatchRenorm1d
-from bnlab.torch_internals import BatchNormBase, has_forward_hooks
+from bnlab.internals.torch_internals import BatchNormBase, has_forward_hooks
 
 __all__ = ["fold", "unfold"]
 

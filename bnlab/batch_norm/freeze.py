@@ -3,7 +3,7 @@
 from torch import nn
 
 from bnlab.batch_norm.module import BatchNorm1d
-from bnlab.torch_internals import BatchNormBase
+from bnlab.internals.torch_internals import BatchNormBase
 
 __all__ = ["freeze", "unfreeze"]
 

@@ -18,7 +18,14 @@ from bnlab.batch_norm.function import (
 from bnlab.batch_norm.kernel_by_tensors import UnreadableError
 from bnlab.batch_norm.plain import check_memory, in_memory
 from bnlab.batch_norm.recomputation import answered, recomputing
-from bnlab.torch_internals import graph_task, hooks_on_saved, is_eager, is_traced, no_function_goes_through, untraced
+from bnlab.internals.torch_internals import (
+    graph_task,
+    hooks_on_saved,
+    is_eager,
+    is_traced,
+    no_function_goes_through,
+    untraced,
+)
 
 __all__ = ["batch_norm"]
 

@@ -11,8 +11,8 @@ from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD
 from bnlab.batch_norm.plain import PLAIN, check_memory
 from bnlab.batch_norm.tensors_in_c import pack_tensors
-from bnlab.torch_internals import c_tensor
-from bnlab.torch_internals import empty_strided as empty
+from bnlab.internals.torch_internals import c_tensor
+from bnlab.internals.torch_internals import empty_strided as empty
 
 __all__ = ["UnreadableError", "backward", "forward"]
 

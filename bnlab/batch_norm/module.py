@@ -12,7 +12,7 @@ from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.functional import check, normalize
 from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.errors import UserError
-from bnlab.torch_internals import MODULES_CALL_IMPL
+from bnlab.internals.torch_internals import MODULES_CALL_IMPL
 
 __all__ = ["BatchNorm1d"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import Buffer, Parameter
 
-from bnlab.torch_internals import has_storage, is_zero_tensor
+from bnlab.internals.torch_internals import has_storage, is_zero_tensor
 
 __all__ = ["are_in_memory", "check_memory", "in_memory"]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from bnlab.torch_internals import BatchNormBase
+from bnlab.internals.torch_internals import BatchNormBase
 
 __all__ = ["recalibrate"]
 

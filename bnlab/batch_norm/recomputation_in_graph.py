@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy
 
 from bnlab.batch_norm.regions import is_in_compiled_backward, regions
-from bnlab.torch_internals import (
+from bnlab.internals.torch_internals import (
     dispatch_modes_of_checkpoints,
     dispatches_proxies,
     finder_of_proxies,

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch.autograd.function import FunctionCtx
 
-from bnlab.torch_internals import MODULE_OF_CHECKPOINTS, MODULE_OF_COMPILED_GRAPHS, MODULES_OF_BACKWARD
+from bnlab.internals.torch_internals import MODULE_OF_CHECKPOINTS, MODULE_OF_COMPILED_GRAPHS, MODULES_OF_BACKWARD
 
 __all__ = ["Regions", "is_in_compiled_backward", "regions"]
 

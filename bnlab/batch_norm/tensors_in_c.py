@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.kernel_check import FORWARD, size_in
-from bnlab.torch_internals import c_tensor, c_tensor_is_known, efficient_zeros, negated_view
+from bnlab.internals.torch_internals import c_tensor, c_tensor_is_known, efficient_zeros, negated_view
 
 __all__ = ["Tensors", "connect", "pack_tensors"]
 

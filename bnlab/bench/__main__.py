@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bnlab.commands import described
 from bnlab.errors import UserError, report_user_errors
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.text.resemblance import closest, did_you_mean
 
 BENCHMARKS = ("batch_norm", "chaos", "search", "start", "sweep", "train")
 

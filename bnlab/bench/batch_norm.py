@@ -16,9 +16,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.batch_norm import BatchNorm1d, kernel, use_kernel
 from bnlab.bench.interleaved import interleaved_medians
+from bnlab.mistakes.argument_parser import ArgumentParser
 
 __all__ = ["bytes_kept", "errors", "main", "peak_bytes"]
 

@@ -20,14 +20,14 @@ from hydra.types import RunMode
 from rich.console import Console
 from rich.table import Table
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.interleaved import interleaved_medians
 from bnlab.config.folder import config_folder
 from bnlab.errors import report_user_errors
-from bnlab.hydra_internals import initialized, register_resolver
-from bnlab.import_path import python, safe_environment
-from bnlab.search.composition import SweepConfigLoader
-from bnlab.search.plugin import register, register_plugin
+from bnlab.hydra_plugins.register import register, register_plugin
+from bnlab.internals.hydra_internals import initialized, register_resolver
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.import_path import python, safe_environment
+from bnlab.search.definition.composition import SweepConfigLoader
 from bnlab.train import main as train
 
 __all__ = ["main"]

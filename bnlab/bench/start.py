@@ -12,8 +12,8 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import UserError, report_user_errors
+from bnlab.mistakes.argument_parser import ArgumentParser
 
 __all__ = ["main"]
 

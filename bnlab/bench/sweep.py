@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.errors import report_user_errors
-from bnlab.import_path import python, safe_environment
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.import_path import python, safe_environment
 
 __all__ = ["main"]
 

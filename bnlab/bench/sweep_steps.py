@@ -13,12 +13,12 @@ from torch import nn
 from bnlab.batch_norm import BatchNorm1d
 from bnlab.config.settings import plain
 from bnlab.network import MLP
-from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.data import load_data
-from bnlab.stacked.memory import chunk_size
-from bnlab.stacked.metrics import StackedMetrics
-from bnlab.stacked.mlp import StackedMLP
-from bnlab.stacked.optimizers import StackedOptimizer
+from bnlab.stacked.formulas.metrics import StackedMetrics
+from bnlab.stacked.networks.batches import StackedBatches
+from bnlab.stacked.networks.mlp import StackedMLP
+from bnlab.stacked.networks.optimizers import StackedOptimizer
+from bnlab.stacked.processes.memory import chunk_size
 
 __all__ = ["main", "plain_steps", "stacked_steps"]
 

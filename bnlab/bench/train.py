@@ -17,19 +17,19 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bnlab.argument_parser import ArgumentParser
-from bnlab.build import build_network
-from bnlab.classifier import Classifier
 from bnlab.composing import compose
+from bnlab.config.build import build_network
 from bnlab.data import DataModule
 from bnlab.errors import report_user_errors
-from bnlab.fit import build_data, build_trainer, num_threads
+from bnlab.mistakes.argument_parser import ArgumentParser
 from bnlab.network import MLP
-from bnlab.optimizer import build_optimizer, build_scheduler
-from bnlab.progress_callback import ProgressBar
-from bnlab.recorder import Recorder
 from bnlab.runs.folder import RunFolder
-from bnlab.threads import use_threads
+from bnlab.training.lightning.classifier import Classifier
+from bnlab.training.lightning.fit import build_data, build_trainer, num_threads
+from bnlab.training.lightning.progress_callback import ProgressBar
+from bnlab.training.lightning.recorder import Recorder
+from bnlab.training.optimizer import build_optimizer, build_scheduler
+from bnlab.training.threads import use_threads
 
 __all__ = ["main"]
 

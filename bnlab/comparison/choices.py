@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from bnlab.config.folder import config_folder
-from bnlab.yaml_text import read_yaml
+from bnlab.io.yaml_text import read_yaml
 
 __all__ = ["GROUPS", "UNKNOWN", "choice_of", "default_of", "default_of_all"]
 

@@ -9,8 +9,8 @@ from bnlab.comparison.labels import short_keys
 from bnlab.comparison.latex_text import latex_text, not_in_its_fonts
 from bnlab.comparison.statistics import CONFIDENCE, Difference
 from bnlab.comparison.table import Row, Table
-from bnlab.number_format import difference as difference_text
-from bnlab.number_format import is_share, label, mean_and_deviation
+from bnlab.text.number_format import difference as difference_text
+from bnlab.text.number_format import is_share, label, mean_and_deviation
 
 __all__ = ["FORMATS", "SUFFIXES", "cells", "columns", "to_csv", "to_latex", "to_markdown"]
 

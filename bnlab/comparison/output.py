@@ -5,12 +5,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bnlab.atomic_file import write_bytes, write_text
 from bnlab.comparison.comparison import Comparison
 from bnlab.comparison.formats import FORMATS, SUFFIXES
 from bnlab.comparison.screen import on_screen
 from bnlab.errors import user_errors
-from bnlab.output_files import PICTURES
+from bnlab.io.atomic_file import write_bytes, write_text
+from bnlab.io.output_files import PICTURES
 
 __all__ = ["NAMES", "show", "write"]
 

@@ -7,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bnlab.command_line import shown
 from bnlab.comparison.arms import Result
 from bnlab.comparison.settings import read_settings
 from bnlab.errors import UserError, one_line
-from bnlab.folder_lock import is_locked
+from bnlab.io.folder_lock import is_locked
+from bnlab.io.stored_file import read_text
+from bnlab.io.yaml_text import read_yaml
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.reading import read_metrics
-from bnlab.stored_file import read_text
-from bnlab.yaml_text import read_yaml
+from bnlab.text.command_line import shown
 
 __all__ = ["read_results", "values_of"]
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnlab.comparison.choices import GROUPS, choice_of, default_of, default_of_all
-from bnlab.trust import without_interpolations_of_this_machine
+from bnlab.config.trust import without_interpolations_of_this_machine
 
 __all__ = ["Settings", "differing", "read_settings"]
 

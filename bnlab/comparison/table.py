@@ -8,7 +8,7 @@ from functools import cached_property
 from bnlab.comparison.arms import Arm
 from bnlab.comparison.statistics import CONFIDENCE, Difference, Estimate, difference, estimate
 from bnlab.errors import UserError
-from bnlab.number_format import metric as metric_text
+from bnlab.text.number_format import metric as metric_text
 
 __all__ = ["Row", "Table", "baselines", "make_table", "metrics_of"]
 

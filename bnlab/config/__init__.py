@@ -2,7 +2,7 @@
 
 from omegaconf import OmegaConf
 
-from bnlab.hydra_internals import register_resolver
+from bnlab.internals.hydra_internals import register_resolver
 
 # Makes a list of equal widths from two numbers, each of which can be searched: ${repeat:100,3} is [100, 100, 100].
 register_resolver("repeat", lambda value, times: OmegaConf.create([value] * times), replace=True)

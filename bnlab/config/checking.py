@@ -2,11 +2,11 @@
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.concealing import is_masked
-from bnlab.confidential import leaves
+from bnlab.config.confidential import leaves
 from bnlab.errors import UserError, user_errors
 from bnlab.rules import RULES
 from bnlab.task import objectives, task_of
+from bnlab.text.concealing import is_masked
 
 __all__ = ["check"]
 

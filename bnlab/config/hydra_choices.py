@@ -9,12 +9,12 @@ from typing import Any
 import hydra
 from hydra.core.plugins import Plugins
 
-from bnlab.hydra_internals import store
+from bnlab.internals.hydra_internals import store
 
 __all__ = ["add_choice", "add_choices", "name_in_hydra"]
 
 _CHOICES: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
-    ("hydra/sweeper", "bnlab", "bnlab.search.plugin.SearchSweeper", {}),
+    ("hydra/sweeper", "bnlab", "bnlab.hydra_plugins.register.SearchSweeper", {}),
     ("hydra/launcher", "joblib", "bnlab.launchers.joblib_launcher.JoblibLauncher", {"n_jobs": -1}),
     ("hydra/launcher", "stacked", "bnlab.launchers.stacked_launcher.StackedLauncher", {"n_jobs": -1}),
 )

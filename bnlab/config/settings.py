@@ -4,7 +4,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.confidential import from_environment, settings_to_write
+from bnlab.config.confidential import from_environment, settings_to_write
 
 __all__ = ["WIDTHS", "interpolations_of", "plain", "plain_to_write"]
 
@@ -23,5 +23,5 @@ def plain_to_write(config: DictConfig) -> dict[str, Any]:
 
 
 def interpolations_of(config: DictConfig) -> dict[tuple[Any, ...], str]:
-    """What of `plain` the environment gives, as `bnlab.confidential.from_environment` says it."""
+    """What of `plain` the environment gives, as `bnlab.config.confidential.from_environment` says it."""
     return {key: text for key, text in from_environment(config).items() if key[0] not in ("hydra", "search")}

@@ -8,7 +8,7 @@ from omegaconf import DictConfig, open_dict
 __all__ = ["LIGHTNINGS_TRAINER", "QUICK_TRAINER", "by_lightning", "is_quick"]
 
 LIGHTNINGS_TRAINER = "lightning.pytorch.Trainer"
-QUICK_TRAINER = "bnlab.quick.QuickTrainer"
+QUICK_TRAINER = "bnlab.engines.quick.QuickTrainer"
 
 
 def is_quick(config: Mapping[str, Any]) -> bool:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bnlab.errors import UserError
-from bnlab.stored_file import read_bytes
+from bnlab.io.stored_file import read_bytes
 
 __all__ = ["read_own_file"]
 

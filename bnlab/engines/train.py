@@ -28,11 +28,11 @@ def task(config: "DictConfig") -> float | None:
     from hydra.types import RunMode
     from omegaconf import open_dict
 
-    from bnlab.command_line import Origin, command, given_overrides
-    from bnlab.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config.checking import check
+    from bnlab.config.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config.folder import config_folder
-    from bnlab.signals import EXIT_INTERRUPTED, UserInterrupt
+    from bnlab.process.signals import EXIT_INTERRUPTED, UserInterrupt
+    from bnlab.text.command_line import Origin, command, given_overrides
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
@@ -45,7 +45,7 @@ def task(config: "DictConfig") -> float | None:
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
             config.pop("search", None)  # how the run was found is not what it is
-        from bnlab.engine import fit
+        from bnlab.engines.fit import fit
 
         overrides = given_overrides(hydra_config.overrides.task)
         origin = Origin.of(hydra_config, config_folder()).of_a_run()
@@ -55,13 +55,13 @@ def task(config: "DictConfig") -> float | None:
 
             from rich.console import Console
 
-            from bnlab.search.folder import TrialFolder
+            from bnlab.search.study.folder import TrialFolder
 
             # The sweep shows the progress and the result of its trials itself.
             arguments["console"] = Console(file=StringIO())
             trial = TrialFolder.of(hydra_config)
             if trial.sweep.definition.is_file():  # it is not where another sweeper made the job
-                from bnlab.search.pruning import pruning_of
+                from bnlab.search.study.pruning import pruning_of
 
                 definition = trial.sweep.read_definition()
                 arguments["sweep"] = trial.identity(definition.id)
@@ -77,8 +77,8 @@ def task(config: "DictConfig") -> float | None:
 @contextmanager
 def _refusing(folder: "Path", config: "DictConfig", hydra: Any) -> Iterator[None]:
     """Begin the run; a mistake in it ends in a line, and leaves no folder where nothing was trained."""
+    from bnlab.engines.start import begin_run, remove_traces
     from bnlab.errors import UserError, report_user_errors
-    from bnlab.start import begin_run, remove_traces
 
     with report_user_errors():
         try:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
 from bnlab.figures.scales import LEAST_R2, MOST_ABOVE, lower_median, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
-from bnlab.number_format import label
+from bnlab.text.number_format import label
 
 __all__ = ["Series", "compare"]
 

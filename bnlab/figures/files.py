@@ -10,7 +10,7 @@ from matplotlib import rc_context
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from bnlab.png import png
+from bnlab.figures.png import png
 
 __all__ = ["DPI", "file_of", "picture", "vector_file"]
 

@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bnlab.curves import Curves
 from bnlab.figures.files import DPI
+from bnlab.figures.png import png
 from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
 from bnlab.figures.titles import wrapped
 from bnlab.figures.training import (
@@ -24,7 +25,6 @@ from bnlab.figures.training import (
     quantities,
     said_in_full,
 )
-from bnlab.png import png
 
 __all__ = ["pictures_of_many"]
 

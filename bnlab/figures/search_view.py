@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 
 from bnlab.figures.palette import COLOURS, ordered_colours
 from bnlab.figures.scales import LEAST_R2, number_log_axis, set_scale, short, unique
-from bnlab.number_format import label as metric_label
+from bnlab.text.number_format import label as metric_label
 
 __all__ = ["Axis", "Box", "SearchView", "factor_of"]
 

@@ -8,7 +8,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bnlab.figures.scales import number_log_axis
 from bnlab.figures.titles import wrapped
-from bnlab.number_format import label
+from bnlab.text.number_format import label
 
 __all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale", "quantities", "said_in_full"]
 

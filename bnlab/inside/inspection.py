@@ -10,9 +10,9 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from bnlab.build import build_splits
 from bnlab.comparison.settings import read_settings
 from bnlab.comparison.title import parts_of
+from bnlab.config.build import build_splits
 from bnlab.data.batches import Batches, EpochOrder
 from bnlab.data.fingerprint import fingerprint
 from bnlab.data.splits import Split

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bnlab.atomic_file import write_bytes, write_text
 from bnlab.errors import user_errors
 from bnlab.inside.inspection import Inspection
 from bnlab.inside.table import meanings, on_screen, to_csv
-from bnlab.output_files import PICTURES
+from bnlab.io.atomic_file import write_bytes, write_text
+from bnlab.io.output_files import PICTURES
 
 __all__ = ["show", "write"]
 

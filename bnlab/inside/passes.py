@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bnlab.torch_internals import CONVOLUTIONS, NORMS
+from bnlab.internals.torch_internals import CONVOLUTIONS, NORMS
 
 __all__ = ["Call", "channels_last", "kind_of", "recording"]
 

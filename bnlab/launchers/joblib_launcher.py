@@ -18,14 +18,14 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from bnlab.errors import reason
-from bnlab.hydra_internals import error_of
-from bnlab.import_path import Environment, restore_environment, safe_for_children
-from bnlab.launchers.loky_internals import amend, in_memory, processes_of, start_trackers
+from bnlab.internals.hydra_internals import error_of
+from bnlab.internals.loky_internals import amend, in_memory, processes_of, start_trackers
 from bnlab.launchers.n_jobs import num_processes
-from bnlab.outside import is_outside, wait_for_room
-from bnlab.process_limit import is_process_limit, require_room
-from bnlab.shared_process import leave_removed_folder
-from bnlab.signals import ASK_TO_END, answers_the_asking, leave_to_parent
+from bnlab.process.import_path import Environment, restore_environment, safe_for_children
+from bnlab.process.outside import is_outside, wait_for_room
+from bnlab.process.process_limit import is_process_limit, require_room
+from bnlab.process.shared_process import leave_removed_folder
+from bnlab.process.signals import ASK_TO_END, answers_the_asking, leave_to_parent
 
 __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
 

@@ -18,16 +18,16 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from bnlab.command_line import Origin, command, given_overrides
-from bnlab.concealing import known
-from bnlab.confidential import holds_secrets, learn, resolved, unresolved
+from bnlab.config.confidential import holds_secrets, learn, resolved, unresolved
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import interpolations_of
 from bnlab.engines.train import task
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
-from bnlab.process_limit import require_room
-from bnlab.search.folder import TrialFolder
+from bnlab.process.process_limit import require_room
+from bnlab.search.study.folder import TrialFolder
+from bnlab.text.command_line import Origin, command, given_overrides
+from bnlab.text.concealing import known
 
 __all__ = ["StackedLauncher", "TrialFailedError"]
 
@@ -40,7 +40,7 @@ class TrialFailedError(RuntimeError):
     """A trial of a stack failed; the message says why.
 
     Attributes:
-        is_outside: whether that is no fault of its own (`bnlab.outside`).
+        is_outside: whether that is no fault of its own (`bnlab.process.outside`).
     """
 
     def __init__(self, message: str, is_outside: bool = False) -> None:
@@ -67,13 +67,13 @@ class StackedLauncher(Launcher):
     @property
     def n_jobs(self) -> int:
         """How many jobs are under way at once."""
-        from bnlab.stacked.memory import CHUNK_SIZE
+        from bnlab.stacked.processes.memory import CHUNK_SIZE
 
         return self._pool.num_workers * CHUNK_SIZE
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        from bnlab.stacked.jobs import num_cores
-        from bnlab.stacked.pool import Pool
+        from bnlab.stacked.processes.jobs import num_cores
+        from bnlab.stacked.processes.pool import Pool
 
         n_jobs = num_processes(self._asked_for, num_cores())
         require_room(f"{_N_JOBS}={n_jobs}", _TASKS_OF_A_WORKER * n_jobs + _OTHER_TASKS, _N_JOBS)
@@ -92,7 +92,7 @@ class StackedLauncher(Launcher):
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from bnlab.stacked.jobs import run_jobs
+        from bnlab.stacked.processes.jobs import run_jobs
 
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
@@ -130,7 +130,7 @@ class _Batch:
 
     def jobs(self) -> Iterator[Any]:
         """Compose the jobs one after the other; one that cannot be composed has failed."""
-        from bnlab.stacked.chunks import PlainJob
+        from bnlab.stacked.processes.chunks import PlainJob
 
         for index, overrides in enumerate(self._overrides):
             if index == len(self._overrides) - 1:

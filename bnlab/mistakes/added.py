@@ -6,13 +6,13 @@ from typing import Any, NoReturn
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import Origin, key_of, typed
+from bnlab.config.read_settings import NOTHING_READS_IT, is_unread
 from bnlab.errors import UserError
 from bnlab.mistakes.overrides import Overrides
 from bnlab.mistakes.signature import arguments_of_target
 from bnlab.mistakes.vocabulary import vocabulary_of
-from bnlab.read_settings import NOTHING_READS_IT, is_unread
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.text.command_line import Origin, key_of, typed
+from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["check_added", "is_interpolated", "is_note", "refuse_unread", "refuse_untaken"]
 

@@ -5,13 +5,13 @@ import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
-from bnlab.command_line import CONFIG_NAME, Origin, key_of, typed
 from bnlab.commands import version
-from bnlab.concealing import MASK, is_named_secret
 from bnlab.errors import UserError
 from bnlab.mistakes.flags import UnknownOptionError, parser_of_options, read_options
 from bnlab.mistakes.vocabulary import vocabulary_of
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.text.command_line import CONFIG_NAME, Origin, key_of, typed
+from bnlab.text.concealing import MASK, is_named_secret
+from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["explain", "origin_of", "read_command_line", "refuse_what_a_run_ignores", "refuse_what_hydra_merges"]
 

@@ -5,9 +5,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from bnlab import hydra_internals
 from bnlab.errors import UserError
-from bnlab.resemblance import closest, plain
+from bnlab.internals import hydra_internals
+from bnlab.text.resemblance import closest, plain
 
 __all__ = ["UnknownOptionError", "parser_of_options", "read_options"]
 

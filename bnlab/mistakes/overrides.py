@@ -9,12 +9,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-from bnlab.command_line import typed
 from bnlab.mistakes.signature import arguments_of_target
 from bnlab.mistakes.syntax import what_does_not_parse
 from bnlab.mistakes.vocabulary import Vocabulary
-from bnlab.resemblance import closest, did_you_mean, plain
 from bnlab.rules import RULES
+from bnlab.text.command_line import typed
+from bnlab.text.resemblance import closest, did_you_mean, plain
 
 __all__ = ["Overrides"]
 

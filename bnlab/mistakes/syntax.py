@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bnlab.command_line import typed
 from bnlab.commands import COMMANDS
 from bnlab.errors import one_line
-from bnlab.resemblance import closest, did_you_mean, plain
+from bnlab.text.command_line import typed
+from bnlab.text.resemblance import closest, did_you_mean, plain
 
 if TYPE_CHECKING:
     from bnlab.mistakes.overrides import Overrides

@@ -11,9 +11,9 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnlab.command_line import Origin
 from bnlab.config.folder import config_folder
-from bnlab.hydra_internals import repository_of
+from bnlab.internals.hydra_internals import repository_of
+from bnlab.text.command_line import Origin
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 

@@ -12,7 +12,7 @@ from bnlab.rules import one_of
 
 __all__ = ["check_accelerator", "check_logger"]
 
-_TRAINERS = ("lightning.pytorch.Trainer", "bnlab.quick.QuickTrainer")
+_TRAINERS = ("lightning.pytorch.Trainer", "bnlab.engines.quick.QuickTrainer")
 _ACCELERATORS = one_of("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 _PACKAGES = {
     "lightning.pytorch.loggers.TensorBoardLogger": ("tensorboard", "tensorboardX"),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnlab.errors import UserError
-from bnlab.resemblance import closest, did_you_mean
+from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["ACTIVATIONS", "check_network"]
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from bnlab.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
-from bnlab.concealing import override_to_write
-from bnlab.confidential import close_to_others, written
+from bnlab.config.confidential import close_to_others, written
 from bnlab.errors import UserError, one_line, user_errors
-from bnlab.folder_lock import FolderLock, is_locked
-from bnlab.folder_name import require_readable_name
-from bnlab.stored_file import read_text
-from bnlab.yaml_text import to_yaml
+from bnlab.io.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
+from bnlab.io.folder_lock import FolderLock, is_locked
+from bnlab.io.folder_name import require_readable_name
+from bnlab.io.stored_file import read_text
+from bnlab.io.yaml_text import to_yaml
+from bnlab.text.concealing import override_to_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -38,10 +38,10 @@ class RunFolder:
 
     config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (a row an epoch),
     summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
-    (`bnlab.confidential`).
+    (`bnlab.config.confidential`).
 
     Readers never see half of a file, and one run at a time writes (`locked`). Where summary.json is, it is the last
-    file of a run that has ended; it and all others are then on the disk (`bnlab.atomic_file.to_disk`).
+    file of a run that has ended; it and all others are then on the disk (`bnlab.io.atomic_file.to_disk`).
     """
 
     path: Path

@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.command_line import shown
+from bnlab.config.trust import check_settings, without_interpolations_of_this_machine
 from bnlab.errors import UserError
-from bnlab.notebook_table import as_html, as_markdown, as_pandas
-from bnlab.number_format import label, metric
+from bnlab.io.stored_file import read_text
+from bnlab.io.yaml_text import read_yaml
 from bnlab.runs.folder import RunFolder, reading
-from bnlab.stored_file import read_text
+from bnlab.runs.notebook_table import as_html, as_markdown, as_pandas
 from bnlab.task import TEST_SCORES, task_of
-from bnlab.trust import check_settings, without_interpolations_of_this_machine
-from bnlab.yaml_text import read_yaml
+from bnlab.text.command_line import shown
+from bnlab.text.number_format import label, metric
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -121,8 +121,8 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     """Read the run in folder `path`.
 
     Args:
-        trust: let its network be code of any kind, not only parts of bnlab and torch (`bnlab.trust`). Whoever made the
-            folder can then run code on this machine.
+        trust: let its network be code of any kind, not only parts of bnlab and torch (`bnlab.config.trust`). Whoever
+            made the folder can then run code on this machine.
         used: the groups of its config that are going to be built, all of which need that trust.
     Raises:
         UserError: the folder holds no run with results, one that needs trust, or a file that is damaged.
@@ -152,7 +152,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     if not folder.best_checkpoint.exists():
         return Run(folder, config, overrides, metrics, summary, None, None)
 
-    from bnlab.build import build_network
+    from bnlab.config.build import build_network
 
     with reading(folder, folder.config):
         network = build_network(config, sample_shape, num_outputs)

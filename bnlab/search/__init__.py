@@ -4,8 +4,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnlab.search.samplers import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
-    from bnlab.search.scales import (
+    from bnlab.search.spaces.samplers import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
+    from bnlab.search.spaces.scales import (
         Scale,
         log_uniform,
         log_uniform_integer,
@@ -26,7 +26,10 @@ __all__ = [
     "uniform_integer",
 ]
 
-_HOME = {name: "bnlab.search.samplers" if name.endswith("Sampler") else "bnlab.search.scales" for name in __all__}
+_HOME = {
+    name: "bnlab.search.spaces.samplers" if name.endswith("Sampler") else "bnlab.search.spaces.scales"
+    for name in __all__
+}
 
 
 def __getattr__(name: str) -> Any:

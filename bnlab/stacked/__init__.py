@@ -4,13 +4,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnlab.stacked.elementwise import elementwise
-    from bnlab.stacked.jobs import train
-    from bnlab.stacked.layer_table import LAYERS
-    from bnlab.stacked.layers import Layer
-    from bnlab.stacked.optimizers import StackedOptimizer
-    from bnlab.stacked.stack import Part, Stack
-    from bnlab.stacked.update_rules import UPDATE_RULES, Update, UpdateRule
+    from bnlab.stacked.formulas.elementwise import elementwise
+    from bnlab.stacked.formulas.layer_table import LAYERS
+    from bnlab.stacked.formulas.layers import Layer
+    from bnlab.stacked.formulas.stack import Part, Stack
+    from bnlab.stacked.networks.optimizers import StackedOptimizer
+    from bnlab.stacked.networks.update_rules import UPDATE_RULES, Update, UpdateRule
+    from bnlab.stacked.processes.jobs import train
 
 __all__ = [
     "LAYERS",
@@ -26,16 +26,16 @@ __all__ = [
 ]
 
 _HOME = {
-    "LAYERS": "layer_table",
-    "UPDATE_RULES": "update_rules",
-    "Layer": "layers",
-    "Part": "stack",
-    "Stack": "stack",
-    "StackedOptimizer": "optimizers",
-    "Update": "update_rules",
-    "UpdateRule": "update_rules",
-    "elementwise": "elementwise",
-    "train": "jobs",
+    "LAYERS": "formulas.layer_table",
+    "UPDATE_RULES": "networks.update_rules",
+    "Layer": "formulas.layers",
+    "Part": "formulas.stack",
+    "Stack": "formulas.stack",
+    "StackedOptimizer": "networks.optimizers",
+    "Update": "networks.update_rules",
+    "UpdateRule": "networks.update_rules",
+    "elementwise": "formulas.elementwise",
+    "train": "processes.jobs",
 }
 
 

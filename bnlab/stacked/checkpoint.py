@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.atomic_file import write_bytes
+from bnlab.io.atomic_file import write_bytes
 
 __all__ = ["Snapshot", "SnapshotAmidEpoch", "write_checkpoint"]
 

@@ -10,12 +10,12 @@ import torch
 from hydra.utils import get_object
 from omegaconf import DictConfig
 
-from bnlab.build import arguments_of, build_splits
+from bnlab.config.build import arguments_of, build_splits
+from bnlab.config.trust import known_target
 from bnlab.data import Normalization, Split, Splits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import input_and_target_state
 from bnlab.stacked.grouping import data_key
-from bnlab.trust import known_target
 
 __all__ = ["Data", "load_data"]
 

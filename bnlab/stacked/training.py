@@ -12,14 +12,14 @@ from bnlab.data.batches import EVALUATION_BATCH_SIZE
 from bnlab.data.splits import Split, Splits
 from bnlab.data.target_scale import TargetScale
 from bnlab.errors import UserError, one_line
-from bnlab.stacked.batches import StackedBatches
 from bnlab.stacked.checkpoint import Snapshot, SnapshotAmidEpoch
-from bnlab.stacked.criterion import CLASSES, NUMBERS, Criterion
 from bnlab.stacked.data import Data
-from bnlab.stacked.metrics import StackedMetrics
-from bnlab.stacked.mlp import StackedMLP
-from bnlab.stacked.module import StackedModule
-from bnlab.stacked.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
+from bnlab.stacked.formulas.criterion import CLASSES, NUMBERS, Criterion
+from bnlab.stacked.formulas.metrics import StackedMetrics
+from bnlab.stacked.networks.batches import StackedBatches
+from bnlab.stacked.networks.mlp import StackedMLP
+from bnlab.stacked.networks.module import StackedModule
+from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.pace import Pace
 from bnlab.stacked.trial import Trial
 

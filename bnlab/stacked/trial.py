@@ -14,25 +14,25 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from bnlab.atomic_file import to_disk, write_bytes, write_text
-from bnlab.build import arguments_of, build_network, check_batch_sizes
+from bnlab.config.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config.checking import check
 from bnlab.config.description import describe
 from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
-from bnlab.history import History
-from bnlab.log_file import Concealing
-from bnlab.optimizer import build_optimizer, build_scheduler, check_length
-from bnlab.outside import is_outside
+from bnlab.internals.torch_internals import say_that_it_stepped
+from bnlab.io.atomic_file import to_disk, write_bytes, write_text
+from bnlab.io.log_file import Concealing
+from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
+from bnlab.runs.history import History
+from bnlab.runs.summary import Summary, beginning, ending
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
-from bnlab.stacked.optimizers import moment_names
+from bnlab.stacked.networks.optimizers import moment_names
 from bnlab.stacked.state import State
-from bnlab.summary import Summary, beginning, ending
-from bnlab.torch_internals import say_that_it_stepped
+from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
 
 __all__ = ["Job", "Trial", "draw", "finish"]
 

@@ -13,9 +13,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bnlab.atomic_file import write_bytes
 from bnlab.config.settings import plain
-from bnlab.search.folder import UNFINISHED, TrialFolder
+from bnlab.io.atomic_file import write_bytes
+from bnlab.search.study.folder import UNFINISHED, TrialFolder
 
 if TYPE_CHECKING:
     from bnlab.stacked.data import Data

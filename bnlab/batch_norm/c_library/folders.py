@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from bnlab.folder_lock import FolderLock
+from bnlab.io.folder_lock import FolderLock
 
 __all__ = ["locked", "private", "read_trusted", "room_in", "scratch_in", "trusted"]
 

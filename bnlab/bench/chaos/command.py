@@ -11,14 +11,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from bnlab.argument_parser import ArgumentParser
 from bnlab.bench.chaos.database import NoServerError, Server
 from bnlab.bench.chaos.disturbances import DISTURBANCES, OF_THE_DATABASE
 from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES
 from bnlab.bench.chaos.memory import MemoryGroup, NoGroupError
 from bnlab.bench.chaos.round import References, Round, draw_round, run_round
 from bnlab.errors import UserError, report_user_errors
-from bnlab.signals import EXIT_INTERRUPTED, interruptible
+from bnlab.mistakes.argument_parser import ArgumentParser
+from bnlab.process.signals import EXIT_INTERRUPTED, interruptible
 
 __all__ = ["main"]
 

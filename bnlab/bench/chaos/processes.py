@@ -55,7 +55,7 @@ def _with_roles(found: list[tuple[int, int, int, str]]) -> list[Process]:
 
 
 _BY_COMMAND = {
-    "bnlab.stacked.fork_server": "fork server",
+    "bnlab.stacked.processes.fork_server": "fork server",
     "popen_loky": "joblib worker",
     "resource_tracker": "resource tracker",
     "bnlab.train": "main",

@@ -20,7 +20,7 @@ from bnlab.bench.chaos.disturbances import DISTURBANCES, OF_THE_DATABASE, Target
 from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES, Kind, draw_kind
 from bnlab.bench.chaos.memory import MemoryGroup
 from bnlab.bench.chaos.processes import MARK, find, send
-from bnlab.signals import REQUESTS
+from bnlab.process.signals import REQUESTS
 
 __all__ = ["References", "Round", "draw_round"]
 
@@ -313,9 +313,9 @@ def _failures(sweep: Path) -> list[str]:
 
 def _running(sweep: Path) -> list[str]:
     """The folders of the trials of which the study does not know the end."""
-    from bnlab.search.folder import SweepFolder
-    from bnlab.search.storage import close, open_storage, study_id
-    from bnlab.search.trials import folder_name
+    from bnlab.search.study.folder import SweepFolder
+    from bnlab.search.study.storage import close, open_storage, study_id
+    from bnlab.search.study.trials import folder_name
 
     folder = SweepFolder(sweep)
     definition = folder.read_definition()

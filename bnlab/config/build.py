@@ -1,0 +1,103 @@
+"""From a checked config to the objects it names; every group is a `_target_` and its arguments."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from bnlab.config.settings import WIDTHS
+from bnlab.config.target import build_target
+from bnlab.data.splits import Splits, as_splits
+from bnlab.errors import UserError, user_errors
+from bnlab.network import has_batch_norm
+from bnlab.task import task_of
+
+__all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
+
+
+def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
+    """The group as a plain dict for `build_target`, without the keys that bnlab itself reads."""
+    arguments: Any = OmegaConf.to_container(config, resolve=True)
+    return {key: value for key, value in arguments.items() if key not in not_for_the_target}
+
+
+def build_splits(config: DictConfig) -> Splits:
+    """The data set of `config.data`, not normalized.
+
+    Raises:
+        UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
+    """
+    with user_errors("`data`: "):
+        splits = as_splits(build_target(arguments_of(config.data, "batch_size", "normalize", "normalize_target")))
+    if splits.task != task_of(config):
+        raise UserError(_WRONG_TASK[splits.task])
+    return splits
+
+
+_WRONG_TASK = {
+    "regression": (
+        "`task` must be 'regression' for these data, whose targets are real numbers, but got 'classification': add "
+        "task=regression."
+    ),
+    "classification": (
+        "`task` must be 'classification' for these data, whose targets are classes, but got 'regression': choose data "
+        "with numbers to predict, such as data=diabetes or data=csv."
+    ),
+}
+
+
+def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
+    """The network of `config.model` and `config.norm` with the initial weights of `config.seed`.
+
+    The weights are a function of the seed alone: the global generator is seeded for them, and left as it was.
+
+    Raises:
+        UserError: an impossible network.
+    """
+    norm = config.norm
+    layers: dict[str, Any] = {"norm": None}
+    with user_errors("`norm`: "):
+        if norm._target_ is not None:
+            layers = {
+                "norm": build_target({**arguments_of(norm, "placement"), "_partial_": True}),
+                "placement": norm.get("placement", "before"),
+            }
+    with user_errors("`model`: "), torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        return build_target(
+            arguments_of(config.model, *(WIDTHS if "hidden" in config.model else ())),
+            input_shape=sample_shape,
+            num_classes=num_outputs,
+            **layers,
+        )
+
+
+def check_batch_sizes(network: nn.Module, sizes: Sequence[int]) -> None:
+    """
+    Raises:
+        UserError: a batch of one sample, with batch norm in the network.
+    """
+    if has_batch_norm(network) and min(sizes) == 1:
+        raise UserError(
+            "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
+            "norm=none trains on single samples."
+        )
+
+
+def build_logger(config: DictConfig, folder: Path) -> Any:
+    """The Lightning logger of `config.logger`, or False where metrics.csv alone is asked for.
+
+    Raises:
+        UserError: the package it needs is not installed.
+    """
+    logger = config.logger
+    if logger._target_ is None:
+        return False
+    with user_errors("`logger`: "):
+        arguments = arguments_of(logger)
+        if arguments.get("save_dir", "") is None:
+            arguments["save_dir"] = str(folder)
+        return build_target(arguments)

@@ -1,0 +1,255 @@
+"""Passwords and keys among the settings: what is written and said of them in their place.
+
+What a setting takes from the environment, by `${oc.env:NAME}`, stays that text wherever settings are written. What is
+given literally is masked: the password in an address, such as postgresql://user:***@host/db, and the value of a setting
+that is named like a secret (`api_key`, `password`, `token`, ...). Where either is among the settings, the folder of the
+run or the sweep is its owner's alone.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers import oc
+
+from bnlab.internals.hydra_internals import raw_value, register_resolver
+from bnlab.io.atomic_file import write_text
+from bnlab.text.command_line import Interpolation
+from bnlab.text.concealing import (
+    MASK,
+    conceal,
+    conceal_address,
+    holds_address_secret,
+    is_literal_secret,
+    is_masked,
+    override_to_write,
+    remember,
+    remember_address,
+)
+
+__all__ = [
+    "close_to_others",
+    "conceal_files_of_hydra",
+    "from_environment",
+    "holds_secrets",
+    "learn",
+    "leaves",
+    "literal_secrets",
+    "may_hold_secrets",
+    "resolved",
+    "settings_to_write",
+    "to_write",
+    "unresolved",
+    "warn_of_literals",
+    "written",
+]
+
+log = logging.getLogger(__name__)
+
+_READS_ENVIRONMENT = re.compile(r"\boc\.env\s*:")
+
+
+def to_write(key: str, value: Any) -> Any:
+    """The unresolved setting, as it may be written down."""
+    if isinstance(value, Mapping):
+        return {name: to_write(f"{key}.{name}", item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_write(key, item) for item in value]
+    if is_literal_secret(key, value):
+        return MASK
+    return conceal(value) if isinstance(value, str) else value
+
+
+def settings_to_write(config: DictConfig) -> dict[str, Any]:
+    """The config as plain values, resolved but for what the environment says, and without secrets."""
+    return written(config)[0]
+
+
+def written(config: DictConfig) -> tuple[dict[str, Any], bool]:
+    """`settings_to_write`, and `may_hold_secrets`, from one walk through the settings."""
+    raw = unresolved(config, enum_to_str=True)
+    settings = resolved(config, raw, enum_to_str=True)
+    written: dict[str, Any] = to_write("", settings)
+    for key, text in _from_environment(config, raw).items():
+        *above, last = key
+        node: Any = written
+        for part in above:
+            node = node[part]
+        node[last] = Interpolation(conceal_address(text))
+    return written, holds_secrets(raw)
+
+
+def resolved(config: DictConfig, raw: Mapping[str, Any], enum_to_str: bool = False) -> dict[str, Any]:
+    """The settings as plain values, from the `unresolved` ones: to resolve what has no interpolation takes long."""
+    settings: dict[str, Any] = {}
+    for key, value in raw.items():
+        if any("${" in text for _, text in _texts(value)):
+            value = config[key]
+            if OmegaConf.is_config(value):
+                value = OmegaConf.to_container(value, resolve=True, enum_to_str=enum_to_str)
+        settings[key] = value
+    return settings
+
+
+def from_environment(config: DictConfig) -> dict[tuple[Any, ...], str]:
+    """The settings that depend on the environment, as keys and indices from the root on, and their texts."""
+    return _from_environment(config, unresolved(config))
+
+
+def _from_environment(config: DictConfig, raw: Mapping[str, Any]) -> dict[tuple[Any, ...], str]:
+    interpolated = [(key, text) for key, text in _texts(raw) if "${" in text]
+    if not any(_READS_ENVIRONMENT.search(text) for _, text in interpolated):
+        return {}
+    sign = "\0"  # which no variable of the environment can hold
+    marked = config.copy()
+    OmegaConf.clear_cache(marked)
+    register_resolver("oc.env", lambda name, *default: f"{sign}{name}", replace=True)
+    try:
+        return {key: text for key, text in interpolated if _depends(marked, key, sign)}
+    finally:
+        register_resolver("oc.env", oc.env, replace=True)
+
+
+def _depends(marked: DictConfig, key: tuple[Any, ...], sign: str) -> bool:
+    node: Any = marked
+    try:
+        for part in key:
+            node = node[part]
+        value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    except Exception:  # what it makes of a text from there, where it wants a number
+        return True
+    return sign in str(value) or repr(sign)[1:-1] in str(value)
+
+
+def _texts(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], str]]:
+    if isinstance(node, str):
+        yield above, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            yield from _texts(value, (*above, key))
+    elif isinstance(node, Sequence):
+        for index, value in enumerate(node):
+            yield from _texts(value, (*above, index))
+
+
+def learn(config: DictConfig) -> None:
+    """Take note of the secrets in `config`, so that `conceal` knows them wherever they turn up."""
+    for key, value in leaves(unresolved(config)):
+        if is_literal_secret(key, value):
+            remember(str(value), MASK)
+        elif isinstance(value, str) and "://" in value and "${" not in value:
+            remember_address(value)
+    for path, text in from_environment(config).items():
+        node: Any = config
+        with suppress(OmegaConfBaseException, KeyError, TypeError):
+            for part in path:
+                node = node[part]
+            if isinstance(node, str) and _may_be_secret(node):
+                remember(node, text)
+                remember_address(node)
+
+
+def _may_be_secret(value: str) -> bool:
+    """Neither a number nor the path of something that is there, with which a text could be full."""
+    with suppress(ValueError):
+        float(value)
+        return False
+    try:
+        return not os.path.exists(os.path.expanduser(value))
+    except ValueError:
+        return True
+
+
+def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value that is no container, with its key; items of a list have that of the list."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from leaves(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, list | tuple):
+        for value in node:
+            yield from leaves(value, key)
+    else:
+        yield key, node
+
+
+def literal_secrets(config: DictConfig) -> list[str]:
+    """The keys of settings that hold one literally."""
+    return [
+        key
+        for key, value in leaves(unresolved(config))
+        if not is_masked(value)
+        and (is_literal_secret(key, value) or (isinstance(value, str) and holds_address_secret(value)))
+    ]
+
+
+def may_hold_secrets(config: DictConfig) -> bool:
+    """Whether a setting reads the environment, or holds a secret literally."""
+    return holds_secrets(unresolved(config))
+
+
+def holds_secrets(raw: Mapping[str, Any]) -> bool:
+    """`may_hold_secrets` of the `unresolved` settings."""
+    return any(
+        is_literal_secret(key, value)
+        or (
+            isinstance(value, str)
+            and (_READS_ENVIRONMENT.search(value) or is_masked(value) or holds_address_secret(value))
+        )
+        for key, value in leaves(raw)
+    )
+
+
+def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
+    """As plain values; what Hydra says of itself repeats the rest."""
+    settings: dict[str, Any] = {}
+    for key in filter(lambda key: key != "hydra", config):
+        value = raw_value(config, str(key))
+        if OmegaConf.is_config(value):
+            value = OmegaConf.to_container(value, resolve=False, enum_to_str=enum_to_str)
+        settings[str(key)] = value
+    return settings
+
+
+def close_to_others(folder: Path) -> None:
+    """Let nobody but its owner in, who alone can say so."""
+    with suppress(PermissionError):
+        folder.chmod(0o700)
+
+
+def warn_of_literals(config: DictConfig) -> None:
+    """One line, if there is anything to warn of."""
+    keys = literal_secrets(config)
+    if keys:
+        log.warning(
+            "%s: a secret that is given literally is masked in all files, but stays in the history of the shell, and "
+            "has to be given again to go on; %s='${oc.env:NAME}' takes it from the environment.",
+            ", ".join(f"`{key}`" for key in keys),
+            keys[0],
+        )
+
+
+def conceal_files_of_hydra(hydra: Any) -> None:
+    """Mask what Hydra has written in `hydra.output_subdir`, before anything else is done; `hydra` is its config."""
+    if hydra.output_subdir is None:
+        return
+    for file in (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml"):
+        before = file.read_text()
+        after = "".join(_line_to_write(line) for line in before.splitlines(keepends=True))
+        if after != before:
+            close_to_others(file.parent.parent)
+            write_text(file, after)
+
+
+def _line_to_write(line: str) -> str:
+    """Of a YAML file: `key: value`, or an override in a list."""
+    key, separator, value = line.rstrip("\n").partition(": ")
+    if separator and is_literal_secret(key.strip(), value.strip("'\"")) and value not in ("null", "true", "false"):
+        return f"{key}: '{MASK}'\n"
+    start = len(line) - len(line.lstrip(" -"))
+    return line[:start] + override_to_write(line[start:].rstrip("\n")) + "\n"

@@ -1,0 +1,180 @@
+"""What a folder that somebody else made may ask for: parts of a closed list, and nothing that reads this machine.
+
+Run folders are sent around. Reading, evaluating or continuing one builds what its config names, so that a config could
+call anything. Without the user's word (`trust`), these targets alone are built, and interpolations that read the
+environment or files are not resolved.
+"""
+
+import functools
+import importlib
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from bnlab.errors import UserError
+
+__all__ = [
+    "UNTRUSTED_DATA_SETS",
+    "check_settings",
+    "known_by_name",
+    "known_target",
+    "reasons_of_interpolations",
+    "reasons_of_targets",
+    "refuse",
+    "without_interpolations_of_this_machine",
+]
+
+# Each by every name that a config of ours may have for it. None of them takes code or a file of code.
+_OURS = {
+    **dict.fromkeys(("bnlab.network.MLP", "bnlab.MLP"), "bnlab.network.MLP"),
+    **{
+        f"{package}.{name}": f"bnlab.batch_norm.{name}"
+        for package in ("bnlab.batch_norm", "bnlab")
+        for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
+    },
+    **{
+        f"bnlab.data.{name}": f"bnlab.data.{name}"
+        for name in ("diabetes", "digits", "from_csv", "from_npz", "from_torchvision")
+    },
+    "bnlab.training.optimizer.inverse_time": "bnlab.training.optimizer.inverse_time",
+}
+# Built by Hydra, as they are Lightning's.
+_LIGHTNINGS = {
+    "lightning.pytorch.Trainer",
+    "bnlab.engines.quick.QuickTrainer",  # in whose place that one is built
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
+    "lightning.pytorch.loggers.TensorBoardLogger",
+}
+_TORCHS = ("torch.nn.", "torch.optim.")
+_CLASS_OF_TORCH = re.compile(r"torch\.(nn|optim)(\.[a-z_]\w*)*\.[A-Z]\w*")
+# Those of torchvision that are checked against a published sum before they are read.
+UNTRUSTED_DATA_SETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+
+# Interpolations that give the same on every machine: of another setting, the time, or what Hydra says of the job.
+_HARMLESS_RESOLVERS = {"now", "unique", "repeat", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values"}
+_RESOLVER = re.compile(r"\$\{\s*([^\s:${}]*)\s*(:|\$\{)?")
+
+
+@functools.cache
+def known_target(name: str) -> Callable[..., Any] | None:
+    """What the `_target_` `name` stands for, if it is a part of bnlab's or a class of `torch.nn` or `torch.optim`.
+
+    None for everything else, however it is reached: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
+    """
+    if name not in _OURS and not name.startswith(_TORCHS):
+        return None
+    module, _, attribute = _OURS.get(name, name).rpartition(".")
+    try:
+        target = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError):
+        return None  # Hydra says what is wrong
+    return target if name in _OURS or _is_of_torch(target) else None
+
+
+def known_by_name(name: str) -> bool:
+    """Whether `name` looks like one that `known_target` knows; nothing is imported. For advice, not for safety."""
+    return name in _OURS or _CLASS_OF_TORCH.fullmatch(name) is not None
+
+
+def _is_of_torch(target: Any) -> bool:
+    from torch.nn import Module
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LRScheduler
+
+    return (
+        isinstance(target, type)
+        and issubclass(target, Module | Optimizer | LRScheduler)
+        and f"{target.__module__}.".startswith(_TORCHS)
+    )
+
+
+def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str]) -> None:
+    """Hold the unresolved settings of a folder against what it may ask for unasked.
+
+    Args:
+        settings: as `bnlab.io.yaml_text.read_yaml` gives them.
+        owner: opens the sentence, such as "The run in 'folder'".
+        used: the groups whose targets are going to be built. Interpolations count in all that a network is trained
+            and tested with; elsewhere they are for `without_interpolations_of_this_machine`.
+    Raises:
+        UserError: the first that needs the user's trust.
+    """
+    built = {group: settings[group] for group in used if group in settings}
+    refuse(
+        owner,
+        [*reasons_of_targets(built), *reasons_of_interpolations(_computed_with(settings))],
+        "trust=True` (`--trust` for commands)",
+    )
+
+
+# Where a run is logged, and what a user adds, is read by nobody.
+_COMPUTED_WITH = (
+    *("task", "data", "model", "norm", "optimizer", "scheduler", "trainer", "seed", "objective", "num_threads"),
+)
+
+
+def _computed_with(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key in _COMPUTED_WITH}
+
+
+def without_interpolations_of_this_machine(settings: Any) -> Any:
+    """The unresolved settings, in which what would read the environment or files is the text that it is."""
+    if isinstance(settings, Mapping):
+        return {key: without_interpolations_of_this_machine(value) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return list(map(without_interpolations_of_this_machine, settings))
+    if isinstance(settings, str) and _reads_this_machine(settings):
+        return settings.replace("${", "\\${")
+    return settings
+
+
+def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
+    """
+    Raises:
+        UserError: there is a reason; `trusting` says how the user trusts the owner's maker all the same.
+    """
+    for reason in reasons:
+        raise UserError(
+            f"{owner} {reason}, which could run code or read files on this machine: if you trust who made it, say so "
+            f"with `{trusting}."
+        )
+
+
+def reasons_of_targets(settings: Any, is_known: Callable[[str], object] = known_target) -> Iterator[str]:
+    """The targets that need the user's trust: "asks for 'os.system' in `model`", one after the other."""
+    for key, node in _nodes(settings):
+        if isinstance(node, Mapping) and "_target_" in node:
+            yield from _reasons_of_target(node, key or "it", is_known)
+
+
+def reasons_of_interpolations(settings: Any) -> Iterator[str]:
+    """The interpolations that need it."""
+    for key, node in _nodes(settings):
+        if isinstance(node, str) and _reads_this_machine(node):
+            yield f"has the interpolation {node!r} in `{key}`"
+
+
+def _reads_this_machine(text: str) -> bool:
+    return any(colon and name not in _HARMLESS_RESOLVERS for name, colon in _RESOLVER.findall(text))
+
+
+def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every node with the key it is under, such as a.b[0]."""
+    yield key, node
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            yield from _nodes(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            yield from _nodes(value, f"{key}[{index}]")
+
+
+def _reasons_of_target(settings: Mapping[str, Any], shown: str, is_known: Callable[[str], object]) -> Iterator[str]:
+    target = settings["_target_"]
+    if target is None or (isinstance(target, str) and target in _LIGHTNINGS):
+        return
+    if not isinstance(target, str) or not is_known(target):
+        yield f"asks for {target!r} in `{shown}`"
+    elif _OURS.get(target) == "bnlab.data.from_torchvision" and settings.get("name") not in UNTRUSTED_DATA_SETS:
+        yield f"asks for torchvision's data set {settings.get('name')!r} in `{shown}`"

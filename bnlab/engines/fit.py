@@ -1,0 +1,57 @@
+"""Training one network into a folder, by Lightning or by the engine of stacks; only what is needed is imported."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from bnlab.config.trainer import is_quick
+from bnlab.runs.summary import Summary
+
+if TYPE_CHECKING:
+    from lightning import Callback
+    from rich.console import Console
+
+    from bnlab.search.study.pruning import Pruning
+
+__all__ = ["fit"]
+
+
+def fit(
+    config: DictConfig,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] | None = None,
+    command: str | None = None,
+    sweep: Mapping[str, str] | None = None,
+    console: "Console | None" = None,
+    callbacks: "Sequence[Callback]" = (),
+    pruning: "Pruning | None" = None,
+) -> Summary:
+    """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
+
+    Args:
+        config: as `bnlab.compose` gives it.
+        folder: where the run goes; made if it is not there.
+        overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
+            "command" is null where no overrides make the config: config.yaml says what was trained).
+        command: the line that repeats the run, where it takes more than the overrides.
+        sweep: whose trial it is, {"id", "folder"}.
+        console: where the progress bar and the closing table go; None for stdout.
+        callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
+        pruning: the rule of a sweep that may end the training.
+    Returns:
+        what summary.json holds; its "status" is completed, diverged, pruned or interrupted.
+    Raises:
+        UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
+            folder's summary says status failed and why. Where another run is under way, nothing is written.
+    """
+    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
+    if is_quick(config):
+        from bnlab.engines.quick import fit_quickly
+
+        return fit_quickly(config, folder, callbacks=callbacks, pruning=pruning, **about)
+    from bnlab.training.lightning.fit import fit_by_lightning
+
+    return fit_by_lightning(config, folder, callbacks=callbacks, pruning=pruning, **about)

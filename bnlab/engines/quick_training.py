@@ -1,0 +1,135 @@
+"""The training behind `trainer=quick`, and its test."""
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from omegaconf import DictConfig
+from rich.console import Console
+from torch import nn
+
+from bnlab.curves import Curves
+from bnlab.data import Splits
+from bnlab.errors import UserError
+from bnlab.internals.torch_internals import spare_the_compiler
+from bnlab.network import num_parameters
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.progress import RunProgress
+from bnlab.runs.summary import Summary
+from bnlab.stacked.data import Data, load_data
+from bnlab.stacked.networks.module import StackedModule
+from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
+from bnlab.stacked.trial import Job, Trial, draw
+from bnlab.training.interrupt import InterruptRequest
+from bnlab.training.threads import suitable_num_threads, use_threads
+
+if TYPE_CHECKING:
+    from bnlab.search.study.pruning import Pruning
+
+__all__ = ["NotQuickError", "tester", "train_quickly"]
+
+log = logging.getLogger(__name__)
+
+
+class NotQuickError(Exception):
+    """The network or its optimizer has no stacked form; the message says why."""
+
+
+class _Trial(Trial):
+    """Logs as any code does: the file belongs to whoever runs it."""
+
+    def log(self, message: str) -> None:
+        log.info(message)
+
+    def write_log(self) -> None:
+        pass
+
+
+def train_quickly(
+    config: DictConfig,
+    run: RunFolder,
+    console: Console,
+    pruning: "Pruning | None",
+    summary: Summary,
+    pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]],
+) -> None:
+    """Train, test, and write all that the folder of a run is to hold but the summary, which is filled.
+
+    Raises:
+        NotQuickError: before anything is written.
+        UserError: what cannot work, found before any training.
+    """
+    spare_the_compiler()
+    data = load_data(config, is_beginning=True)
+    trial = _Trial(Job(0, config, run.path))
+    trial.run = run  # which is locked
+    network = trial.build(data)
+    progress = RunProgress(console, max_epochs=config.trainer.max_epochs, max_steps=config.trainer.max_steps)
+    batch_size = len(data.splits.train) if trial.batch_size is None else trial.batch_size
+
+    def is_behind(trial: Trial) -> bool:
+        row = trial.history.rows[-1]
+        progress.end_epoch(row)
+        return pruning is not None and pruning.ends(int(row["epoch"]), row, config.trainer.max_epochs)
+
+    def look(epoch: int, num_trials: int) -> None:
+        progress.update(epoch, training.num_steps)
+        if interrupt.is_requested:
+            raise Interrupted
+
+    with InterruptRequest() as interrupt, use_threads(_num_threads(config, network, batch_size)):
+        try:
+            training = Training([trial], [network], data, look=look, after_epoch=is_behind, keeps_last=True)
+        except UserError as error:
+            raise NotQuickError(str(error)) from error
+        with progress.begin(training.steps_per_epoch):
+            try:
+                training.run()
+            except BaseException:
+                _write_what_there_is(trial)
+                raise
+        draw([trial], pictures_of)
+        trial.write_results()
+    summary |= {name: value for name, value in trial.summary.items() if name not in ("command", "sweep")}
+
+
+def _write_what_there_is(trial: Trial) -> None:
+    trial.end_training("failed")
+    if trial.history.rows:
+        trial.write_progress()
+
+
+def _num_threads(config: DictConfig, network: nn.Module, batch_size: int) -> int:
+    return suitable_num_threads(config.get("num_threads", "auto"), num_parameters(network), batch_size)
+
+
+def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callable[[], dict[str, float]]]:
+    """The data of a run, their fingerprint, and what gives the test metrics on them of a network with its weights.
+
+    They are to the bit as `train_quickly` has them.
+
+    Raises:
+        NotQuickError: the network has no stacked form.
+        UserError: the data are not there.
+    """
+    data: Data = load_data(config, is_beginning=True)
+    dtype = DTYPES[str(config.trainer.precision)]
+    criterion, scale = criterion_of(data.splits)
+    model = stacked_model([network], dtype, criterion)
+    split = model.prepare(data.split("test", dtype, torch.device("cpu")))
+    if isinstance(model, StackedModule):
+        try:
+            model.try_out(split.x[:2], data.splits.num_outputs)
+        except UserError as error:
+            raise NotQuickError(str(error)) from error
+    size = config.data.batch_size
+    batch_size = len(data.splits.train) if size == "full" else int(size)
+
+    @torch.no_grad()
+    def test() -> dict[str, float]:
+        with use_threads(_num_threads(config, network, batch_size)):
+            (metrics,) = evaluate(model, split, "test", scale)
+        return metrics
+
+    return data.splits, data.fingerprint, test

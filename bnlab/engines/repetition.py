@@ -1,0 +1,158 @@
+"""A run trained again, and how its numbers compare with those it left."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bnlab.engines.fit import fit
+from bnlab.errors import UserError, one_line
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.reading import load, read_metrics
+
+__all__ = ["Difference", "Repetition", "differences", "repeat"]
+
+ROUNDING = 1e-4
+"""Largest relative difference that a different order of the same additions explains, over a training in float32."""
+
+# Everything that a training builds.
+_BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+_OF_THE_CLOCK = ("seconds",)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where a metric of the repetition first differs, in metrics.csv or, with epoch None, in summary.json.
+
+    Attributes:
+        largest: relative difference in any epoch.
+    """
+
+    name: str
+    epoch: int | None
+    before: float
+    now: float
+    largest: float
+
+    def __str__(self) -> str:
+        where = "" if self.epoch is None else f" in epoch {self.epoch}"
+        return f"{self.name}{where}: {self.before!r} before, {self.now!r} now"
+
+
+@dataclass(frozen=True)
+class Repetition:
+    """
+    Attributes:
+        folder: of the new run.
+        num_numbers: how many were compared.
+        found: the first difference of each metric; empty where all numbers are the same, bit for bit.
+        reasons: what is known to be different: versions, the commit, the data.
+    """
+
+    folder: Path
+    num_numbers: int
+    found: Sequence[Difference]
+    reasons: Sequence[str]
+
+    @property
+    def is_same(self) -> bool:
+        """Bit for bit."""
+        return not self.found
+
+    @property
+    def is_rounding(self) -> bool:
+        return all(difference.largest <= ROUNDING for difference in self.found)
+
+    def lines(self) -> Iterator[str]:
+        if self.is_same:
+            yield f"the same: all {self.num_numbers} numbers agree, bit for bit"
+            return
+        largest = max(difference.largest for difference in self.found)
+        if self.is_rounding:
+            yield f"the same up to rounding: {self.num_numbers} numbers agree to {largest:.1e} of their size"
+        else:
+            yield "different:"
+            yield from (f"  {difference}" for difference in self.found)
+        yield from (f"  {reason}" for reason in self.reasons)
+
+
+def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repetition:
+    """Train the run in `folder` again, from its config alone, and compare every epoch and the test.
+
+    Args:
+        into: where the new run goes.
+        trust: let the run name code of any kind; see `bnlab.load`.
+    Raises:
+        UserError: the folder holds no run that can be trained again.
+    """
+    run = load(folder, trust=trust, used=_BUILT)
+    if run.summary["status"] == "interrupted":
+        raise UserError(
+            f"The run in {str(run.folder.path)!r} was interrupted, so that there is no end to compare with."
+        )
+    try:
+        summary = fit(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"The run in {str(run.folder.path)!r} cannot be repeated: {one_line(error)}") from error
+    new = RunFolder(Path(into))
+    metrics = read_metrics(new.metrics)
+    if run.summary["status"] == "pruned":  # a search ended it; its test is that of an earlier epoch
+        num_epochs = len(run.metrics["epoch"])
+        metrics = {name: column[:num_epochs] for name, column in metrics.items()}
+        summary = {**summary, **{name: run.summary.get(name) for name in summary}}
+    found, num_numbers = differences(run.metrics, run.summary, metrics, summary)
+    return Repetition(new.path, num_numbers, found, list(_reasons(run.summary, summary)))
+
+
+def differences(
+    metrics: Mapping[str, Sequence[float]],
+    summary: Mapping[str, Any],
+    metrics_now: Mapping[str, Sequence[float]],
+    summary_now: Mapping[str, Any],
+) -> tuple[list[Difference], int]:
+    """The first difference in each column of metrics.csv and each test metric, and how many numbers were compared."""
+    found, num_numbers = [], 0
+    for name in (name for name in metrics if name not in _OF_THE_CLOCK):
+        before, now = metrics[name], metrics_now.get(name, [])
+        length = max(len(before), len(now))
+        num_numbers += length
+        pairs = [
+            (before[place] if place < len(before) else math.nan, now[place] if place < len(now) else math.nan)
+            for place in range(length)
+        ]
+        differing = [place for place in range(length) if not _same(*pairs[place])]
+        if differing:
+            largest = max(_relative(*pairs[place]) for place in differing)
+            found.append(Difference(name, differing[0] + 1, *pairs[differing[0]], largest))
+    for name in (name for name in summary if name.startswith("test_")):
+        one, other = (math.nan if value is None else value for value in (summary[name], summary_now.get(name)))
+        num_numbers += 1
+        if not _same(one, other):
+            found.append(Difference(name, None, one, other, _relative(one, other)))
+    return found, num_numbers
+
+
+def _same(before: float, now: float) -> bool:
+    return before == now or (math.isnan(before) and math.isnan(now))
+
+
+def _relative(before: float, now: float) -> float:
+    size = max(abs(before), abs(now))
+    return abs(before - now) / size if math.isfinite(size) and size else math.inf
+
+
+def _reasons(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    versions, versions_now = before.get("versions") or {}, now.get("versions") or {}
+    for name in versions_now:
+        if versions.get(name) != versions_now[name]:
+            yield f"{name} was {versions.get(name)}, and is {versions_now[name]}"
+    if before.get("data_sha256") not in (None, now.get("data_sha256")):
+        yield "the data are not the same"
+    git, git_now = before.get("git") or {}, now.get("git") or {}
+    if git.get("commit") != git_now.get("commit"):
+        yield f"the git commit was {git.get('commit')}, and is {git_now.get('commit')}"
+    elif not git.get("is_clean", True) or not git_now.get("is_clean", True):
+        yield "files were changed since the git commit"

@@ -1,0 +1,1 @@
+"""What Hydra is told of bnlab, and what of Hydra is changed."""

@@ -1,0 +1,37 @@
+"""`-m` with --cfg, --info or --help: what a sweep would start from. Hydra shows that of single runs only."""
+
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from bnlab.errors import UserError
+from bnlab.internals.hydra_internals import composing_as_for_a_sweep
+
+__all__ = ["MULTIRUN", "is_shown", "showing_a_sweep", "shows_something"]
+
+MULTIRUN = "hydra.mode=MULTIRUN"
+
+
+def is_shown(arguments: Namespace) -> bool:
+    """Whether the command line asks to see something of a sweep, rather than to run it."""
+    return shows_something(arguments) and (arguments.multirun or MULTIRUN in arguments.overrides)
+
+
+def shows_something(arguments: Namespace) -> bool:
+    """Whether the command line asks to see something, rather than to train."""
+    asked: bool = arguments.help or arguments.hydra_help or arguments.shell_completion
+    return asked or arguments.cfg is not None or arguments.info is not None
+
+
+@contextmanager
+def showing_a_sweep(arguments: Namespace) -> Iterator[Namespace]:
+    """Within, Hydra composes as it does for a sweep; yields the arguments as it takes them from a single run.
+
+    Raises:
+        UserError: this Hydra cannot be made to.
+    """
+    with composing_as_for_a_sweep() as it_does:
+        if not it_does:
+            raise UserError("This version of Hydra does not show what a sweep starts from: leave -m out.")
+        mode = [] if MULTIRUN in arguments.overrides else [MULTIRUN]
+        yield Namespace(**vars(arguments) | {"multirun": False, "overrides": [*arguments.overrides, *mode]})

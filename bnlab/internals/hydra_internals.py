@@ -1,0 +1,289 @@
+"""What differs between versions of Hydra and OmegaConf: their private names, all asked for here, and a few public ones.
+
+Without a private name something takes longer, or is said in Hydra's own words. Hydra's own methods are replaced for a
+while where no option of Hydra's does the same.
+"""
+
+import io
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from functools import cache
+from inspect import signature
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.internals.private_name import private_name
+
+__all__ = [
+    "application",
+    "composing_as_for_a_sweep",
+    "error_of",
+    "help_by",
+    "initialized",
+    "instantiate",
+    "loader_of",
+    "options_in",
+    "parser_of_options",
+    "raw_value",
+    "register_resolver",
+    "repository_of",
+    "run_hydra",
+    "setter_of_values",
+    "store",
+    "without_composing_for_the_mode",
+]
+
+_HYDRA = "hydra._internal.hydra:Hydra"
+_LOADER = "hydra._internal.config_loader_impl:ConfigLoaderImpl"
+
+# ---- what differs between versions -----------------------------------------------------------------------------------
+
+
+def _of_version() -> dict[str, Any]:
+    """The `version_base` of Hydra 1.3, which Hydra 1.4 warns of, as it has one behavior."""
+    import hydra
+
+    major, minor = map(int, hydra.__version__.split(".")[:2])
+    return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
+
+
+def application(task: Callable[..., Any], folder: str, name: str | None) -> Callable[[], Any]:
+    """`hydra.main` of `task` with the config `name` of a folder."""
+    import hydra
+
+    made: Callable[[], Any] = hydra.main(config_path=folder, config_name=name, **_of_version())(task)
+    return made
+
+
+def initialized(folder: str) -> AbstractContextManager[Any]:
+    """`hydra.initialize_config_dir`."""
+    from hydra import initialize_config_dir
+
+    return initialize_config_dir(folder, **_of_version())
+
+
+def register_resolver(name: str, resolver: Callable[..., Any], **settings: bool) -> None:
+    """`OmegaConf.register_new_resolver`, which is called `register_resolver` since OmegaConf 2.4."""
+    is_new = "replace" in signature(OmegaConf.register_resolver).parameters
+    (OmegaConf.register_resolver if is_new else OmegaConf.register_new_resolver)(name, resolver, **settings)
+
+
+def store(group: str, name: str, node: Mapping[str, Any]) -> None:
+    """`ConfigStore.store` of bnlab's own, which may be there already: Hydra 1.4 wants to be told so."""
+    from hydra.core.config_store import ConfigStore
+
+    again: Any = {"replace": True} if "replace" in signature(ConfigStore.store).parameters else {}
+    ConfigStore.instance().store(group=group, name=name, node=dict(node), provider="bnlab", **again)
+
+
+def instantiate(config: Any, **named: Any) -> Any:
+    """`hydra.utils.instantiate` of what the user has given, or allowed where it is of somebody else
+    (`bnlab.config.trust`).
+    """
+    import hydra.utils
+
+    with _trusting():
+        return hydra.utils.instantiate(config, **named)
+
+
+def _trusting() -> AbstractContextManager[Any]:
+    """Within, Hydra builds what a config names; since Hydra 1.4 it wants to be told so."""
+    whitelist = private_name("hydra.utils:execution_whitelist", None)
+    everything = private_name("hydra.utils:UNSAFE_DISABLE_EXECUTION_CHECKS", None)
+    return nullcontext() if whitelist is None or everything is None else whitelist(everything)
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("--help", "-h"), {"action": "store_true"}),
+    (("--hydra-help",), {"action": "store_true"}),
+    (("--version",), {"action": "version", "version": ""}),
+    (("--cfg", "-c"), {"choices": ["job", "hydra", "all"]}),
+    (("--resolve",), {"action": "store_true"}),
+    (("--package", "-p"), {}),
+    (("--run", "-r"), {"action": "store_true"}),
+    (("--multirun", "-m"), {"action": "store_true"}),
+    (("--shell-completion", "-sc"), {"action": "store_true"}),
+    (("--config-path", "-cp"), {}),
+    (("--config-name", "-cn"), {}),
+    (("--config-dir", "-cd"), {}),
+    (("--experimental-rerun",), {}),
+    (("--info", "-i"), {"const": "all", "nargs": "?"}),
+)
+
+
+def parser_of_options() -> ArgumentParser:
+    """Hydra's; or one with the options that its manual lists."""
+    of_hydra = private_name("hydra._internal.utils:get_args_parser", None)
+    if of_hydra is not None:
+        parser: ArgumentParser = of_hydra()
+        return parser
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("overrides", nargs="*")
+    for names, settings in _OPTIONS:
+        parser.add_argument(*names, **settings)
+    return parser
+
+
+def run_hydra(arguments: Namespace, parser: ArgumentParser, task: Callable[..., Any], folder: str, name: str) -> None:
+    """Run `task` as `hydra.main` would, with arguments that are parsed, and not the same as those of the process."""
+    plainly = application(task, folder, name)  # which tells Hydra 1.3 its version, too
+    run = private_name("hydra._internal.utils:_run_hydra", None)
+    if run is not None:
+        with _trusting():
+            run(arguments, parser, task, config_path=folder, config_name=name)
+        return
+    given = sys.argv[1:]
+    sys.argv[1:] = _typed(arguments)
+    try:
+        with _trusting():
+            plainly()
+    finally:
+        sys.argv[1:] = given
+
+
+def _typed(arguments: Namespace) -> list[str]:
+    """The command line that is read as these arguments."""
+    words: list[str] = []
+    for (name, *_), _settings in _OPTIONS:
+        value = getattr(arguments, name.lstrip("-").replace("-", "_"), None)
+        if value is True:
+            words.append(name)
+        elif value:
+            words += [name, str(value)]
+    return [*words, *arguments.overrides]
+
+
+# ---- what Hydra composes ---------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _replaced(owner: str, name: str, replacement: Any) -> Iterator[bool]:
+    """Within, `replacement` stands where `owner` has `name`, if it has; yields whether it does."""
+    of_whom = private_name(owner, None)
+    before = private_name(f"{owner}.{name}", None)
+    if of_whom is None or before is None:
+        yield False
+        return
+    setattr(of_whom, name, replacement)
+    try:
+        yield True
+    finally:
+        setattr(of_whom, name, before)
+
+
+def help_by(get_help: Callable[..., str]) -> AbstractContextManager[bool]:
+    """Within, the text of `--help` is that of `get_help(hydra, help_config, config, ...)`, not made from a template."""
+    return _replaced(_HYDRA, "get_help", get_help)
+
+
+def without_composing_for_the_mode() -> AbstractContextManager[bool]:
+    """Within, Hydra takes it that no config says a `hydra.mode`, for which Hydra 1.3 composes all of it once more."""
+    return _replaced(_HYDRA, "get_mode", lambda *_, **__: None)
+
+
+def composing_as_for_a_sweep() -> AbstractContextManager[bool]:
+    """Within, Hydra composes for RunMode.MULTIRUN whatever it is asked; yields whether it does."""
+    from hydra.types import RunMode
+
+    load = private_name(f"{_LOADER}.load_configuration", None)
+
+    def load_configuration(
+        self: Any, config_name: str | None, overrides: list[str], run_mode: RunMode, *arguments: Any, **named: Any
+    ) -> Any:
+        return load(self, config_name, overrides, RunMode.MULTIRUN, *arguments, **named)
+
+    return _replaced(_LOADER, "load_configuration", load_configuration)
+
+
+def options_in(loader: Any, config_name: str, overrides: list[str]) -> Callable[[str, Any], list[str]]:
+    """What gives the names in a group that are of a `hydra.core.object_type.ObjectType`.
+
+    By the loader's repository, as the loader copies all that it has read for each question, which takes longer.
+    """
+    if hasattr(loader, "_parse_overrides_and_create_caching_repo"):
+        _, repository = loader._parse_overrides_and_create_caching_repo(config_name, overrides)
+        options: Callable[[str, Any], list[str]] = repository.get_group_options
+        return options
+    return lambda group, kind: loader.get_group_options(group, kind, config_name, overrides)
+
+
+def repository_of(folder: str, config_dir: str | None) -> Any | None:
+    """All configs of `folder`, of `config_dir` and of Hydra; None where a Hydra does not let them be listed."""
+    from hydra.core.config_search_path import SearchPathQuery
+
+    loader = private_name(_LOADER, None)
+    create = private_name("hydra._internal.utils:create_config_search_path", None)
+    if loader is None or create is None:
+        return None
+    path = create(folder)
+    if config_dir is not None:
+        path.prepend("command-line", f"file://{config_dir}", SearchPathQuery(provider="schema"))
+    return getattr(loader(config_search_path=path), "repository", None)
+
+
+@cache
+def setter_of_values() -> Callable[[DictConfig, Sequence[Any], Sequence[Any]], None] | None:
+    """What sets overridden values in a composed config as Hydra does, (config, values, all overrides of the task).
+
+    None where a Hydra has no function for that: it has to compose every job anew.
+    """
+    apply = private_name(f"{_LOADER}._apply_overrides_to_config", None)
+    dirname = private_name("hydra._internal.config_loader_impl:get_overrides_dirname", None)
+    if apply is None:
+        return None
+
+    def set_values(config: DictConfig, values: Sequence[Any], of_task: Sequence[Any]) -> None:
+        apply(list(values), config)
+        if OmegaConf.is_interpolation(config.hydra.job, "override_dirname"):  # of Hydra 1.4, made when it is asked for
+            return
+        named = config.hydra.job.config.override_dirname
+        config.hydra.job.override_dirname = dirname(
+            overrides=list(of_task),
+            kv_sep=named.kv_sep,
+            item_sep=named.item_sep,
+            exclude_keys=named.exclude_keys,
+        )
+
+    if dirname is None and not _names_jobs_when_asked():
+        return None
+    return set_values
+
+
+def _names_jobs_when_asked() -> bool:
+    from hydra.conf import HydraConf
+
+    return OmegaConf.is_interpolation(OmegaConf.structured(HydraConf).job, "override_dirname")
+
+
+def loader_of(path: Any, like: Any) -> Any:
+    """A loader of configs from a search path, of the class that Hydra's are."""
+    return private_name(_LOADER, type(like))(config_search_path=path)
+
+
+# ---- what Hydra and OmegaConf hold -----------------------------------------------------------------------------------
+
+
+def error_of(job_return: Any) -> BaseException | None:
+    """What a failed job raised, which the public property prints and raises again."""
+    if hasattr(job_return, "_return_value"):
+        error: BaseException | None = job_return._return_value
+        return error
+    try:
+        with redirect_stderr(io.StringIO()):
+            _ = job_return.return_value
+    except BaseException as raised:
+        return raised
+    return None
+
+
+def raw_value(config: DictConfig, key: str) -> Any:
+    """What is written at `key`: a config, or a value in which nothing is resolved."""
+    if not hasattr(config, "_get_node"):
+        return OmegaConf.to_container(OmegaConf.masked_copy(config, [key]), resolve=False)[key]  # type: ignore[index,call-overload]
+    node: Any = config._get_node(key)
+    return node if OmegaConf.is_config(node) else node._value()

@@ -1,0 +1,168 @@
+"""Ctrl-C, SIGTERM and SIGHUP: one request, to end and to keep what there is."""
+
+import functools
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from bnlab.process.torch_import import end_if_cut_short
+
+__all__ = [
+    "ASK_TO_END",
+    "EXIT_INTERRUPTED",
+    "REQUESTS",
+    "UserInterrupt",
+    "answer_by_raising",
+    "answers_the_asking",
+    "end_without_words",
+    "interruptible",
+    "is_for_us",
+    "is_interrupt",
+    "leave_to_parent",
+    "raise_interrupt",
+    "to_answer",
+]
+
+REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ASK_TO_END = signal.SIGUSR2  # by which a process asks its workers: REQUESTS may have come to the whole group
+EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
+
+
+INTERRUPTED = "Interrupted."
+
+
+class UserInterrupt(KeyboardInterrupt):
+    """One of the signals came. A plain KeyboardInterrupt may have been raised by any code."""
+
+
+def is_interrupt(error: BaseException | None) -> bool:
+    """Whether it is a `UserInterrupt`, or was raised on the way out of one, where some library's clean-up failed."""
+    seen: set[int] = set()
+    waiting = [error]
+    while waiting:
+        error = waiting.pop()
+        if isinstance(error, UserInterrupt):
+            return True
+        if error is not None and id(error) not in seen:
+            seen.add(id(error))
+            waiting += [error.__cause__, error.__context__]
+    return False
+
+
+@contextmanager
+def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None]:
+    """Within, each of the signals raises `UserInterrupt` in the main thread, and ends the program with 130.
+
+    One that is ignored, as SIGHUP is under nohup, stays ignored.
+
+    Args:
+        before_end: with it, a signal ends the process at once, after a call of this, until `answer_by_raising`: for a
+            program that begins. An exception amid the import of a library may end in anything, or nowhere.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals reach no other
+        yield
+        return
+    previous = {number: signal.getsignal(number) for number in REQUESTS}
+    try:
+        for number in REQUESTS:
+            if is_for_us(number):
+                signal.signal(number, raise_interrupt if before_end is None else _Ending(before_end))
+        yield
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            end_if_cut_short(stop.code)
+        raise
+    except (Exception, UserInterrupt) as error:
+        if not is_interrupt(error):
+            raise
+        print(INTERRUPTED, file=sys.stderr)
+        end_if_cut_short(EXIT_INTERRUPTED)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def answer_by_raising() -> None:
+    """From now on there is something to be saved: within `interruptible`, each of the signals raises."""
+    if threading.current_thread() is threading.main_thread():
+        for number in REQUESTS:
+            if isinstance(signal.getsignal(number), _Ending):
+                signal.signal(number, raise_interrupt)
+
+
+class _Ending:
+    """A handler that ends the process in a line; it calls nothing that the interrupted code may be amid of."""
+
+    def __init__(self, before_end: Callable[[], None]) -> None:
+        self._before_end = before_end
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        with suppress(Exception):
+            self._before_end()
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(Exception):
+                stream.flush()
+        with suppress(OSError):
+            os.write(2, f"{INTERRUPTED}\n".encode())
+        os._exit(EXIT_INTERRUPTED)
+
+
+def end_without_words() -> None:
+    """From now on Ctrl-C ends the process at once: all is written, and Python would say where on its way out it was."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def is_for_us(number: signal.Signals) -> bool:
+    """Whether this process is to answer the signal: it is neither ignored, nor left to the parent."""
+    return signal.getsignal(number) not in (signal.SIG_IGN, _leave)
+
+
+def leave_to_parent() -> None:
+    """In a worker: a signal that is sent to the whole group of processes is for the one that started it to answer.
+
+    A process that the worker forks answers signals as any other does.
+    """
+    for number in REQUESTS:
+        signal.signal(number, _leave)
+    _answer_in_forks()
+
+
+@contextmanager
+def answers_the_asking() -> Iterator[None]:
+    """In a worker: within, its parent's `ASK_TO_END` raises `UserInterrupt`; outside it is ignored."""
+    signal.signal(ASK_TO_END, raise_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(ASK_TO_END, signal.SIG_IGN)
+
+
+def to_answer() -> list[signal.Signals]:
+    """Those signals that ask this process to end, and are for it to answer."""
+    from_parent = [ASK_TO_END] if signal.getsignal(ASK_TO_END) is raise_interrupt else []
+    return [*filter(is_for_us, REQUESTS), *from_parent]
+
+
+@functools.cache
+def _answer_in_forks() -> None:
+    os.register_at_fork(after_in_child=_answer_again)
+
+
+def _answer_again() -> None:
+    for number in REQUESTS:
+        if signal.getsignal(number) is _leave:
+            signal.signal(number, signal.SIG_DFL)
+
+
+def raise_interrupt(signum: int, frame: FrameType | None) -> None:
+    raise UserInterrupt(signal.Signals(signum).name)
+
+
+def _leave(signum: int, frame: FrameType | None) -> None:
+    pass

@@ -1,0 +1,66 @@
+"""Whether what is searched changes anything that a run reads."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bnlab.config.read_settings import NOTHING_READS_IT, is_unread, may_be_unread, read_settings
+from bnlab.search.spaces.scales import Scale
+from bnlab.search.spaces.space import Parameter, Point, Space
+
+__all__ = ["without_effect", "without_equals"]
+
+_MOST_COMPOSED = 10_000  # of which each takes some ms
+
+
+def without_effect(
+    space: Space, jobs: Sequence[tuple[Point, DictConfig]], compose: Callable[[Point], DictConfig]
+) -> dict[str, str]:
+    """The parameters whose value makes no difference in any of `jobs`, by their key, and why.
+
+    A setting that a run reads has an effect. Of another one, such as model.num_units, whatever is worked out from it
+    may have: the settings that are read are compared between two of its values.
+
+    Args:
+        jobs: points of the space, so that each parameter is in one of them, and their composed configs.
+        compose: a config from a point.
+    """
+    conditions = {parameter.condition.key for parameter in space.parameters if parameter.condition is not None}
+    found = {}
+    for parameter in space.parameters:
+        of_it = [(point, job) for point, job in jobs if parameter.key in point]
+        reasons = [is_unread(job, parameter.key) for _, job in of_it]
+        if parameter.key in conditions or None in reasons or len(_elements(parameter)) < 2:
+            continue
+        if not any(_makes_a_difference(parameter, point, job, compose) for point, job in of_it):
+            found[parameter.key] = str(reasons[0])
+    return found
+
+
+def without_equals(points: list[Point], compose: Callable[[Point], DictConfig]) -> list[Point]:
+    """The points without those that train as one before them does, such as of model.num_units with no hidden layer.
+
+    What the user added and nothing reads tells points apart all the same.
+    """
+    if len(points) > _MOST_COMPOSED or not any(may_be_unread(key) for point in points for key in point):
+        return points
+    distinct: dict[str, Point] = {}
+    for point in points:
+        job = compose(point)
+        added = {key: value for key, value in point.items() if is_unread(job, key) == NOTHING_READS_IT}
+        distinct.setdefault(f"{read_settings(job)} {added}", point)
+    return list(distinct.values())
+
+
+def _makes_a_difference(
+    parameter: Parameter, point: Point, job: DictConfig, compose: Callable[[Point], DictConfig]
+) -> bool:
+    here = read_settings(job)
+    others = [element for element in _elements(parameter) if element != point[parameter.key]]
+    return any(read_settings(compose({**point, parameter.key: element})) != here for element in others)
+
+
+def _elements(parameter: Parameter) -> Sequence[Any]:
+    values = parameter.values
+    return (values.low, values.high) if isinstance(values, Scale) else values.elements

@@ -1,0 +1,81 @@
+"""The table of a sweep over several seeds: mean ± deviation in validation and test, and differences from a baseline."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from bnlab.comparison.arms import Result
+from bnlab.comparison.formats import FORMATS, SUFFIXES
+from bnlab.comparison.grouping import arms_of
+from bnlab.comparison.reading import values_of
+from bnlab.comparison.settings import Settings
+from bnlab.comparison.table import Table, make_table, metrics_of
+from bnlab.io.atomic_file import write_text
+from bnlab.search.results.leaderboard import Leaderboard
+from bnlab.search.spaces.space import Choice
+from bnlab.search.study.folder import SweepFolder, read_result
+from bnlab.search.study.trials import Trial
+
+__all__ = ["ablation_of", "write_ablation"]
+
+_SEED = "seed"  # which may be searched like any setting, as seed=0,1,2
+_ENDED = ("completed", "diverged", "pruned", "failed")
+
+
+def write_ablation(leaderboard: Leaderboard, folder: SweepFolder) -> bool:
+    """As Markdown, CSV and LaTeX, where there are several seeds and something to show; whether there is."""
+    table = ablation_of(leaderboard)
+    if table is None:
+        return False
+    for file in folder.ablation:
+        write_text(file, FORMATS[SUFFIXES[file.suffix]](table))
+    return True
+
+
+def ablation_of(leaderboard: Leaderboard) -> Table | None:
+    """None of a search with one seed, or before any trial has a result.
+
+    A grid keeps its order, and its first configuration is the baseline. Of a search that drew its configurations the
+    first one says nothing: they go from the best on, and the differences are from that.
+    """
+    results = [_result(trial, leaderboard) for trial in leaderboard.trials if trial.state in _ENDED]
+    has_seeds = leaderboard.seeds > 1 or any(_SEED in trial.values for trial in leaderboard.trials)
+    if not has_seeds or not any(result.values for result in results):
+        return None
+    keys, arms = arms_of(results)
+    is_drawn = any(not isinstance(parameter.values, Choice) for parameter in leaderboard.space.parameters)
+    if is_drawn:
+        places = {
+            trial.number: place for place, of_point in enumerate(leaderboard.ranking) for trial in of_point.trials
+        }
+        arms = sorted(arms, key=lambda arm: min(places.get(int(run.name), len(places)) for run in arm.results))
+    return make_table(keys, arms, metrics_of(arms), [0] * len(arms), is_chosen=is_drawn)
+
+
+def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
+    elements: Mapping[str, Any] = {key: value for key, value in trial.values.items() if key != _SEED}
+    seed = int(trial.values.get(_SEED, leaderboard.base_seed + trial.repeat))
+    values = {} if trial.objective is None else {leaderboard.objective: trial.objective}
+    if trial.test is not None:
+        name, score = trial.test
+        values[name] = score
+    return Result(
+        name=str(trial.number),
+        owner="",
+        settings=Settings(elements),
+        seed=seed,
+        status=trial.state,
+        reason=trial.reason,
+        values=_all_values(trial) | values,
+        objective=leaderboard.objective,
+    )
+
+
+def _all_values(trial: Trial) -> dict[str, float]:
+    """What its summary has besides, if it is here."""
+    if trial.folder is None:
+        return {}
+    try:
+        summary = read_result(trial.folder)
+    except (OSError, ValueError):
+        return {}
+    return {} if summary is None or summary.get("objective") != trial.objective else values_of(summary)

@@ -1,0 +1,111 @@
+"""search.png, .svg and .pdf: what is drawn of a search."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bnlab.comparison.settings import read_settings
+from bnlab.comparison.title import parts_of
+from bnlab.io.atomic_file import write_bytes
+from bnlab.io.yaml_text import read_yaml
+from bnlab.search.results.leaderboard import Leaderboard, axis_of
+from bnlab.search.results.rounds import Box
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.study.trials import Configuration, Trial
+
+__all__ = ["points_of", "write_figure"]
+
+_ENDED = ("completed", "diverged", "pruned", "failed")
+
+
+def write_figure(
+    leaderboard: Leaderboard, folder: SweepFolder, rounds: Sequence[Sequence[Box]] = (), trials_per_round: int = 0
+) -> None:
+    """The objective against each parameter, where there is anything to show.
+
+    Args:
+        rounds: of coarse to fine, what each drew from.
+        trials_per_round: of coarse to fine.
+    """
+    points = points_of(leaderboard, trials_per_round if rounds else 0)
+    if not leaderboard.space.parameters or not any(point["objective"] is not None for point in points):
+        return
+    from bnlab.figures import file_of, search  # matplotlib takes half a second
+
+    axes = {parameter.key: axis_of(parameter) for parameter in leaderboard.space.parameters}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
+        figure = search(
+            points,
+            axes,
+            leaderboard.objective,
+            minimize=leaderboard.minimize,
+            title=_title(leaderboard),
+            rounds=rounds,
+        )
+        for file in folder.figures:
+            write_bytes(file, file_of(figure, file.suffix))
+
+
+def points_of(leaderboard: Leaderboard, trials_per_round: int = 0) -> list[dict[str, Any]]:
+    """A point for each configuration that has ended: its parameters, the objective or its mean over seeds, its state.
+
+    One with several seeds is `incomplete` while it lacks some, `diverged` where one of them did, `failed` where none
+    has an objective.
+    """
+    configurations: dict[int | tuple[int], list[Trial]] = {}
+    for trial in leaderboard.trials:
+        if trial.state in _ENDED:
+            configurations.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
+    points = []
+    for trials in configurations.values():
+        placed = [trial for trial in trials if trial.objective is not None and math.isfinite(trial.objective)]
+        point: dict[str, Any] = {**trials[0].values, "objective": None, "state": _state(trials, leaderboard.seeds)}
+        if placed:
+            found = Configuration(tuple(placed), leaderboard.seeds)
+            point |= {"objective": found.mean, "deviation": found.deviation}
+        if trials_per_round and trials[0].point is not None:
+            point["round"] = trials[0].point // trials_per_round
+        points.append(point)
+    return points
+
+
+def _state(trials: Sequence[Trial], seeds: int) -> str:
+    states = {trial.state for trial in trials}
+    if len(states) == 1 and (seeds == 1 or len(trials) >= seeds):
+        return states.pop()
+    if "diverged" in states:
+        return "diverged"
+    return "failed" if states == {"failed"} else "incomplete"
+
+
+def _title(leaderboard: Leaderboard) -> str:
+    """The data and what else all trials share, from the config of one; and the seeds."""
+    keys = [parameter.key for parameter in leaderboard.space.parameters]
+    shared: dict[str, Any] = {}
+    for trial in leaderboard.trials:
+        if trial.folder is not None and (config := _config(trial.folder)) is not None:
+            values = read_settings(config).values
+            shared = {
+                key: value
+                for key, value in values.items()
+                if not any(key == name or key.startswith(f"{name}.") for name in keys)
+            }
+            break
+    if any(key.startswith("model.") for key in keys):
+        shared.pop("model.hidden", None)  # which the number of units gives
+    if leaderboard.seeds > 1:
+        seeds = [f"{leaderboard.seeds} seeds"]
+    else:
+        seeds = [] if "seed" in keys else [f"seed {leaderboard.base_seed}"]
+    return ", ".join([*parts_of(shared), *seeds])
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    try:
+        config = read_yaml(folder / "config.yaml")
+    except (OSError, ValueError):
+        return None
+    return config if isinstance(config, dict) else None

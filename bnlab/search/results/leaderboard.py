@@ -1,0 +1,280 @@
+"""The ranking that a search leaves: trials.csv, leaderboard.md, best.yaml, and the table that ends it on screen."""
+
+import csv
+import io
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
+from rich.table import Table
+from rich.text import Text
+
+from bnlab.comparison.labels import short_keys, value_texts
+from bnlab.comparison.statistics import estimate
+from bnlab.io.atomic_file import write_text
+from bnlab.io.yaml_text import to_yaml
+from bnlab.search.spaces.scales import Scale
+from bnlab.search.spaces.space import Choice, Parameter, Point, Space
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.study.trials import Configuration, Trial, rank
+from bnlab.text.command_line import Origin, shown
+from bnlab.text.command_line import command as command_line
+from bnlab.text.concealing import override_to_write
+from bnlab.text.number_format import mean_and_deviation
+
+__all__ = ["Leaderboard", "axis_of"]
+
+NUM_ON_SCREEN = 10
+NUM_IN_FILE = 100
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The ranking of `trials`, and how each of them is run again.
+
+    Attributes:
+        space: of the search.
+        fixed: overrides that every trial has.
+        objective: its name.
+        minimize: whether a lower one is better.
+        seeds: runs a configuration.
+        base_seed: the seed of the first of them, where there is more than one.
+        num_threads: that torch has in a trial, where it is not the default; rounding depends on it.
+        origin: what the configs were composed from beside the overrides of their settings.
+    """
+
+    trials: Sequence[Trial]
+    space: Space
+    fixed: Sequence[str]
+    objective: str
+    minimize: bool
+    seeds: int
+    base_seed: int
+    num_threads: int | None
+    origin: Origin
+
+    @property
+    def ranking(self) -> list[Configuration]:
+        return rank(self.trials, self.minimize, self.seeds)
+
+    @property
+    def best(self) -> Configuration | None:
+        """None while no configuration has all its seeds."""
+        ranking = self.ranking
+        return ranking[0] if ranking and ranking[0].is_complete else None
+
+    def overrides(self, point: Point) -> list[str]:
+        return [*self.fixed, *self.space.overrides(point)]
+
+    def command(self, configuration: Configuration) -> str:
+        """The command line that runs `configuration` again, all its seeds, and gives the same objective."""
+        overrides = self.overrides(configuration.values)
+        if self.seeds > 1:
+            # Configs of the user's own may bring a search and a space.
+            alone = (
+                [] if self.origin.is_default else ["search.kind=grid", "search.num_trials=null", "search.space=null"]
+            )
+            overrides = [*alone, f"search.seeds={self.seeds}", *overrides]
+        threads = f"OMP_NUM_THREADS={self.num_threads} " if self.num_threads is not None else ""
+        return threads + command_line(overrides, self.origin.of_a_run(), multirun=self.seeds > 1)
+
+    def write(self, folder: SweepFolder) -> None:
+        write_text(folder.trials, self._csv(folder))
+        write_text(folder.leaderboard, self._markdown(folder))
+        best = self.best
+        if best is not None:
+            write_text(folder.best, self._best(best, folder))
+
+    def table(self, width: int) -> Table | None:
+        """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""
+        ranking = self.ranking
+        if not ranking:
+            return None
+        number = min(NUM_ON_SCREEN, len(ranking))
+        table = Table(
+            title=f"The {number} best of {len(ranking)}" if number > 1 else "The best",
+            title_justify="left",
+            title_style="bold",
+            box=SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+        )
+        # Long names are folded at the spaces that stand for their underscores.
+        columns = [column.replace("_", " ") for column in self._columns()]
+        rows = self._rows(ranking[:NUM_ON_SCREEN])
+        left = width - 2  # the edges
+        for index, column in enumerate(columns):
+            longest = max(cell_len(text) for text in (*column.split(" "), *(row[index] for row in rows)))
+            left -= longest + 2
+            if left < 0:
+                columns, rows = columns[:index], [row[:index] for row in rows]
+                table.caption = f"The other {len(self._columns()) - index} columns are in the files."
+                table.caption_justify = "left"
+                break
+            table.add_column(Text(column), justify="right", min_width=longest, overflow="fold")
+        for row in rows:
+            table.add_row(*map(Text, row))  # not markup, which [relu] would be taken for
+        return table
+
+    def counts(self) -> Counter[str]:
+        return Counter(trial.state for trial in self.trials)
+
+    def _columns(self) -> list[str]:
+        keys = [parameter.key for parameter in self.space.parameters]
+        return ["", "trial", self.objective, *filter(None, [self._test_name]), *short_keys(keys)]
+
+    @property
+    def _test_name(self) -> str | None:
+        """Of the score that the best weights have on the test set; None where none was tested."""
+        return next((trial.test[0] for trial in self.trials if trial.test is not None), None)
+
+    def _rows(self, ranking: Sequence[Configuration]) -> list[list[str]]:
+        parameters = [
+            _labels([configuration.values.get(parameter.key) for configuration in ranking])
+            for parameter in self.space.parameters
+        ]
+        return [
+            [*self._first_cells(place, configuration), *labels]
+            for place, (configuration, *labels) in enumerate(zip(ranking, *parameters, strict=True), 1)
+        ]
+
+    def _first_cells(self, place: int, configuration: Configuration) -> list[str]:
+        trials = configuration.trials
+        cells = [
+            str(place),
+            _numbers([trial.number for trial in trials]),
+            mean_and_deviation(self.objective, configuration.mean, configuration.deviation)
+            + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
+        ]
+        if self._test_name is not None:
+            found = estimate([trial.test[1] for trial in trials if trial.test is not None])
+            cells.append("" if found is None else mean_and_deviation(self._test_name, found.mean, found.deviation))
+        return cells
+
+    def _csv(self, folder: SweepFolder) -> str:
+        keys = [parameter.key for parameter in self.space.parameters]
+        buffer = io.StringIO()
+        writer = csv.writer(buffer, lineterminator="\n")
+        seed = ["seed"] if self.seeds > 1 else []
+        writer.writerow(
+            [
+                "number",
+                "state",
+                self.objective,
+                *keys,
+                *seed,
+                self._test_name or "test_accuracy",
+                "seconds",
+                "folder",
+                "reason",
+            ]
+        )
+        for trial in self.trials:
+            texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
+            writer.writerow(
+                [
+                    trial.number,
+                    trial.state,
+                    trial.objective,
+                    *texts,
+                    *([self.base_seed + trial.repeat] if seed else []),
+                    trial.test and trial.test[1],
+                    trial.seconds,
+                    _inside(trial, folder),
+                    trial.reason,
+                ]
+            )
+        return buffer.getvalue()
+
+    def _text(self, key: str, value: Any) -> str:
+        return self.space[key].override(value).partition("=")[2]
+
+    def _best(self, configuration: Configuration, folder: SweepFolder) -> str:
+        return to_yaml(
+            {
+                "objective": configuration.mean,
+                "objective_name": self.objective,
+                "trials": [trial.number for trial in configuration.trials],
+                "folder": _inside(configuration.trials[0], folder),
+                "overrides": list(map(override_to_write, self.overrides(configuration.values))),
+                "command": self.command(configuration),
+            }
+        )
+
+    def _markdown(self, folder: SweepFolder) -> str:
+        ranking = self.ranking
+        counts = self.counts()
+        lines = [
+            "# Leaderboard",
+            "",
+            f"{len(self.trials)} trials: "
+            + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+            + ".",
+            f"Ranked by {'the mean ' if self.seeds > 1 else ''}{self.objective}, "
+            f"the {'lowest' if self.minimize else 'highest'} first"
+            + (f"; ± is the standard deviation over {self.seeds} seeds." if self.seeds > 1 else "."),
+            "",
+        ]
+        if ranking:
+            if ranking[0].is_complete:
+                lines += ["Run the best again:", "", "```", self.command(ranking[0]), "```", ""]
+            lines += _markdown_table(self._columns(), self._rows(ranking[:NUM_IN_FILE]))
+            if len(ranking) > NUM_IN_FILE:
+                lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]
+        others = [trial for trial in self.trials if trial.state in ("failed", "pruned", "diverged", "interrupted")]
+        if others:
+            reasons = {"pruned": "stopped early by search.pruner", "diverged": "its loss became infinite or NaN"}
+            rows = [
+                [str(trial.number), trial.state, trial.reason or reasons.get(trial.state, ""), _inside(trial, folder)]
+                for trial in others
+            ]
+            lines += ["", "## Not completed", "", *_markdown_table(["trial", "state", "reason", "folder"], rows)]
+        return "\n".join(lines) + "\n"
+
+
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$"})  # what would not be shown as it is
+
+
+def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    cells = [[cell.translate(_MARKDOWN) for cell in row] for row in [columns, *rows]]
+    return [f"| {' | '.join(row)} |" for row in (cells[0], ["---"] * len(columns), *cells[1:])]
+
+
+def _inside(trial: Trial, folder: SweepFolder) -> str:
+    if trial.folder is None:
+        return ""
+    inside = trial.folder.is_relative_to(folder.path)
+    return str(trial.folder.relative_to(folder.path)) if inside else shown(trial.folder)
+
+
+def axis_of(parameter: Parameter) -> str | list[str]:
+    """The scale's name, or the texts of the choices: finite numbers from low to high, others as they were given."""
+    if isinstance(parameter.values, Choice):
+        if parameter.values.step is not None:
+            return "linear"
+        texts = list(parameter.values.texts)
+        return sorted(texts, key=parameter.value) if all(map(_is_finite, parameter.values.values)) else texts
+    assert isinstance(parameter.values, Scale)
+    return {"OneMinusLog": "one_minus_log", "Log": "log", "LogIntegers": "log"}.get(
+        type(parameter.values).__name__, "linear"
+    )
+
+
+def _numbers(numbers: Sequence[int]) -> str:
+    """As "3 to 5" where none is left out in between, as one that was tried again is."""
+    if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return f"{numbers[0]} to {numbers[-1]}"
+    return ", ".join(map(str, numbers))
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _labels(elements: Sequence[Any]) -> list[str]:
+    """Nothing where a parameter is not there, which is None."""
+    texts = iter(value_texts([element for element in elements if element is not None]))
+    return ["" if element is None else next(texts) for element in elements]

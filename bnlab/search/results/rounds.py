@@ -1,0 +1,40 @@
+"""The rounds of a coarse to fine search, for a picture: which there were, and what each drew from."""
+
+from collections.abc import Sequence
+
+import optuna
+
+from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna
+from bnlab.search.spaces.samplers import CoarseToFineSampler
+from bnlab.search.spaces.scales import Scale
+from bnlab.search.spaces.space import Space
+from bnlab.search.study.trials import Trial
+
+__all__ = ["Box", "rounds_of"]
+
+Box = dict[str, tuple[float, float]]
+"""The ends of each parameter that is a number on a scale, by its key."""
+
+
+def rounds_of(study: optuna.Study, space: Space, trials: Sequence[Trial], trials_per_round: int) -> list[list[Box]]:
+    """The boxes of each round that has begun, the coarsest first; none of another kind of search."""
+    sampler = study.sampler
+    if not isinstance(sampler, CoarseToFineSampler):
+        return []
+    named = {
+        name_in_optuna(parameter): parameter for parameter in space.parameters if isinstance(parameter.values, Scale)
+    }
+    distributions = {name: distribution_of(parameter) for name, parameter in named.items()}
+    last = max((trial.point for trial in trials if trial.point is not None), default=-1)
+    rounds = []
+    for round_ in range(last // trials_per_round + 1):
+        rounds.append(
+            [
+                {
+                    named[name].key: tuple(sorted(from_optuna(named[name], end) for end in ends))
+                    for name, ends in box.items()
+                }
+                for box in sampler.boxes(study, round_, distributions)
+            ]
+        )
+    return rounds

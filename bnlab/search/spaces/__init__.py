@@ -1,0 +1,1 @@
+"""The spaces of searches, and how they are sampled."""

@@ -1,0 +1,167 @@
+"""The file in which a study is kept: Optuna's journal, written at the cost of a write, not of three of the disk's."""
+
+import fcntl
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from optuna.storages import JournalStorage
+from optuna.storages.journal import BaseJournalBackend, JournalFileBackend
+
+from bnlab.io.atomic_file import write_bytes
+
+__all__ = ["Journal", "mend"]
+
+_TO_DISK_EVERY_S = 1.0
+_BLOCK = 4096
+_BEGINNING = b'{"op_code":'  # of each line
+
+
+class Journal(JournalFileBackend):
+    """Optuna's file format, which its own class reads, and `optuna-dashboard` too.
+
+    Optuna locks by making and deleting a file, which a killed process leaves behind, and waits for the disk at each
+    line: some 6 ms each. Here the lock is the kernel's, which ends with its owner, and the disk is waited for once a
+    second. What is not there yet survives the end of the process, though not that of the machine.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path))
+        self._path = path
+        self._on_disk = time.monotonic()
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write all of `logs`, or nothing.
+
+        Raises:
+            OSError: such as of a full disk; the file is as it was.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with _locked(self._path) as file:
+            end = _cut_torn_line(file)
+            try:
+                _write(file, lines)
+                if time.monotonic() > self._on_disk + _TO_DISK_EVERY_S:
+                    os.fsync(file)
+                    self._on_disk = time.monotonic()
+            except BaseException:
+                with suppress(OSError):  # the next to write cuts off what is left of a line
+                    os.ftruncate(file, end)
+                raise
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        """Wait for whoever writes, and may take it back."""
+        with _locked(self._path, fcntl.LOCK_SH):
+            logs = list(super().read_logs(log_number_from))
+        yield from logs
+
+
+@contextmanager
+def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
+    """The open file, which is not made anew where somebody has removed it."""
+    file = os.open(path, os.O_RDWR | os.O_APPEND if kind == fcntl.LOCK_EX else os.O_RDONLY)
+    try:
+        fcntl.flock(file, kind)
+        yield file
+    finally:
+        os.close(file)
+
+
+def _write(file: int, content: bytes) -> None:
+    """A disk that is nearly full takes a part, and says so by a number only."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _cut_torn_line(file: int) -> int:
+    """Cut off a line whose end is missing, as a process leaves it that was killed on a full disk.
+
+    Returns:
+        the size of the file.
+    """
+    size = os.fstat(file).st_size
+    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
+        return size
+    end = size
+    while end > 0:
+        start = max(0, end - _BLOCK)
+        newline = os.pread(file, end - start, start).rfind(b"\n")
+        if newline >= 0:
+            end = start + newline + 1
+            break
+        end = start
+    os.ftruncate(file, end)
+    return end
+
+
+def mend(path: Path) -> None:
+    """Cut `path` before the first line that Optuna cannot read.
+
+    What follows is set aside in a file `.damaged-<n>`, and a line on stderr says so. A last line whose end is missing,
+    as a machine that went off while writing leaves it, goes without a word.
+    """
+    if path.exists() and not path.is_file():
+        aside = _free_name(path)
+        path.rename(aside)
+        print(f"{path.name} is not a file: it is set aside as {aside.name}.", file=sys.stderr)
+    if not path.is_file():
+        return
+    with _locked(path) as file:
+        content = path.read_bytes()
+        sound = _sound(content)
+        rest = content[sound:]
+        if not rest:
+            return
+        is_torn = b"\n" not in rest and rest[: len(_BEGINNING)] == _BEGINNING[: len(rest)]
+        if not is_torn:
+            aside = _free_name(path)
+            write_bytes(aside, rest)
+            line = content.count(b"\n", 0, sound) + 1
+            print(
+                f"{path.name} is damaged from line {line} on: it is read up to there, and the rest is set aside in "
+                f"{aside.name}.",
+                file=sys.stderr,
+            )
+        os.ftruncate(file, sound)
+        os.fsync(file)
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (name := path.with_name(f"{path.name}.damaged-{number}")).exists():
+        number += 1
+    return name
+
+
+def _sound(content: bytes) -> int:
+    """How many bytes, from the first on, are lines that Optuna can read and make a study of."""
+    replay = _Replay(content)
+    with suppress(Exception):  # whatever Optuna makes of rubbish
+        JournalStorage(replay)
+    return replay.num_bytes
+
+
+class _Replay(BaseJournalBackend):
+    """A journal in memory, which knows up to where it was read without an error."""
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.num_bytes = 0
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        assert log_number_from == 0
+        for line in io.BytesIO(self._content):
+            if not line.endswith(b"\n"):
+                return
+            yield json.loads(line)
+            self.num_bytes += len(line)
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        raise AssertionError("nothing is written while a journal is read")

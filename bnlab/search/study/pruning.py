@@ -1,0 +1,103 @@
+"""Ending a trial that falls behind the others: Optuna's pruners, asked after each epoch."""
+
+import copy
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial
+
+from bnlab.search.study.folder import Definition, TrialFolder
+from bnlab.search.study.storage import open_storage, study_id, trial_id
+from bnlab.search.study.trials import RESULT, SWEEP, folder_name
+
+__all__ = ["Pruning", "pruning_of"]
+
+log = logging.getLogger(__name__)
+
+# A median of fewer than five curves says little, and the first epochs say little of the last.
+NUM_STARTUP_TRIALS = 5
+NUM_WARMUP_EPOCHS = 3
+_RUNG = "completed_rung_"  # of Optuna's successive halving
+
+
+def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
+    """The rule for the trial in a folder of the sweep of `definition`, None where it prunes nothing."""
+    if definition.pruner == "none":
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = open_storage(definition.storage_url(trial.sweep.path), trial.sweep.journal)
+    study = optuna.load_study(study_name=definition.study, storage=storage)
+    (number,) = (
+        frozen.number
+        for frozen in study.get_trials(deepcopy=False)
+        if frozen.user_attrs.get(SWEEP) == definition.id and folder_name(frozen) == trial.name
+    )
+    return Pruning(study, storage, number, objective, build_pruner(definition.pruner))
+
+
+def build_pruner(kind: str) -> BasePruner:
+    if kind == "median":
+        return MedianPruner(n_startup_trials=NUM_STARTUP_TRIALS, n_warmup_steps=NUM_WARMUP_EPOCHS)
+    return SuccessiveHalvingPruner(min_resource=NUM_WARMUP_EPOCHS, reduction_factor=3)
+
+
+class Pruning:
+    """Reports the objective of each epoch of a trial to the study, and asks the pruner whether it was the last."""
+
+    def __init__(
+        self, study: optuna.Study, storage: BaseStorage, number: int, objective: str, pruner: BasePruner
+    ) -> None:
+        self._study = _competitors(study)
+        self._storage = storage
+        self._trial_id = trial_id(storage, study_id(storage, study.study_name), number)
+        self._objective = objective
+        self._pruner = pruner
+
+    def ends(self, epoch: int, metrics: Mapping[str, float], max_epochs: int | None) -> bool:
+        """Whether `epoch`, counted from 1, ends the training."""
+        value = metrics.get(self._objective)
+        if value is None or value != value:  # a diverged training ends by itself
+            return False
+        self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
+        if epoch == max_epochs:
+            return False  # nothing is left to save
+        trial = copy.copy(self._storage.get_trial(self._trial_id))
+        values = trial.intermediate_values.items()  # a killed process may have come farther
+        trial.intermediate_values = {step: reported for step, reported in values if step <= epoch}
+        if not self._pruner.prune(self._study, trial):
+            return False
+        log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
+        return True
+
+    def rungs(self) -> dict[str, float]:
+        """What successive halving has taken down of the trial: its value at each rung that it has passed."""
+        attributes = self._storage.get_trial(self._trial_id).system_attrs
+        return {name: value for name, value in attributes.items() if name.startswith(_RUNG)}
+
+    def go_on(self, rows: Sequence[Mapping[str, float]], rungs: Mapping[str, float]) -> None:
+        """Let the study know what it knew of the trial that this one goes on with, and asks no rule about again."""
+        known = self._storage.get_trial(self._trial_id)
+        for row in rows:
+            value = row[self._objective]
+            if row["epoch"] not in known.intermediate_values and value == value:
+                self._storage.set_trial_intermediate_value(self._trial_id, int(row["epoch"]), value)
+        for name, value in rungs.items():
+            if name.startswith(_RUNG) and name not in known.system_attrs:
+                self._storage.set_trial_system_attr(self._trial_id, name, value)
+
+
+def _competitors(study: optuna.Study) -> optuna.Study:
+    """As a pruner sees it: without trials that were interrupted, whose values another trial goes on with."""
+    seen = copy.copy(study)
+    get_trials = study.get_trials
+
+    def without_interrupted(*arguments: Any, **settings: Any) -> list[FrozenTrial]:
+        trials = get_trials(*arguments, **settings)
+        return [trial for trial in trials if trial.user_attrs.get(RESULT, {}).get("state") != "interrupted"]
+
+    seen.get_trials = without_interrupted  # type: ignore[method-assign]
+    return seen

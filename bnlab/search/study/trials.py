@@ -1,0 +1,189 @@
+"""The trials of a study as rows: what a table, a file or a figure shows of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from bnlab.search.spaces.distributions import from_optuna, name_in_optuna
+from bnlab.search.spaces.samplers import POINT, REPEAT
+from bnlab.search.spaces.space import Point, Space
+from bnlab.task import TEST_SCORES
+
+__all__ = [
+    "FOLDER",
+    "REPEAT",
+    "RESULT",
+    "SUBDIR",
+    "SWEEP",
+    "Configuration",
+    "Trial",
+    "folder_name",
+    "rank",
+    "read_trials",
+]
+
+# A trial's user attributes, beside those of the samplers
+SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
+SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
+FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
+RESULT = "result"  # {"state", "objective", "seconds", "reason", and one of bnlab.task.TEST_SCORES}
+
+_STATES = {
+    TrialState.WAITING: "waiting",
+    TrialState.RUNNING: "running",
+    TrialState.COMPLETE: "completed",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run of a search.
+
+    Attributes:
+        number: its number in the study.
+        point: which configuration it runs, from 0.
+        repeat: which of the seeds of that configuration, from 0.
+        state: waiting, running, completed, diverged, pruned, failed, or interrupted (it was tried again).
+        objective: at its best epoch; None if there was none.
+        values: the parameters, by their key in the config.
+        reason: why it failed.
+        test: the name of its test score and the score; None where it was not tested.
+    """
+
+    number: int
+    point: int | None
+    repeat: int
+    state: str
+    objective: float | None
+    values: Point
+    seconds: float | None
+    folder: Path | None
+    reason: str
+    test: tuple[str, float] | None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.state not in ("waiting", "running", "interrupted")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """The trials of one point that have an objective; `mean` and `deviation` (with n - 1) over its seeds.
+
+    Attributes:
+        seeds: how many it has when all have an objective.
+    """
+
+    trials: tuple[Trial, ...]
+    seeds: int = 1
+
+    @property
+    def num_seeds(self) -> int:
+        return len({trial.repeat for trial in self.trials})
+
+    @property
+    def is_complete(self) -> bool:
+        return self.num_seeds >= self.seeds
+
+    @property
+    def values(self) -> Point:
+        return self.trials[0].values
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(_objective(trial) for trial in self.trials) / len(self.trials)
+
+    @property
+    def deviation(self) -> float | None:
+        if len(self.trials) < 2:
+            return None
+        squares = math.fsum((_objective(trial) - self.mean) ** 2 for trial in self.trials)
+        return math.sqrt(squares / (len(self.trials) - 1))
+
+
+def _objective(trial: Trial) -> float:
+    assert trial.objective is not None
+    return trial.objective
+
+
+def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) -> list[Trial]:
+    """All that have started, in the order of their numbers; those of the sweep `sweep_id` are in `folder`."""
+    frozen = study.get_trials(deepcopy=False)
+    last = {
+        (trial.user_attrs[POINT], trial.user_attrs.get(REPEAT, 0)): trial.number
+        for trial in frozen
+        if POINT in trial.user_attrs
+    }
+    trials = [_read(trial, space, sweep_id, folder) for trial in frozen if trial.state != TrialState.WAITING]
+    trials = [
+        replace(trial, state="interrupted")
+        if trial.state == "failed" and last.get((trial.point, trial.repeat), -1) > trial.number
+        else trial
+        for trial in trials
+    ]
+    return [trial for trial in trials if trial.state != "running" or _has_started(trial)]
+
+
+def _has_started(trial: Trial) -> bool:
+    """As far as can be seen from here: not where the sweep's folder is another machine's."""
+    return trial.folder is None or trial.folder.is_dir() or not trial.folder.parent.is_dir()
+
+
+def folder_name(trial: FrozenTrial) -> str:
+    """Its folder, relative to that of its sweep."""
+    return str(trial.user_attrs.get(SUBDIR, trial.number))
+
+
+def _folder_of(trial: FrozenTrial, sweep_id: str, folder: Path) -> Path | None:
+    owner = trial.user_attrs.get(SWEEP)
+    if owner == sweep_id:
+        return folder / folder_name(trial)
+    elsewhere = trial.user_attrs.get(FOLDER)
+    return None if elsewhere is None else Path(elsewhere) / folder_name(trial)
+
+
+def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Trial:
+    result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
+    return Trial(
+        number=trial.number,
+        point=trial.user_attrs.get(POINT),
+        repeat=trial.user_attrs.get(REPEAT, 0),
+        state=result.get("state", _STATES[trial.state]) if trial.state.is_finished() else _STATES[trial.state],
+        objective=result.get("objective"),
+        values=values_of(trial, space),
+        seconds=result.get("seconds"),
+        folder=_folder_of(trial, sweep_id, folder),
+        reason=result.get("reason", ""),
+        test=next(((name, result[name]) for name in TEST_SCORES if result.get(name) is not None), None),
+    )
+
+
+def values_of(trial: FrozenTrial, space: Space) -> Point:
+    named = [(name_in_optuna(parameter), parameter) for parameter in space.parameters]
+    return {
+        parameter.key: from_optuna(parameter, trial.params[name]) for name, parameter in named if name in trial.params
+    }
+
+
+def rank(trials: Sequence[Trial], minimize: bool, seeds: int = 1) -> list[Configuration]:
+    """The configurations that have an objective, the best first; a tie goes to the earlier one.
+
+    One of whose `seeds` some are still to come, or failed, or were pruned or interrupted, comes after all that are
+    complete: the mean of the others may flatter it.
+    """
+    points: dict[int | tuple[int], list[Trial]] = {}
+    for trial in trials:
+        if trial.state in ("completed", "diverged") and trial.objective is not None:
+            points.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
+    sign = 1 if minimize else -1
+    return sorted(
+        (Configuration(tuple(of_point), seeds) for of_point in points.values()),
+        key=lambda of_point: (not of_point.is_complete, sign * of_point.mean, of_point.trials[0].number),
+    )

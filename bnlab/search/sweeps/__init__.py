@@ -1,0 +1,1 @@
+"""Sweeps, from their start to their end."""

@@ -1,0 +1,134 @@
+"""The progress of a sweep: one line for all trials, and a line for each that failed."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from bnlab.runs.progress import clock
+from bnlab.search.study.trials import Trial
+from bnlab.text.number_format import metric
+
+__all__ = ["SweepProgress"]
+
+LINE_EVERY_S = 10.0
+
+
+class SweepProgress:
+    """On a terminal, a bar with the counts; elsewhere a line now and then, and one at the end of each batch.
+
+    Args:
+        console: where it goes.
+        num_trials: of the whole sweep.
+        before: the trials that had finished before this process began; they say nothing about the time left.
+        objective: its name.
+        minimize: whether a lower objective is better.
+        seeds: runs a configuration, whose mean counts when it has all of them.
+    """
+
+    def __init__(
+        self, console: Console, num_trials: int, before: Sequence[Trial], objective: str, minimize: bool, seeds: int = 1
+    ) -> None:
+        self._console = console
+        self._num_trials = num_trials
+        self._num_before = len(before)
+        self._objective = objective
+        self._minimize = minimize
+        self._seeds = seeds
+        self._of_place: dict[int, dict[int, tuple[float, int]]] = {}  # objective and number of its seeds so far
+        self._start = time.monotonic()
+        self._next_line = self._start + LINE_EVERY_S
+        self._last_line = ""
+        self._counts: Counter[str] = Counter()
+        self._running = 0
+        self._activity = ""
+        self._best: tuple[float, str] | None = None
+        self._bar = Progress(
+            BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
+        )
+        self._task: TaskID = self._bar.add_task("", total=num_trials, completed=len(before))
+
+        for trial in before:
+            place = trial.number if trial.point is None else trial.point
+            self._count(trial.number, trial.state, trial.objective, place, trial.repeat)
+
+    def __enter__(self) -> "SweepProgress":
+        self._bar.start()
+        self.update()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.update()
+        self._bar.stop()
+
+    def ended(
+        self,
+        number: int,
+        state: str,
+        objective: float | None,
+        reason: str,
+        place: int,
+        repeat: int = 0,
+        is_lost: bool = False,
+    ) -> None:
+        """Count a trial, seed `repeat` of the configuration at `place`. What failed, or `is_lost`, is said at once."""
+        self._count(number, state, objective, place, repeat)
+        if state == "failed" or is_lost:
+            end = "was lost" if is_lost else "failed"
+            self._console.print(f"trial {number} {end}: {escape(reason)}", highlight=False, soft_wrap=True)
+
+    def _count(self, number: int, state: str, objective: float | None, place: int, repeat: int) -> None:
+        self._counts[state] += 1
+        if state not in ("completed", "diverged") or objective is None:
+            return
+        of_place = self._of_place.setdefault(place, {})
+        of_place[repeat] = objective, number
+        if len(of_place) < self._seeds:
+            return
+        mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)
+        sign = 1 if self._minimize else -1
+        if self._best is None or sign * mean < sign * self._best[0]:
+            numbers = ", ".join(str(number) for _, number in sorted(of_place.values(), key=lambda pair: pair[1]))
+            self._best = mean, f"trial {numbers}" if self._seeds == 1 else f"trials {numbers}"
+
+    def update(self, num_running: int | None = None, activity: str = "") -> None:
+        """Show where the sweep stands; `num_running` trials are under way, `activity` is what the launcher says."""
+        if num_running is not None:
+            self._running = num_running
+            self._activity = activity
+        self._bar.update(self._task, completed=self._num_done, description=escape(self._line()))
+        if not self._console.is_terminal and time.monotonic() > self._next_line:
+            self.print_line()
+
+    def print_line(self) -> None:
+        """In a log, say where the sweep stands now, unless that was the last thing said."""
+        self._next_line = time.monotonic() + LINE_EVERY_S
+        line = self._line()
+        if not self._console.is_terminal and line != self._last_line:
+            self._last_line = line
+            self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def _num_done(self) -> int:
+        return sum(count for state, count in self._counts.items() if state != "interrupted")
+
+    def _line(self) -> str:
+        done = self._num_done
+        here = done - self._num_before
+        parts = [f"{done}/{self._num_trials} done"]
+        if self._activity:
+            parts.append(self._activity)
+        elif self._running:
+            parts.append(f"{self._running} running")
+        parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
+        if self._best is not None:
+            parts.append(f"best {self._objective} {metric(self._objective, self._best[0])} ({self._best[1]})")
+        used = time.monotonic() - self._start
+        parts.append(f"{clock(used)} used")
+        if here and done < self._num_trials:
+            parts.append(f"{clock(used / here * (self._num_trials - done))} left")
+        return ", ".join(parts)

@@ -1,0 +1,101 @@
+"""While a launcher works: who has ended is told at once, and to watch costs what changes, not what is open."""
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from hydra.core.utils import JobReturn
+
+from bnlab.search.sweeps.arrivals import Arrivals
+
+__all__ = ["Watch"]
+
+_POLL_S = 0.2
+_LOOKS = 200  # at the folders of trials under way, each time; where there are more, they take turns
+
+
+class Watched(Protocol):
+    """A running sweep, as far as its watch asks it; trials go by their numbers."""
+
+    def result(self, number: int) -> dict[str, Any] | None: ...
+    def returned(self, since: int) -> Mapping[int, JobReturn]: ...
+    def tell(self, number: int, result: dict[str, Any]) -> None: ...
+    def tell_return(self, number: int, job_return: JobReturn | None) -> None: ...
+    def seen(self, num_running: int) -> None: ...
+    def release(self) -> None: ...
+
+
+class Watch:
+    """Tells each trial as soon as its folder says how it ended, whatever process wrote that, or its launcher does.
+
+    Args:
+        sweep: which is told.
+        root: its folder.
+        names: of the trials' folders below it, by the number of the trial, in the order of the batch.
+    Attributes:
+        open: the numbers of those that have not been told, as keys: a set that keeps the order.
+    """
+
+    def __init__(self, sweep: Watched, root: Path, names: Mapping[int, str]) -> None:
+        self._sweep = sweep
+        self._numbers = list(names)
+        self._number_of = {name: number for number, name in names.items()}
+        self._arrivals = Arrivals(root, names.values())
+        self.open = dict.fromkeys(names)
+        self._running: OrderedDict[int, None] = OrderedDict()  # the next to look at comes first
+        self._num_returned = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "Watch":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            try:
+                self.look()
+            except Exception:  # a busy database: whatever is missed is told at the end of the batch
+                logging.getLogger(__name__).debug("telling while the batch runs failed", exc_info=True)
+        self._sweep.release()
+
+    def look(self) -> None:
+        """Tell those that have ended, as far as the launcher says so or a folder whose turn it is."""
+        for name in self._arrivals.new():
+            number = self._number_of[name]
+            if number in self.open:
+                self._running[number] = None
+        for place, job_return in self._sweep.returned(self._num_returned).items():
+            self._tell_if_ended(self._numbers[place], job_return)
+            self._num_returned += 1
+        for _ in range(min(_LOOKS, len(self._running))):
+            number = next(iter(self._running))
+            self._running.move_to_end(number)  # first: another one's turn comes where telling this one fails
+            self._tell_if_ended(number)
+        self._sweep.seen(len(self._running))
+
+    def collect(self) -> None:
+        """Look at all that are open, under way or not."""
+        returned = self._sweep.returned(0)
+        for place, number in enumerate(self._numbers):
+            self._tell_if_ended(number, returned.get(place))
+
+    def _tell_if_ended(self, number: int, job_return: JobReturn | None = None) -> None:
+        if number not in self.open:
+            return
+        result = self._sweep.result(number)
+        if result is not None:
+            self._sweep.tell(number, result)
+        elif job_return is not None:
+            self._sweep.tell_return(number, job_return)
+        else:
+            return
+        del self.open[number]
+        self._running.pop(number, None)

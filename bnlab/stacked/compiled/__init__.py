@@ -1,0 +1,1 @@
+"""The C of stacks, and how it is called."""

@@ -1,0 +1,1 @@
+"""The layers and losses of K networks, forward and backward by hand."""

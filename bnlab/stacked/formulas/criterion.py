@@ -1,0 +1,33 @@
+"""What K networks are trained to minimize and measured by: one record for classes, one for real numbers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bnlab.stacked.formulas.loss import cross_entropy, cross_entropy_and_gradient
+from bnlab.stacked.formulas.metrics import count_hits
+from bnlab.stacked.formulas.squared_error import squared_error, squared_error_and_gradient, target_sums
+
+__all__ = ["CLASSES", "NUMBERS", "Criterion"]
+
+_OfABatch = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """Functions of the outputs (K, N, outputs) and the labels, (K, N) or (N,).
+
+    Attributes:
+        losses: (K,).
+        losses_and_gradient: with dL/d(outputs).
+        counts: what the score needs beside the loss, (K, ...), to be summed over batches.
+    """
+
+    losses: _OfABatch
+    losses_and_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+    counts: _OfABatch
+
+
+CLASSES = Criterion(cross_entropy, cross_entropy_and_gradient, count_hits)
+NUMBERS = Criterion(squared_error, squared_error_and_gradient, target_sums)

@@ -1,0 +1,302 @@
+"""The layers of a stacked MLP, forward and backward by hand: no graph is recorded, and large results are reused."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from bnlab.batch_norm import batch_norm, in_place, kernel_by_pointers
+from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.eager import BackEnd
+from bnlab.batch_norm.formulas import inverse_std
+from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem
+from bnlab.batch_norm.plain import are_in_memory
+from bnlab.stacked.compiled.c_functions import Kind
+from bnlab.stacked.formulas.stack import Part
+
+__all__ = ["BatchNorm", "Layer", "Linear", "NativeBatchNorm"]
+
+aten = torch.ops.aten
+
+
+class Layer(ABC):
+    """A layer of K networks, whose numbers are a `Part` of their stack.
+
+    `forward` and `evaluate` take x (K, N, C), or (N, C) that the networks share, and return y (K, N, C), which the next
+    layer may overwrite; `backward` takes dL/dy of the newest forward, writes the gradients of the parameters to where
+    they belong, and returns dL/dx if `needs_x`.
+    """
+
+    @classmethod
+    def takes(cls, module: nn.Module) -> bool:
+        """Whether a module of the class that the table has this layer for is such a layer with its settings, too."""
+        return True
+
+    @classmethod
+    @abstractmethod
+    def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
+        """The layer of the K networks, from the module of each."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def evaluate(self, x: Tensor) -> Tensor: ...
+
+    @abstractmethod
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None: ...
+
+    def kind_in_c(self) -> Kind | None:
+        """Which layer of step.c does the same; None for none. What a subclass does is another thing."""
+        return None
+
+    def sync(self) -> None:  # noqa: B027  # most layers count nothing
+        """Bring what is counted once for all networks into their buffers."""
+
+
+class Linear(Layer):
+    """y = x W^T + b:  dL/dW = g^T x,  dL/db = sum(g),  dL/dx = g W.
+
+    Args:
+        weight, bias: (K, out, in) and (K, out) or None; views that see every update.
+        grad_weight, grad_bias: where their gradients go.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, grad_weight: Tensor, grad_bias: Tensor | None) -> None:
+        self.weight, self.bias, self.grad_weight, self.grad_bias = weight, bias, grad_weight, grad_bias
+        self._transposed = weight.mT
+        self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
+        parameters, gradients = part.parameters, part.gradients
+        return cls(parameters["weight"], parameters.get("bias"), gradients["weight"], gradients.get("bias"))
+
+    def kind_in_c(self) -> Kind | None:
+        return Kind.LINEAR if type(self) is Linear else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        num_samples = x.shape[-2]
+        if num_samples not in self._results:
+            K, num_out, num_in = self.weight.shape
+            self._results[num_samples] = (
+                self.weight.new_empty(K, num_samples, num_out),
+                self.weight.new_empty(K, num_samples, num_in),
+            )
+        self._x = x if x.dim() == 3 else x.expand(len(self.weight), *x.shape)
+        y = self._results[num_samples][0]
+        if self._bias is None:
+            return torch.bmm(self._x, self._transposed, out=y)
+        return torch.baddbmm(self._bias, self._x, self._transposed, out=y)
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        y = torch.matmul(x, self._transposed)
+        return y if self._bias is None else y.add_(self._bias)
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        torch.bmm(grad_y.mT, self._x, out=self.grad_weight)
+        if self.grad_bias is not None:
+            torch.sum(grad_y, 1, out=self.grad_bias)
+        if not needs_x:
+            return None
+        return torch.bmm(grad_y, self.weight, out=self._results[grad_y.shape[1]][1])
+
+
+class BatchNorm(Layer):
+    """Batch norm by the formulas of `bnlab.batch_norm`, by its kernel where that runs.
+
+    Args:
+        affine, grad_affine: (K, A, C), weight and bias as they lie side by side in a row (A is 2, 1 or 0).
+        running_mean, running_var: (K, C), updated in place, or None.
+        eps: (K,), float64.
+        momentum: (K,), float64, or None to average all batches.
+    """
+
+    def __init__(
+        self,
+        affine: Tensor,
+        grad_affine: Tensor,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        eps: Tensor,
+        momentum: Tensor | None,
+    ) -> None:
+        # The kernel wants each parameter in one piece.
+        self._affine = affine.transpose(0, 1)
+        self._pieces = torch.empty_like(self._affine, memory_format=torch.contiguous_format)  # (A, K, C)
+        self._weight, self._bias = [*self._pieces, None, None][:2]
+        self._grad_affine = [*grad_affine.unbind(1)]
+        self._in_place = [*self._affine, None, None][:2]  # of one network each is in one piece
+        self.bias = self._in_place[1]
+        self._grad_in_place = [*self._grad_affine, None, None][:2]
+        self.running_mean, self.running_var = running_mean, running_var
+        self._running = running_mean, running_var
+        self._eps, self.momentum = eps.to(affine), None if momentum is None else momentum.to(affine)
+        self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
+        self.num_batches = torch.zeros((), dtype=torch.int64)
+        self._back_end: BackEnd | None = None
+        self._statistics = affine  # of the newest forward, for its backward
+        self._counts: Tensor | None = None  # of the networks, which go in step
+
+    @classmethod
+    def takes(cls, module: nn.Module) -> bool:
+        return not getattr(module, "frozen", False)
+
+    @classmethod
+    def of(cls, modules: Sequence[Any], part: Part) -> Self:
+        first = modules[0]
+        affine = len(part.parameters), first.num_features
+        running_mean, running_var = (part.buffers.get(f"running_{statistic}") for statistic in ("mean", "var"))
+        eps = torch.tensor([module.eps for module in modules], dtype=torch.float64)
+        momentum = None
+        if first.momentum is not None:
+            momentum = torch.tensor([module.momentum for module in modules], dtype=torch.float64)
+        layer = cls(
+            part.rows.unflatten(1, affine),
+            part.row_gradients.unflatten(1, affine),
+            running_mean,
+            running_var,
+            eps,
+            momentum,
+        )
+        layer._counts = part.buffers.get("num_batches_tracked")
+        if layer._counts is not None:
+            layer.num_batches.copy_(layer._counts[0])
+        return layer
+
+    def kind_in_c(self) -> Kind | None:
+        is_served = type(self) is BatchNorm and self.momentum is not None and self._is_in_memory()
+        return Kind.BATCH_NORM if is_served else None
+
+    def sync(self) -> None:
+        if self._counts is not None:
+            self._counts.fill_(self.num_batches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x = x
+        self._pieces.copy_(self._affine)
+        settings = Settings(*self._running, self.num_batches, self.momentum, self._eps, None, 1)
+        if self._back_end is None:
+            takes = kernel_by_pointers.takes(x, self._weight, self._bias, settings)
+            self._back_end = kernel_by_pointers if takes else in_place
+        y, self._statistics = self._back_end.forward(x, self._weight, self._bias, settings)
+        return y
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        self._pieces.copy_(self._affine)
+        no_statistics = self._running[0] is None
+        return batch_norm(x, *self._running, self._weight, self._bias, no_statistics, 0.0, self._eps, stack_dims=1)
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        assert self._back_end is not None
+        needs = needs_x, self._weight is not None, self._bias is not None
+        found = self._back_end.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
+        assert found is not None
+        grad_x, *gradients = found
+        for target, gradient in zip(self._grad_affine, gradients, strict=False):
+            assert gradient is not None
+            target.copy_(gradient)
+        return grad_x
+
+    def _is_in_memory(self) -> bool:
+        """Whether C can read and write each network's parameters, gradients and statistics."""
+        tensors = [tensor for tensor in (*self._in_place, *self._grad_in_place, *self._running) if tensor is not None]
+        return are_in_memory(tensors, self._pieces.dtype) and all(tensor[0].is_contiguous() for tensor in tensors)
+
+    def evaluation_scale(self, out: Tensor) -> None:
+        """gamma / sqrt(running_var + eps), (K, C), for y = (x - running_mean) scale + beta."""
+        assert self.running_var is not None
+        scale = inverse_std(self.running_var, self._eps)
+        out.copy_(scale if self._in_place[0] is None else scale * self._in_place[0])
+
+    def problems(
+        self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor
+    ) -> tuple[list[Problem], list[Problem], list[Problem]]:
+        """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C).
+
+        Last, backward once more where all networks leave their gradients in the first one's place.
+        """
+        eps, momenta = self._numbers
+        assert momenta is not None
+        _, num_samples, num_features = x.shape
+        sizes = {"K": 1, "N": num_samples, "C": num_features, "L": 1, "threads": 1}  # of one network
+        forward: list[Problem] = []
+        backward: list[Problem] = []
+        sharing: list[Problem] = []
+        for k in range(len(x)):
+            weight, bias, grad_weight, grad_bias, running_mean, running_var = (
+                None if tensor is None else tensor[k].data_ptr()
+                for tensor in (*self._in_place, *self._grad_in_place, *self._running)
+            )
+            kept = {
+                "x": x[k].data_ptr(),
+                "weight": weight,
+                "mean": statistics[0, k].data_ptr(),
+                "inv_std": statistics[1, k].data_ptr(),
+            }
+            problem = Problem(
+                direction=FORWARD,
+                **kept,
+                bias=bias,
+                out=y[k].data_ptr(),
+                running_mean=running_mean,
+                running_var=running_var,
+                num_batches_tracked=self.num_batches.data_ptr() if k == 0 else None,  # the networks go in step
+                eps_number=eps[k],
+                momentum_number=momenta[k],
+                **sizes,
+            )
+            forward.append(problem)
+            gradients = {"grad_weight": grad_weight, "grad_bias": grad_bias}
+            if k == 0:
+                of_first = gradients
+            results = {"grad_y": grad_y[k].data_ptr(), "out": grad_x[k].data_ptr()}
+            for problems, place in ((backward, gradients), (sharing, of_first)):
+                problems.append(Problem(direction=BACKWARD, **kept, **results, **place, **sizes))
+        return forward, backward, sharing
+
+
+class NativeBatchNorm(BatchNorm):
+    """torch's own batch norm, network by network: what norm=torch is there to compare with."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._x = x
+        self._pieces.copy_(self._affine)
+        self.num_batches += 1
+        y = torch.empty_like(x)
+        self._saved = []
+        for network, eps, momentum in self._each():
+            x_k, weight, bias, running_mean, running_var, y_k = self._of(network, x, *self._running, y)
+            result, *saved = torch.native_batch_norm(x_k, weight, bias, running_mean, running_var, True, momentum, eps)
+            y_k.copy_(result)
+            self._saved.append(saved)
+        return y
+
+    def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
+        grad_x = torch.empty_like(self._x)
+        mask = needs_x, self._weight is not None, self._bias is not None
+        for network, eps, _ in self._each():
+            x, weight, _, running_mean, running_var, g = self._of(network, self._x, *self._running, grad_y)
+            result, *gradients = aten.native_batch_norm_backward(
+                g, x, weight, running_mean, running_var, *self._saved[network], True, eps, mask
+            )
+            if needs_x:
+                grad_x[network].copy_(result)
+            for target, gradient in zip(self._grad_affine, gradients, strict=False):
+                target[network].copy_(gradient)
+        return grad_x if needs_x else None
+
+    def _each(self) -> Iterator[tuple[int, float, float]]:
+        eps, momenta = self._numbers
+        if momenta is None:
+            momenta = [1.0 / max(int(self.num_batches), 1)] * len(eps)
+        yield from zip(range(len(eps)), eps, momenta, strict=True)
+
+    def _of(
+        self, network: int, x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, y: Tensor
+    ) -> list[Any]:
+        tensors = (x, self._weight, self._bias, running_mean, running_var, y)
+        return [None if tensor is None else tensor[network] for tensor in tensors]

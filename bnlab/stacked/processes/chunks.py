@@ -1,0 +1,177 @@
+"""Cutting the jobs of a batch into chunks, as they come: what a worker trains at a time."""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from bnlab.errors import UserError
+from bnlab.runs.folder import RunFolder
+from bnlab.stacked.grouping import data_key, group_key, why_alone
+
+__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal"]
+
+COMPOSE_FOR_S = 0.01
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlainJob:
+    """A training to be done, as it travels between processes: a DictConfig takes 30 times as long.
+
+    Attributes:
+        config: resolved.
+        overrides, command, sweep: for the summary, as `bnlab.runs.summary.beginning` takes them.
+        from_environment: settings that the environment gives, by their keys and indices from the root on, and their
+            interpolations, which are what is written down.
+        secrets: that may turn up anywhere, and what is shown in their place (`bnlab.text.concealing.known`).
+    """
+
+    number: int
+    config: dict[str, Any]
+    folder: str
+    overrides: Sequence[str] | None
+    command: str | None = None
+    sweep: Mapping[str, str] | None = None
+    from_environment: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    def interpolated(self, config: DictConfig) -> DictConfig:
+        """`config`, which was made of this job's, with the interpolations in it again."""
+        for (*above, last), text in self.from_environment.items():
+            node = config
+            for part in above:
+                node = node[part]
+            node[last] = text
+        return config
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A job that cannot be done, and why; `has_folder` unless its folder is another run's.
+
+    `is_outside` where that is no fault of its own (`bnlab.process.outside`).
+    """
+
+    job: PlainJob
+    reason: str
+    has_folder: bool = True
+    is_outside: bool = False
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Jobs that a worker does at a time.
+
+    Attributes:
+        reason: why Lightning trains its only job; None for a stack.
+        is_retry: whether it was tried before.
+    """
+
+    jobs: tuple[PlainJob, ...]
+    reason: str | None = None
+    is_retry: bool = False
+
+    @property
+    def data(self) -> str:
+        return data_key(self.jobs[0].config)
+
+
+class Chunks:
+    """The chunks still to be done, made from jobs as these are composed.
+
+    Args:
+        jobs: where they come from, one by one: composing takes time in which workers can be at work.
+        size: how many networks with this config a stack may have; raises UserError where not even one fits.
+    Attributes:
+        waiting: to be done.
+        refused: jobs that cannot be done.
+    """
+
+    def __init__(self, jobs: Iterator[PlainJob], size: Callable[[dict[str, Any]], int]) -> None:
+        self._jobs = jobs
+        self._size = size
+        self._groups: dict[str, tuple[int, list[PlainJob]]] = {}
+        self.waiting: list[Chunk] = []
+        self.refused: list[Refusal] = []
+        self._folders: set[str] = set()
+        self.is_composing = True
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.waiting and not self.refused and not self.is_composing
+
+    def compose(self, num_chunks: int) -> None:
+        """For a moment, or until `num_chunks` wait to be done."""
+        deadline = time.monotonic() + COMPOSE_FOR_S
+        while self.is_composing and len(self.waiting) < num_chunks and time.monotonic() < deadline:
+            job = next(self._jobs, None)
+            if job is None:
+                self.is_composing = False
+                self.waiting += [Chunk(tuple(group)) for _, group in self._groups.values() if group]
+            else:
+                self._add(job)
+
+    def _add(self, job: PlainJob) -> None:
+        if job.folder in self._folders:
+            reason = f"{job.folder!r} is the folder of another job, too: give each a folder of its own."
+            self.refused.append(Refusal(job, reason, has_folder=False))
+            return
+        self._folders.add(job.folder)
+        try:
+            RunFolder(Path(job.folder)).require_free()
+        except UserError as error:
+            self.refused.append(Refusal(job, str(error), has_folder=False))
+            return
+        self._group(job)
+
+    def _group(self, job: PlainJob) -> None:
+        reason = why_alone(job.config)
+        if reason is not None:
+            self.add_alone([job], reason)
+            return
+        key = group_key(job.config)
+        if key not in self._groups:
+            try:
+                self._groups[key] = self._size(job.config), []
+            except UserError as error:
+                self.refused.append(Refusal(job, str(error)))
+                return
+        size, group = self._groups[key]
+        group.append(job)
+        if len(group) == size:
+            self.waiting.append(Chunk(tuple(group)))
+            group.clear()
+
+    def add_alone(self, jobs: Sequence[PlainJob], reason: str) -> None:
+        """To be trained one by one by Lightning."""
+        for job in jobs:
+            log.info("job %d trains alone, not in a stack: %s", job.number, reason)
+            self.waiting.append(Chunk((job,), reason))
+
+    def retry(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+        """To be tried again, one by one."""
+        self.waiting += [Chunk((job,), chunk.reason, is_retry=True) for job in jobs]
+
+    def give_back(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+        """To be done by others, `chunk` in halves: what killed a worker may have been their memory."""
+        half = max(1, len(chunk.jobs) // 2)
+        self.waiting += [Chunk(tuple(jobs[i : i + half]), chunk.reason) for i in range(0, len(jobs), half)]
+
+    def halve(self) -> None:
+        """Cut in two what waits."""
+        waiting, self.waiting = self.waiting, []
+        for chunk in waiting:
+            self.give_back(chunk.jobs, chunk)
+
+    def take(self, data: str) -> Chunk | None:
+        """The first chunk that trains on `data`."""
+        for index, chunk in enumerate(self.waiting):
+            if chunk.data == data:
+                return self.waiting.pop(index)
+        return None

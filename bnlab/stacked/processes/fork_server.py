@@ -1,0 +1,287 @@
+"""The process that workers are forked from, so that torch is imported once: `ForkServer` starts it, `main` is its work.
+
+Over a socket, which is its standard input, it is told of each worker to fork by a line of JSON: {"data": their key,
+"config": of a job that trains on them}. A data server, forked for it, reads the data and forks the workers, which so
+share the memory; where reading ends it, as a data set of a user's own may do, workers are forked without data, and read
+them themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
+nothing else, says at last how it ended: ("died", exit code). Where no process can be forked, "-" comes in its place.
+The fork server ends when the socket is closed, a data server with it, and a worker when its connection is.
+"""
+
+import gc
+import json
+import os
+import signal
+import socket
+import subprocess
+import threading
+from argparse import ArgumentError, ArgumentParser
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING, Any
+
+from bnlab.process.import_path import python, safe_environment
+from bnlab.process.shared_process import leave_removed_folder, restored
+from bnlab.process.signals import REQUESTS, leave_to_parent
+
+if TYPE_CHECKING:
+    from bnlab.stacked.processes.plotter import Plotter
+
+__all__ = ["CANNOT_FORK", "ForkServer", "NoProcessError", "begun_early", "fork_server", "main"]
+
+CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a fork server that could not even begin
+
+_NONE = b"-"  # in place of a worker
+
+# One thread each, or n processes of n threads would fight for n cores.
+_ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+# To look for backends of other devices takes torch's import 0.1 s; who wants one sets this variable to 1.
+_NO_OTHER_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
+
+
+class NoProcessError(OSError):
+    """A worker could not be forked: no more processes can be started, for now."""
+
+
+class ForkServer:
+    """It has begun to start, which takes a second or two; orders can be placed at once."""
+
+    def __init__(self) -> None:
+        self._socket, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                python("bnlab.stacked.processes.fork_server"),
+                stdin=theirs.fileno(),
+                env=_NO_OTHER_DEVICES | os.environ | _ONE_THREAD | safe_environment(),
+            )
+
+    def fileno(self) -> int:
+        """Readable when a worker can be taken, or the process has ended."""
+        return self._socket.fileno()
+
+    @property
+    def exit_code(self) -> int | None:
+        return self._process.poll()
+
+    def order(self, data: str, config: Mapping[str, Any]) -> None:
+        """Ask for a worker that has the data of `config` in memory, whose key is `data`."""
+        self._tell({"data": data, "config": config})
+
+    def take(self) -> tuple[Connection, int, str] | None:
+        """The next worker's connection, its process id and the key of its data; None when the fork server has ended.
+
+        Raises:
+            NoProcessError: it could not be forked.
+        """
+        try:
+            sign, descriptors, *_ = socket.recv_fds(self._socket, 1, 1)
+        except ConnectionResetError:
+            return None
+        if sign == _NONE:
+            raise NoProcessError
+        if not descriptors:
+            return None
+        connection = Connection(descriptors[0])
+        return connection, *connection.recv()
+
+    def close(self, *, wait: bool = True) -> None:
+        """End the process; to wait until torch's memory is cleared away takes 30 ms."""
+        self._socket.close()
+        self._process.kill()
+        if wait:
+            self._process.wait()
+
+    def _tell(self, message: Any) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # whoever waits for a worker sees the exit code
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+
+_early: ContextVar[ForkServer | None] = ContextVar("_early", default=None)
+
+
+@contextmanager
+def begun_early(arguments: Sequence[str]) -> Iterator[None]:
+    """Within, a fork server is on its way already if the command line's `arguments` ask for stacked training.
+
+    It imports torch while this process reads the configs. One that nobody asked for in the end is ended.
+    """
+    token = _early.set(ForkServer() if _asks_for_stacks(arguments) else None)
+    try:
+        yield
+    finally:
+        unused = _early.get()
+        _early.reset(token)
+        if unused is not None:
+            unused.close()
+
+
+def _asks_for_stacks(arguments: Sequence[str]) -> bool:
+    """As far as can be told before Hydra is imported: a config may ask for them, too, and an option end the command."""
+    parser = ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("-m", "--multirun", action="store_true")
+    try:
+        options, words = parser.parse_known_args(arguments)
+    except ArgumentError:  # which is for Hydra's parser to say
+        return False
+    values = dict(word.partition("=")[::2] for word in words)
+    return options.multirun and values.get("hydra/launcher") == "stacked"
+
+
+def fork_server() -> ForkServer:
+    """The one that has begun early, or a new one."""
+    early = _early.get()
+    _early.set(None)
+    return ForkServer() if early is None else early
+
+
+def main() -> None:
+    for number in REQUESTS:
+        signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+    gc.disable()  # all that imports make is kept: looking for garbage takes a tenth of their time
+    leave_removed_folder()
+    parent = socket.socket(fileno=os.dup(0))
+    orders = parent.makefile()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
+    from bnlab.stacked.processes.plotter import Plotter, start_plot_server
+
+    try:
+        plot_server = start_plot_server(not_its=[orders, parent])
+    except OSError:
+        os._exit(CANNOT_FORK)
+    import torch
+
+    from bnlab.batch_norm import kernel
+    from bnlab.internals.torch_internals import spare_the_compiler
+    from bnlab.stacked.compiled.c_functions import functions_of
+    from bnlab.stacked.processes import worker
+
+    torch.set_num_threads(1)
+    # Loaded once for all workers, and what is wrong with a compiler is said once.
+    if kernel.is_available():
+        functions_of(torch.float32)
+    spare_the_compiler()
+
+    def fork_worker(key: str, *not_its: socket.socket) -> None:
+        try:
+            is_worker = os.fork() == 0
+        except OSError:
+            parent.sendall(_NONE)
+            return
+        if is_worker:
+            try:
+                for each in not_its:
+                    each.close()
+                orders.close()
+                _work(key, parent, plot_server, Plotter(plot_server), worker.serve)
+            finally:
+                os._exit(0)  # whatever happens, a worker does not go on as a fork server
+
+    data_server: _DataServer | None = None
+    for line in orders:
+        wanted = json.loads(line)
+        if data_server is None or data_server.data != wanted["data"]:
+            if data_server is not None:
+                data_server.close()
+            try:
+                data_server = _DataServer(wanted["data"], wanted["config"], fork_worker)
+            except OSError:
+                data_server = None
+        if data_server is None:
+            fork_worker(wanted["data"])
+        elif not data_server.forks_worker():
+            fork_worker(wanted["data"], data_server.socket)
+    os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
+
+
+def _work(
+    key: str, parent: socket.socket, plot_server: socket.socket, plotter: "Plotter", serve: Callable[..., None]
+) -> None:
+    theirs, ours = socket.socketpair()
+    connection = Connection(ours.detach())
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would know how the child ended
+    try:
+        child = os.fork()
+    except OSError:
+        parent.sendall(_NONE)
+        return
+    if child != 0:
+        for each in (theirs, parent, plot_server):
+            each.close()
+        for number in REQUESTS:
+            signal.signal(number, signal.SIG_IGN)
+        _, status = os.waitpid(child, 0)
+        with suppress(OSError):
+            connection.send(("died", os.waitstatus_to_exitcode(status)))
+        return
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.enable()
+    leave_removed_folder()
+    connection.send((os.getpid(), key))
+    socket.send_fds(parent, [b"+"], [theirs.fileno()])
+    theirs.close()
+    parent.close()
+    plot_server.close()
+    serve(connection, plotter)
+
+
+class _DataServer:
+    """A fork of the fork server that reads the data of `config`, and forks workers that have them in memory."""
+
+    def __init__(self, data: str, config: Mapping[str, Any], fork_worker: Callable[..., None]) -> None:
+        self.data = data
+        self.socket, theirs = socket.socketpair()
+        with theirs:
+            parent = os.getpid()
+            if os.fork() == 0:
+                try:
+                    self.socket.close()
+                    os.register_at_fork(after_in_child=theirs.close)  # else the fork server would wait for it in vain
+                    _read(config, parent)
+                    gc.freeze()  # shared pages stay shared
+                    while theirs.recv(1):
+                        fork_worker(data, theirs)
+                        theirs.send(b"+")
+                finally:
+                    os._exit(0)
+
+    def forks_worker(self) -> bool:
+        """Whether it did; it may be gone."""
+        try:
+            self.socket.sendall(b"+")
+            return self.socket.recv(1) == b"+"
+        except (BrokenPipeError, ConnectionResetError):
+            return False
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+def _read(config: Mapping[str, Any], parent: int) -> None:
+    """Load the data for the workers to come, until `parent` is gone. What fails is for the worker to say."""
+    from omegaconf import OmegaConf
+
+    from bnlab.stacked.data import load_data
+
+    leave_to_parent()
+    is_read = threading.Event()
+
+    def end_with_parent() -> None:
+        while not is_read.wait(0.2):
+            if os.getppid() != parent:
+                os._exit(0)
+
+    guard = threading.Thread(target=end_with_parent)
+    guard.start()
+    try:
+        with suppress(Exception), restored():
+            load_data(OmegaConf.create(dict(config)))
+    finally:
+        is_read.set()
+        guard.join()  # no thread is there when workers are forked
+
+
+if __name__ == "__main__":
+    main()

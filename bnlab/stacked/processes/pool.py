@@ -1,0 +1,336 @@
+"""Worker processes that train chunks of networks, kept alive from one batch of jobs to the next."""
+
+import logging
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from bnlab.errors import UserError
+from bnlab.process.shared_process import leave_removed_folder
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Summary, beginning
+from bnlab.stacked.processes.chunks import Chunk, Chunks, PlainJob, Refusal
+from bnlab.stacked.processes.fork_server import CANNOT_FORK, ForkServer, NoProcessError, fork_server
+
+__all__ = ["LostWorkersError", "Pool", "Report"]
+
+log = logging.getLogger(__name__)
+
+MOST_DEATHS = 8  # of processes, in a row
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of what others end, the kernel for want of memory, say
+FORK_AGAIN_AFTER_S = 0.5
+_NO_PROCESS = "no process can be started for the stacks: the limit of processes is reached (`ulimit -u`)"
+STOP_WITHIN_S = 20.0
+POLL_S = 0.2
+
+
+class LostWorkersError(RuntimeError):
+    """So many processes were killed, one after the other, that others would be, too."""
+
+    is_outside = True
+
+
+Ended = Callable[[int, Summary], None]
+
+
+@dataclass
+class _Worker:
+    connection: Connection
+    pid: int
+    data: str  # the key of those it has in memory
+    chunk: Chunk | None = None
+    has_begun: bool = False  # with its chunk: one that was killed while it was idle may be given work all the same
+    ended: set[int] = field(default_factory=set)
+    epoch: int = 0
+    num_networks: int = 0
+
+    def unfinished(self) -> list[PlainJob]:
+        return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
+
+
+@dataclass(frozen=True)
+class Report:
+    """How the work stands: jobs that have ended, networks under way, and the epoch that each worker is in."""
+
+    num_ended: int
+    num_networks: int
+    epochs: tuple[int, ...]
+
+
+class Pool:
+    """`num_workers` processes of one thread each; they start when work first comes, and end with `close`.
+
+    All are forked from one process that has torch and the data in memory (`bnlab.stacked.processes.fork_server`).
+    """
+
+    def __init__(self, num_workers: int) -> None:
+        self.num_workers = num_workers
+        self._workers: list[_Worker] = []
+        self._num_starting = 0
+        self._num_deaths = 0  # of processes, since a job ended
+        self._no_fork_before = 0.0  # on the clock of time.monotonic()
+        self._server: ForkServer | None = None
+
+    def start(self) -> None:
+        """Begin to start, which takes a second or two; a caller who has something else to do meanwhile does it."""
+        if self._server is not None and self._server.exit_code is None:
+            return
+        self.close()
+        self._start_server()
+
+    def _start_server(self) -> None:
+        self._num_starting = 0
+        for _ in range(MOST_DEATHS):
+            try:
+                self._server = fork_server()
+                return
+            except BlockingIOError:
+                time.sleep(FORK_AGAIN_AFTER_S)
+        raise LostWorkersError(_NO_PROCESS)
+
+    def close(self, *, wait: bool = True) -> None:
+        """End all processes; the next `run` starts new ones. Who ends as well need not `wait` for them to be gone."""
+        for worker in self._workers:
+            worker.connection.close()
+        self._workers = []
+        if self._server is not None:
+            self._server.close(wait=wait)
+        self._server = None
+
+    def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:
+        """Do all `chunks`; call `ended` with the number and the summary of each job, and `report` now and then.
+
+        Raises:
+            KeyboardInterrupt: when the trainings under way have come to an end that can be read.
+        """
+        self.start()
+        self._num_ended, self._ended = 0, ended
+        self._num_deaths = 0
+        ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
+        try:
+            while not chunks.is_empty or any(worker.chunk for worker in self._workers):
+                chunks.compose(ahead)
+                while chunks.refused:
+                    self._fail(chunks.refused.pop())
+                self._hand_out(chunks)
+                sources: list[Any] = [worker.connection for worker in self._workers]
+                if self._num_starting:
+                    sources.append(self._server)
+                has_time = chunks.is_composing and len(chunks.waiting) < ahead
+                for ready in wait(sources, 0 if has_time else POLL_S):
+                    self._take_in(ready, chunks)
+                busy = [worker for worker in self._workers if worker.chunk is not None]
+                num_networks = sum(worker.num_networks for worker in busy)
+                report(Report(self._num_ended, num_networks, tuple(worker.epoch for worker in busy)))
+                self._check_server(chunks)
+        except KeyboardInterrupt:
+            self._stop()
+            raise
+        except BaseException:
+            self._kill()
+            raise
+
+    def _hand_out(self, chunks: Chunks) -> None:
+        for worker in [worker for worker in self._workers if worker.chunk is None]:
+            chunk = chunks.take(worker.data)
+            if chunk is not None:
+                worker.chunk, worker.has_begun, worker.ended = chunk, False, set()
+                worker.epoch, worker.num_networks = 0, len(chunk.jobs)
+                with suppress(BrokenPipeError, ConnectionResetError):  # what is read from it next says how it ended
+                    worker.connection.send(chunk)
+            elif len(chunks.waiting) > self._num_starting:
+                self._end(worker)  # all that waits is for other data: these come with a new fork
+        assert self._server is not None
+        if time.monotonic() < self._no_fork_before:
+            return
+        room = self.num_workers - len(self._workers) - self._num_starting
+        for chunk in chunks.waiting[self._num_starting :][:room]:
+            self._server.order(chunk.data, chunk.jobs[0].config)
+            self._num_starting += 1
+
+    def _take_in(self, ready: Any, chunks: Chunks) -> None:
+        if self._server is not None and ready is self._server:
+            try:
+                taken = self._server.take()
+            except NoProcessError:
+                self._num_starting -= 1
+                self._wait_to_fork()
+                return
+            if taken is not None:  # else it has ended: `_check_server` says so
+                self._num_starting -= 1
+                self._workers.append(_Worker(*taken))
+            return
+        worker = next(worker for worker in self._workers if worker.connection is ready)
+        try:
+            kind, *values = worker.connection.recv()
+        except Exception:  # the end, or rubbish where it was killed while it sent
+            self._lost(worker, chunks)
+            return
+        if kind == "begun":
+            worker.has_begun = True
+        elif kind == "progress":
+            worker.epoch, worker.num_networks = values
+        elif kind == "said":
+            log.warning("%s", *values)
+        elif kind == "ended":
+            worker.ended.add(values[0])
+            self._end_job(*values)
+        elif kind == "alone":
+            _clear(worker.unfinished())
+            chunks.add_alone(worker.unfinished(), values[0])
+        elif kind == "broke":
+            self._retry(worker, chunks, *values)
+        elif kind == "died":
+            self._lost(worker, chunks, *values)
+        elif kind == "done":
+            worker.chunk = None
+
+    def _end_job(self, number: int, summary: Summary) -> None:
+        self._num_ended += 1
+        self._num_deaths = 0
+        self._ended(number, summary)
+
+    def _lost(self, worker: _Worker, chunks: Chunks, code: int | None = None) -> None:
+        """Its process ended with exit `code`, None where nobody says."""
+        self._end(worker)
+        if worker.chunk is None:
+            return
+        if not worker.has_begun:
+            self._count_death(code, "worker processes")
+            chunks.waiting.insert(0, worker.chunk)
+            return
+        if code not in _KILLED:
+            self._retry(worker, chunks, "its worker process was killed or crashed")
+            return
+        self._count_death(code, "worker processes")
+        jobs = worker.unfinished()
+        _clear(jobs)
+        if len(worker.chunk.jobs) > 1:
+            chunks.give_back(jobs, worker.chunk)
+            return
+        for job in jobs:
+            name = signal.Signals(-code).name
+            self._fail(Refusal(job, f"its worker process was killed by {name}", is_outside=True), is_lost=True)
+
+    def _wait_to_fork(self) -> None:
+        """No process could be started: those that are there do the work, and after a while one more is asked for."""
+        self._no_fork_before = time.monotonic() + FORK_AGAIN_AFTER_S
+        if not self._workers:
+            self._num_deaths += 1
+        if self._num_deaths >= MOST_DEATHS:
+            raise LostWorkersError(_NO_PROCESS)
+
+    def _count_death(self, code: int | None, processes: str) -> None:
+        """
+        Raises:
+            LostWorkersError: it is one too many.
+        """
+        self._num_deaths += 1
+        if self._num_deaths >= MOST_DEATHS:
+            ended = "ended" if code is None else f"ended with exit code {code}"
+            raise LostWorkersError(
+                f"{MOST_DEATHS} {processes} in a row {ended}: if memory is short, choose fewer hydra.launcher.n_jobs"
+            )
+
+    def _retry(self, worker: _Worker, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
+        """Once, and network by network: one of them may be what ended the others."""
+        assert worker.chunk is not None
+        jobs = worker.unfinished()
+        _clear(jobs)
+        if not worker.chunk.is_retry:
+            chunks.retry(jobs, worker.chunk)
+            return
+        for job in jobs:
+            self._fail(Refusal(job, reason, is_outside=is_outside))
+
+    def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
+        job = refusal.job
+        config: Any = job.interpolated(OmegaConf.create(job.config))
+        summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
+        if refusal.is_outside:
+            summary["outside"] = True
+        if refusal.has_folder:
+            folder = RunFolder(Path(job.folder))
+            with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
+                if not folder.config.is_file():
+                    folder.create(config, job.overrides)
+                folder.write_summary(summary)
+        num_deaths = self._num_deaths
+        self._end_job(job.number, summary)
+        if is_lost:  # which breaks no row
+            self._num_deaths = num_deaths
+
+    def _end(self, worker: _Worker) -> None:
+        self._workers.remove(worker)
+        worker.connection.close()
+
+    def _check_server(self, chunks: Chunks) -> None:
+        """Start another one in place of one that was killed; the workers that it has forked go on.
+
+        Raises:
+            RuntimeError: it ended by itself, as the next one would.
+        """
+        assert self._server is not None
+        code = self._server.exit_code
+        if code is None or not self._num_starting:
+            return
+        if code == CANNOT_FORK:
+            self._wait_to_fork()
+        elif code >= 0 and not leave_removed_folder():  # in one, torch is not imported
+            raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
+        elif code < 0:
+            self._count_death(code, "processes that workers are forked from")
+        self._server.close()
+        self._start_server()
+        if code == -signal.SIGKILL:
+            chunks.halve()
+
+    def _stop(self) -> None:
+        """Let every worker bring what it does to a readable end, then end it; a second Ctrl-C ends it at once."""
+        deadline = time.monotonic() + STOP_WITHIN_S
+        try:
+            for worker in self._workers:
+                with suppress(OSError):
+                    worker.connection.send(None)
+                    if worker.chunk is not None and worker.chunk.reason is not None:
+                        os.kill(worker.pid, signal.SIGINT)  # which Lightning's training knows
+            while busy := [worker for worker in self._workers if worker.chunk is not None]:
+                if time.monotonic() > deadline:
+                    return
+                for ready in wait([worker.connection for worker in busy], POLL_S):
+                    worker = next(worker for worker in busy if worker.connection is ready)
+                    try:
+                        kind, *values = worker.connection.recv()
+                    except Exception:  # the end, or rubbish where it was killed while it sent
+                        worker.chunk = None
+                        continue
+                    if kind == "ended":
+                        self._end_job(*values)
+                    elif kind in ("done", "died"):
+                        worker.chunk = None
+        finally:
+            self._kill()
+
+    def _kill(self) -> None:
+        for worker in self._workers:
+            with suppress(ProcessLookupError):
+                os.kill(worker.pid, signal.SIGKILL)
+        self.close()
+
+
+def _clear(jobs: list[PlainJob]) -> None:
+    """Make their folders fit to begin again in: one that holds half a run would be refused.
+
+    What is there is theirs: a job whose folder held anything was refused when it was composed.
+    """
+    for job in jobs:
+        for file in RunFolder(Path(job.folder)).results:
+            file.unlink(missing_ok=True)

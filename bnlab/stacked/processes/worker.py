@@ -1,0 +1,282 @@
+"""What a worker process does: trains the chunks it is sent, one after the other, and says how they go."""
+
+import logging
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
+from io import StringIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from bnlab.curves import Curves
+from bnlab.errors import UserError, reason
+from bnlab.io.log_file import Concealing, LogFile
+from bnlab.process.outside import is_outside
+from bnlab.process.shared_process import restored
+from bnlab.process.signals import UserInterrupt, leave_to_parent, raise_interrupt
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Summary
+from bnlab.search.study.folder import Definition, SweepFolder, TrialFolder
+from bnlab.stacked.data import load_data
+from bnlab.stacked.processes.chunks import Chunk, PlainJob
+from bnlab.stacked.processes.plotter import plot_here
+from bnlab.stacked.training import Interrupted, Training
+from bnlab.stacked.trial import Job, Trial, draw, finish
+from bnlab.stacked.unfinished import Unfinished
+from bnlab.text.command_line import shown
+from bnlab.text.concealing import remember_all
+
+if TYPE_CHECKING:
+    from bnlab.search.study.pruning import Pruning
+
+__all__ = ["serve", "train_chunk"]
+
+log = logging.getLogger(__name__)
+
+
+class NotStackableError(Exception):
+    """These networks cannot be one stack; the message says why."""
+
+
+PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
+
+
+def serve(connection: Connection, pictures_of: PicturesOf = plot_here) -> None:
+    """Take chunks from `connection` and answer with events until it closes; `pictures_of` plots.
+
+    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("said", line): for the user,
+    ("ended", number, summary), ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it
+    came from outside): something unforeseen, ("done",).
+    """
+    leave_to_parent()
+    os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone
+    while True:
+        try:
+            chunk = connection.recv()
+            if chunk is None:  # a request to stop that found nothing to stop
+                continue
+            connection.send(("begun",))
+            _answer(chunk, connection, pictures_of)
+            connection.send(("done",))
+        except (EOFError, BrokenPipeError, ConnectionResetError):
+            return
+
+
+def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> None:
+    def look(epoch: int, num_networks: int) -> None:
+        connection.send(("progress", epoch, num_networks))
+        if connection.poll():
+            connection.recv()
+            raise Interrupted
+
+    def say(line: str) -> None:
+        connection.send(("said", line))
+
+    try:
+        with restored():
+            if chunk.reason is not None:
+                (job,) = _jobs(chunk.jobs)
+                connection.send(("ended", job.number, train_alone(job, chunk.reason)))
+                return
+            for number, summary in train_chunk(_jobs(chunk.jobs), look, pictures_of, say):
+                connection.send(("ended", number, summary))
+    except NotStackableError as error:
+        connection.send(("alone", str(error)))
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        raise
+    except BaseException as error:  # a sys.exit() of one network's code ends no other
+        log.debug("a chunk broke", exc_info=True)
+        connection.send(("broke", reason(error), is_outside(error)))
+
+
+def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
+    """Their configs as OmegaConf's, which takes 2 ms to make one, 0.5 to copy one and set what differs."""
+    first = plain_jobs[0].config
+    made = pickle.dumps(OmegaConf.create(first))
+    jobs = []
+    for plain in plain_jobs:
+        config: DictConfig = pickle.loads(made)
+        for key in first.keys() - plain.config.keys():
+            del config[key]
+        for key, value in plain.config.items():
+            if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
+                config[key] = value
+        remember_all(plain.secrets)
+        config = plain.interpolated(config)
+        jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides, plain.command, plain.sweep))
+    return jobs
+
+
+def train_chunk(
+    jobs: Sequence[Job],
+    look: Callable[[int, int], None],
+    pictures_of: PicturesOf = plot_here,
+    say: Callable[[str], None] = log.warning,
+) -> Iterator[tuple[int, Summary]]:
+    """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.
+
+    What the user should know meanwhile goes to `say`.
+
+    Raises:
+        NotStackableError: before anything is written.
+    """
+    trials = [Trial(job) for job in jobs]
+    try:
+        for trial in _train(trials, look, pictures_of, say):
+            yield trial.job.number, trial.summary
+    finally:
+        for trial in trials:
+            trial.close()
+
+
+def _train(
+    trials: Sequence[Trial],
+    look: Callable[[int, int], None],
+    pictures_of: PicturesOf,
+    say: Callable[[str], None],
+) -> Iterator[Trial]:
+    networks: dict[int, nn.Module] = {}
+    unfinished: dict[int, Unfinished] = {}
+    ready: list[Trial] = []
+    for trial in trials:
+        try:
+            trial.create()
+            number = trial.job.number
+            with restored():
+                data = load_data(trial.config)
+                networks[number] = trial.build(data)
+                unfinished[number] = Unfinished(trial.job)
+                networks[number] = _go_on(trial, networks[number], unfinished[number], say)
+            ready.append(trial)
+        except UserError as error:
+            trial.fail(error)
+            yield trial
+    if not ready:
+        return
+    rules = {trial.job.number: rule for trial in ready if (rule := _pruning_of(trial.job)) is not None}
+    for trial in ready:
+        if trial.going_on is not None and trial.job.number in rules:
+            rules[trial.job.number].go_on(trial.going_on.rows, trial.going_on.rungs)
+
+    def keep(trial: Trial, network: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+        rule = rules.get(trial.job.number)
+        state = trial.state(network, moments, {} if rule is None else rule.rungs())
+        unfinished[trial.job.number].write(state, data)
+
+    def is_behind(trial: Trial) -> bool:
+        rule, row = rules.get(trial.job.number), trial.history.rows[-1]
+        if rule is None or not rule.ends(int(row["epoch"]), row, trial.config.trainer.max_epochs):
+            return False
+        trial.log(f"epoch {row['epoch']}: behind the other trials: the training ends here")
+        return True
+
+    def training_of(trials: Sequence[Trial]) -> Training:
+        of_trials = [networks[trial.job.number] for trial in trials]
+        return Training(trials, of_trials, data, look=look, after_epoch=is_behind, keep=keep)
+
+    try:
+        trainings = [training_of(in_step) for in_step in _in_step(ready)]
+    except UserError as error:
+        raise NotStackableError(str(error)) from error
+    is_interrupted = False
+    for training in trainings:
+        is_interrupted = not training.run(is_interrupted)
+    draw(ready, pictures_of)
+    for trial in finish(ready):
+        if trial.status != "interrupted":
+            unfinished[trial.job.number].remove()
+        yield trial
+
+
+def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished, say: Callable[[str], None]) -> nn.Module:
+    """Let it begin with the state that a killed process has left, if there is one; the network to be trained."""
+    try:
+        state = unfinished.read(trial.data)
+        if state is not None:
+            trial.go_on(state, network)
+        return network
+    except ValueError as error:
+        file = unfinished.path
+        trial.log(f"{file.name}, from which to go on, is removed, and the training begins anew: {error}")
+        say(f"{shown(trial.job.folder)} begins anew, not from where it was in {shown(file)}, now removed: {error}")
+        unfinished.remove()
+        return trial.begin_anew(trial.data)
+
+
+def _in_step(trials: Sequence[Trial]) -> list[list[Trial]]:
+    """Those that can be one stack, because they have come to the same epoch; who has ended is in any."""
+    by_epoch: dict[int, list[Trial]] = {}
+    for trial in trials:
+        if trial.status is None:
+            by_epoch.setdefault(0 if trial.going_on is None else trial.going_on.epoch, []).append(trial)
+    groups = list(by_epoch.values()) or [[]]
+    groups[0] += [trial for trial in trials if trial.status is not None]
+    return groups
+
+
+def _pruning_of(job: Job) -> "Pruning | None":
+    """The rule of the sweep that the job is of; Optuna is imported only where a sweep prunes."""
+    if job.sweep is None:
+        return None
+    folder = TrialFolder.at(job.folder, job.sweep["folder"])
+    definition = _definition_of(job.sweep["id"], folder.sweep)
+    if definition.pruner == "none":
+        return None
+    from bnlab.search.study.pruning import pruning_of
+
+    return pruning_of(folder, definition, job.config.objective)
+
+
+@cache
+def _definition_of(sweep_id: str, folder: SweepFolder) -> Definition:
+    return folder.read_definition()
+
+
+def train_alone(job: Job, reason: str) -> Summary:
+    """Train by Lightning, as `bnlab.engines.fit.fit` does."""
+    try:
+        RunFolder(job.folder).require_free()  # before a log is written there
+    except UserError as error:
+        return Trial(job).fail(error)
+    from rich.console import Console
+
+    from bnlab.config.trainer import by_lightning
+    from bnlab.training.lightning.fit import fit_by_lightning
+
+    job.folder.mkdir(parents=True, exist_ok=True)
+    handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    start = time.monotonic()
+    signal.signal(signal.SIGINT, raise_interrupt)  # which the parent sends
+    try:
+        log.info("trained alone, not in a stack: %s", reason)
+        return fit_by_lightning(
+            by_lightning(job.config),
+            job.folder,
+            overrides=job.overrides,
+            command=job.command,
+            sweep=job.sweep,
+            console=Console(file=StringIO()),
+            pruning=_pruning_of(job),
+        )
+    except UserInterrupt as error:
+        return Trial(job, begun=start).fail(error, "interrupted")
+    except BaseException as error:
+        log.error("the trial failed", exc_info=True)
+        return Trial(job, begun=start).fail(error)
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
+        leave_to_parent()

@@ -1,0 +1,1 @@
+"""How values, commands and words are written and read."""

@@ -1,0 +1,1 @@
+"""What every way of training a network shares."""

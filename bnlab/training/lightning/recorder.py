@@ -1,0 +1,90 @@
+"""Keeps a run's folder up to date while it trains: a row of metrics and the checkpoints, epoch by epoch."""
+
+import io
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from bnlab.io.atomic_file import write_bytes
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.history import History
+from bnlab.training.lightning.learner import Learner
+
+__all__ = ["AtomicCheckpoints", "Recorder"]
+
+log = logging.getLogger(__name__)
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Lightning's, which writes into the temporary folder and copies from there if that is another file system."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        if storage_options is not None or "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(Path(path), buffer.getbuffer())
+
+
+class Recorder(History, Checkpoint):
+    """After each epoch: its row to metrics.csv, last.ckpt, and best.ckpt if `objective` improved (a tie does not).
+
+    An epoch whose loss is not finite ends the training; it is recorded, but never the best. A `Checkpoint`, because
+    Lightning runs those after all other callbacks and after the module has its epoch's metrics.
+    """
+
+    def __init__(self, folder: RunFolder, objective: str) -> None:
+        super().__init__(objective)
+        self._folder = folder
+        self._lr = math.nan
+
+    def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # by the end of the epoch the schedule has moved it
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_index: int
+    ) -> None:
+        if trainer.global_step == trainer.max_steps:
+            _stop(trainer)  # Lightning validates after a stop, but not where max_steps cuts an epoch short
+
+    def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        assert isinstance(module, Learner)
+        epoch = trainer.current_epoch + 1
+        improved = self.add(epoch, trainer.global_step, self._lr, module.epoch_metrics)
+        self._folder.write_metrics(self.rows)
+        log.info(
+            "epoch %d: %s", epoch, ", ".join(f"{name} {value:.5g}" for name, value in module.epoch_metrics.items())
+        )
+        if self.diverged_epoch is not None:
+            log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
+            _stop(trainer)
+        elif improved:
+            self._save(trainer, self._folder.best_checkpoint)
+        self._save(trainer, self._folder.last_checkpoint)
+
+    def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
+        if trainer.training:
+            try:
+                self._save(trainer, self._folder.last_checkpoint)
+            except OSError as error:
+                if not isinstance(exception, OSError):  # else the disk was full before
+                    raise
+                log.info("the state in which the training ended is not saved: %s", error)
+
+    def _save(self, trainer: L.Trainer, path: Path) -> None:
+        self._folder.require_in_place()
+        trainer.save_checkpoint(path)
+
+
+def _stop(trainer: L.Trainer) -> None:
+    """End the training, however long `min_epochs` and `min_steps` want it to be."""
+    trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
+    trainer.should_stop = True

@@ -1,0 +1,68 @@
+"""Optimizers and learning-rate schedules from flat scalars, each of which can be swept by its own key."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+
+from bnlab.config.target import build_target
+from bnlab.errors import UserError
+
+__all__ = ["build_optimizer", "build_scheduler", "check_length", "inverse_time", "try_out"]
+
+
+def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The optimizer `config` names, over `parameters`. Scalars `beta1` and `beta2` become `betas=(beta1, beta2)`."""
+    arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    if "beta1" in arguments and "beta2" in arguments:
+        if "betas" in arguments:
+            raise UserError(
+                f"`optimizer.betas` must be left out where there are beta1 and beta2, but got {arguments['betas']}: "
+                "set these, or take them away with ~optimizer.beta1 ~optimizer.beta2."
+            )
+        arguments["betas"] = (float(arguments.pop("beta1")), float(arguments.pop("beta2")))  # torch wants no whole 0
+    optimizer = build_target(arguments, params=list(parameters))
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"`optimizer` must make an optimizer of torch's, but {arguments.get('_target_')} does not.")
+    return optimizer
+
+
+def try_out(config: DictConfig, device: torch.device) -> None:
+    """Make a step with a number that is no network's: some arguments are refused only there (`capturable` on a CPU)."""
+    weight = nn.Parameter(torch.zeros(1, 1, device=device))
+    weight.grad = torch.zeros_like(weight)
+    optimizer = build_optimizer(config, [weight])
+    if type(optimizer).__module__.startswith("torch."):  # another may want more than a gradient
+        optimizer.step(lambda: 0.0)
+
+
+def build_scheduler(config: DictConfig, optimizer: Optimizer) -> LRScheduler | None:
+    """The schedule `config` names, a step an epoch; None where its `_target_` is null: the rate stays."""
+    if config._target_ is None:
+        return None
+    arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
+    scheduler = build_target(arguments, optimizer=optimizer)
+    if not isinstance(scheduler, LRScheduler):
+        raise UserError(f"`scheduler` must make a schedule of torch's, but {config._target_} does not.")
+    return scheduler
+
+
+def check_length(scheduler: LRScheduler | None, num_epochs: int) -> None:
+    """
+    Raises:
+        UserError: a schedule of one cycle that is over before the training of `num_epochs` is.
+    """
+    if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < num_epochs:
+        raise UserError(
+            f"`scheduler.total_steps` must be at least the {num_epochs} epochs of the training, for it takes a step an "
+            f"epoch, but got {scheduler.total_steps}."
+        )
+
+
+def inverse_time(optimizer: Optimizer, decay_rate: float) -> LambdaLR:
+    """lr = lr_0 / (1 + decay_rate * epoch)."""
+    return LambdaLR(optimizer, lambda epoch: 1 / (1 + decay_rate * epoch))

@@ -1,0 +1,85 @@
+"""What a single run does around its training, whoever trains: its folder, its summary, what is shown at the end."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from bnlab.composing import overrides_of
+from bnlab.config.checking import check
+from bnlab.config.confidential import learn
+from bnlab.config.settings import plain, plain_to_write
+from bnlab.errors import UserError, one_line
+from bnlab.process.shared_process import forks_end_here
+from bnlab.runs.closing import show
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Summary, beginning
+
+__all__ = ["carry_out"]
+
+
+def carry_out(
+    config: DictConfig,
+    folder: str | Path,
+    train: Callable[[RunFolder, Summary], None],
+    *,
+    overrides: Sequence[str] | None = None,
+    command: str | None = None,
+    sweep: Mapping[str, str] | None = None,
+    console: Console,
+) -> Summary:
+    """Let `train` fill the folder of a run and its summary, which says status failed and why if it raises.
+
+    Args:
+        config: as `bnlab.compose` gives it.
+        folder: where the run goes; made if it is not there.
+        train: leaves the files of a training and tests its best weights.
+        overrides, command, sweep: as `bnlab.engines.fit.fit` takes them.
+        console: where the closing table goes.
+    Returns:
+        what summary.json holds.
+    Raises:
+        UserError: another run is under way in the folder, where nothing is written, or it cannot be written any more.
+    """
+    start = time.monotonic()
+    run = RunFolder(Path(folder))
+    check(config)
+    if overrides is None:
+        overrides = overrides_of(plain(config), plain_to_write(config))
+    learn(config)
+    with run.locked(), _user_errors_of_the_disk(run):
+        run.create(config, overrides)
+        summary = beginning(config, overrides, command, sweep)
+        try:
+            with forks_end_here():
+                train(run, summary)
+        except BaseException as error:
+            summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
+            if isinstance(error, Exception):
+                summary["status"] = "failed"
+            with suppress(OSError):  # the disk may be what failed
+                run.finish(summary)
+            raise
+        summary["seconds"] = time.monotonic() - start
+        run.finish(summary)
+    show(config, summary, run, console)
+    return summary
+
+
+@contextmanager
+def _user_errors_of_the_disk(run: RunFolder) -> Iterator[None]:
+    """A full disk is nobody's bug, nor is a folder that was removed."""
+    try:
+        yield
+    except OSError as error:
+        file = Path(str(error.filename))
+        if not file.is_relative_to(run.path):
+            raise
+        what = "its folder" if file == run.path else repr(str(file.relative_to(run.path)))
+        raise UserError(
+            f"The run in {str(run.path)!r} ended early, because {what} cannot be written ({error.strerror}): what was "
+            "written before is whole; run it again in a folder with room."
+        ) from error
