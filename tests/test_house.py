@@ -4,6 +4,9 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -11,124 +14,169 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "bnlab"
 
+# From the ground up: a module imports from its own room and from those before it. What a floor has in a line, in any
+# order, does not know of each other.
+FLOORS = (
+    ("internals", "text", "task", "curves", "own_version"),
+    ("errors", "commands"),
+    ("io", "process", "rules", "search"),
+    ("batch_norm.c_library", "network", "data", "figures", "preflight", "search.spaces"),
+    ("batch_norm", "config"),
+    ("runs", "mistakes", "stacked.compiled"),
+    ("composing", "comparison", "search.study", "stacked.formulas"),
+    ("search.definition", "search.results", "training", "inside"),
+    ("search.sweeps", "training.lightning", "stacked.networks"),
+    ("stacked",),
+    ("stacked.processes",),
+    ("engines",),
+    ("launchers",),
+    ("hydra_plugins",),
+    ("__main__", "train", "evaluate", "repeat", "compare", "look", "calling"),
+    ("bench", "bench.chaos"),
+)
 # Who may import the large libraries, by the start of the module's name.
 HOMES = {
-    "lightning": (
-        *(
-            "data.module",
-            "training.lightning.learner",
-            "training.lightning.callbacks",
-            "training.lightning.fit",
-            "training.lightning.recorder",
-            "training.lightning.progress_callback",
-            "training.lightning.interrupt_callback",
-        ),
-        *("bench", "search"),
-    ),
+    "lightning": ("data.module", "training.lightning", "bench"),
     "hydra": (
-        *(
-            "engines",
-            "train",
-            "engines.start",
-            "hydra_plugins.known_mode",
-            "config",
-            "composing",
-            "config.target",
-            "training.lightning.callbacks",
-            "training.lightning.fit",
-            "search",
-            "launchers",
-            "stacked",
-            "bench",
-        ),
-        *("mistakes", "hydra_plugins.own_help", "internals.hydra_internals"),
+        *("internals", "config", "composing", "mistakes", "training.lightning", "search", "stacked", "engines"),
+        *("launchers", "hydra_plugins", "train", "bench"),
     ),
-    "optuna": ("search", "bench"),
+    "optuna": ("internals", "search", "bench"),
     "matplotlib": ("figures",),
     "torchvision": ("data.datasets", "bench"),
     "sklearn": ("data",),
 }
 # These know torch alone.
 TORCH_ALONE = ("internals.torch_internals", "batch_norm", "network")
-# Nobody below imports from above.
-LAYERS = (
-    "internals.private_name",
-    "errors",
-    "rules",
-    "internals.torch_internals",
-    "batch_norm",
-    "network",
-    "data",
-    "training.lightning.learner",
-    "search",
-    "train",
+COSTS_NO_TORCH = (
+    *("", "rules", "composing", "runs.reading", "comparison.comparison", "search.spaces.scales"),
+    *("__main__", "train", "evaluate", "repeat", "compare", "look", "calling"),
 )
 
 
+def name_of(path: Path) -> str:
+    """Without the name of the package: such as data.module, data for data/__init__.py, and nothing for the topmost."""
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+@cache
 def modules() -> dict[str, Path]:
-    return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): path
-        for path in sorted(PACKAGE.rglob("*.py"))
-    }
+    return {name_of(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
-def imports_of(path: Path) -> set[str]:
-    """Every module that running the file, or a function of it, imports: what is there for type checkers is left out."""
-    found: set[str] = set()
+def statements(path: Path) -> Iterator[ast.Import | ast.ImportFrom]:
+    """Every import that running the file, or a function of it, makes: what is there for type checkers is left out."""
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
         node = waiting.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
             waiting += node.orelse
             continue
-        if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            yield node
         waiting += ast.iter_child_nodes(node)
-    return found
+
+
+@cache
+def imports_of(name: str) -> frozenset[str]:
+    """The modules that `name` imports, `from package import module` among them, and the packages around them.
+
+    Those of bnlab are without its name, but for their first dot: .data.module.
+    """
+    found: set[str] = set()
+    for node in statements(modules()[name]):
+        if isinstance(node, ast.Import):
+            imported = [alias.name for alias in node.names]
+        else:
+            assert node.level == 0, f"bnlab.{name} has a relative import"
+            imported = [f"{node.module}.{alias.name}" for alias in node.names]
+        for each in imported:
+            top, _, below = each.partition(".")
+            if top != "bnlab":
+                found.add(each)
+                continue
+            while below and below not in modules():
+                below = below.rpartition(".")[0]  # a name in a module
+            while below:
+                if not f"{name}.".startswith(f"{below}."):  # it is running already
+                    found.add(f".{below}")
+                below = below.rpartition(".")[0]
+    return frozenset(found)
+
+
+def graph() -> dict[str, set[str]]:
+    return {name: {each[1:] for each in imports_of(name) if each.startswith(".")} for name in modules()}
+
+
+def room_of(name: str) -> str:
+    """The folder, or the file itself where it is at the top."""
+    is_folder = modules()[name].name == "__init__.py"
+    return name if is_folder or "." not in name else name.rpartition(".")[0]
 
 
 def starts_with(name: str, parts: tuple[str, ...]) -> bool:
-    return any(name == part or name.startswith(part + ".") for part in parts)
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
-@pytest.mark.parametrize(("name", "path"), modules().items())
-def test_imports_point_one_way(name: str, path: Path) -> None:
-    imported = imports_of(path)
-    for library, homes in HOMES.items():
-        if any(starts_with(module, (library,)) for module in imported):
-            assert starts_with(name, homes), f"bnlab.{name} imports {library}"
-    layer = next((index for index, part in enumerate(LAYERS) if starts_with(name, (part,))), None)
-    if layer is not None:
-        above = tuple(f"bnlab.{part}" for part in LAYERS[layer + 1 :])
-        assert not [module for module in imported if starts_with(module, above)]
-    if starts_with(name, TORCH_ALONE):
-        foreign = {module.partition(".")[0] for module in imported} - set(sys.stdlib_module_names) - {"bnlab"}
-        assert foreign <= {"torch"}
+def test_no_module_imports_itself_in_the_end() -> None:
+    """Imports within functions count: what they hide is a circle all the same."""
+    try:
+        TopologicalSorter(graph()).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(f"bnlab.{name}" for name in reversed(error.args[1])))
 
 
-def test_importing_bnlab_or_its_command_costs_no_torch() -> None:
-    for module in (
-        "bnlab",
-        "bnlab.train",
-        "bnlab.evaluate",
-        "bnlab.runs.reading",
-        "bnlab.rules",
-        "bnlab.compare",
-        "bnlab.look",
-    ):
-        code = f"import sys, {module}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
-        assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0, module
+def test_each_room_imports_from_below() -> None:
+    floors = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms} | {"": -1}
+    assert {room_of(name) for name in modules()} <= floors.keys(), "a new room needs a floor"
+    upward = [
+        f"bnlab.{name} imports bnlab.{imported}"
+        for name, others in graph().items()
+        for imported in others
+        if room_of(imported) != room_of(name) and floors[room_of(imported)] >= floors[room_of(name)]
+    ]
+    assert not upward
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_large_libraries_have_homes(library: str) -> None:
+    strangers = [
+        name
+        for name in modules()
+        if not starts_with(name, HOMES[library]) and any(starts_with(each, (library,)) for each in imports_of(name))
+    ]
+    assert not strangers
+
+
+@pytest.mark.parametrize("name", [name for name in modules() if starts_with(name, TORCH_ALONE)])
+def test_the_layer_and_the_network_know_torch_alone(name: str) -> None:
+    foreign = {each.partition(".")[0] for each in imports_of(name)} - {""} - set(sys.stdlib_module_names)
+    assert foreign <= {"torch"}
+
+
+def test_importing_bnlab_or_its_commands_costs_no_torch() -> None:
+    """One after the other in one process, where whoever imports it first is seen."""
+    names = [f"bnlab.{name}".rstrip(".") for name in COSTS_NO_TORCH]
+    code = (
+        "import sys\nfrom importlib import import_module\nfor name in sys.argv[1:]:\n    import_module(name)\n"
+        "    if not {'torch', 'lightning', 'optuna', 'matplotlib'}.isdisjoint(sys.modules):\n        sys.exit(name)"
+    )
+    outcome = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
+    assert outcome.returncode == 0, outcome.stderr
 
 
 def test_public_names_are_where_they_are_said_to_be() -> None:
     import bnlab
+    import bnlab.data
+    import bnlab.search
+    import bnlab.stacked
 
-    for name in bnlab.__all__:
-        assert getattr(bnlab, name).__name__ == name
-    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
-        _ = bnlab.nonsense
+    for package in (bnlab, bnlab.data, bnlab.search, bnlab.stacked):
+        for name in package.__all__:
+            assert getattr(getattr(package, name), "__name__", name) == name  # a table has none
+        with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+            _ = package.nonsense
 
 
 @pytest.mark.parametrize(
