@@ -199,6 +199,20 @@ def test_commands_bring_the_flags_that_the_configs_need(seeds, my_configs, train
     assert {(settings["model"]["num_units"], settings["data"]["normalize"]) for settings, _ in seen} == {(5, False)}
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_the_command_of_the_best_leaves_out_what_only_names_folders(seeds, train, typed, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    words = ["+who=me,you", "+width=5", "model.num_units=${width}", "hydra.sweep.subdir=${who}/${hydra.job.num}"]
+    monkeypatch.setattr("bnlab.train.task", smooth)
+    outcome = train("-m", "hydra.sweep.dir=s", f"search.seeds={seeds}", *words)
+    assert outcome.exit_code == 0, outcome.stderr
+    command = outcome.stdout.splitlines()[-1]
+    assert "who" not in command
+    assert "+width=5" in command
+    again = typed(command, smooth)
+    assert again.exit_code == 0, again.stderr
+
+
 def test_the_command_of_a_run_brings_the_flags_that_its_configs_need(my_configs, train, typed, monkeypatch, tmp_path):
     quick = ["trainer.max_epochs=1", "trainer.accelerator=cpu"]
     assert train(*my_configs, *quick, "hydra.run.dir='a, b'").exit_code == 0

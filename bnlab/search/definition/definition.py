@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
-from bnlab.config.read_settings import is_unread, read_settings
+from bnlab.config.read_settings import NOTHING_READS_IT, is_unread, read_settings
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.mistakes.added import is_interpolated, is_note, refuse_unread, refuse_untaken
 from bnlab.preflight import check_early
@@ -53,6 +53,8 @@ class Search:
         objective: its name.
         base_seed: the seed of the first of `search.seeds` runs.
         notes: what the user did not say of it, and should know.
+        names: what was added for the names of the trials' folders alone, such as `who` of
+            `+who=me,you hydra.sweep.subdir='${who}'`; a run by itself would refuse it.
     """
 
     settings: SearchSettings
@@ -62,6 +64,7 @@ class Search:
     objective: str
     base_seed: int
     notes: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
 
     @property
     def minimize(self) -> bool:
@@ -149,7 +152,7 @@ def read_search(
     space, of_batches = within_the_data(space, base, named)
     notes += of_batches
     RULES["seed"].check("seed", base.seed)
-    search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes))
+    search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes), _names_of_folders(given, config))
     search = replace(search, space=_without_the_ineffective(search, given, config, loader, is_new=is_new))
     if settings.kind != "grid" and not search.space.parameters:
         raise UserError(
@@ -173,6 +176,18 @@ def read_search(
     number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
     note = f"The space has {number}, each of which is tried once, in place of {settings.num_trials}."
     return replace(search, points=all_of_them, notes=(*search.notes, note))
+
+
+def _names_of_folders(given: Sequence[Override], config: DictConfig) -> frozenset[str]:
+    of_runs = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    return frozenset(
+        override.key_or_group
+        for override in given
+        if (override.is_add() or override.is_force_add())
+        and is_unread(of_runs, override.key_or_group) == NOTHING_READS_IT
+        and is_interpolated(override.key_or_group, config.hydra)
+        and not is_interpolated(override.key_or_group, of_runs)
+    )
 
 
 def _last_of_each(overrides: Sequence[Override]) -> list[Override]:

@@ -21,7 +21,7 @@ from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Choice, Parameter, Point, Space
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trials import Configuration, Trial, rank
-from bnlab.text.command_line import Origin, shown
+from bnlab.text.command_line import Origin, key_of, shown
 from bnlab.text.command_line import command as command_line
 from bnlab.text.concealing import override_to_write
 from bnlab.text.number_format import mean_and_deviation
@@ -45,6 +45,7 @@ class Leaderboard:
         base_seed: the seed of the first of them, where there is more than one.
         num_threads: that torch has in a trial, where it is not the default; rounding depends on it.
         origin: what the configs were composed from beside the overrides of their settings.
+        names: settings that only name the folders of trials: a run by itself would refuse them.
     """
 
     trials: Sequence[Trial]
@@ -56,6 +57,7 @@ class Leaderboard:
     base_seed: int
     num_threads: int | None
     origin: Origin
+    names: frozenset[str] = frozenset()
 
     @property
     def ranking(self) -> list[Configuration]:
@@ -68,7 +70,8 @@ class Leaderboard:
         return ranking[0] if ranking and ranking[0].is_complete else None
 
     def overrides(self, point: Point) -> list[str]:
-        return [*self.fixed, *self.space.overrides(point)]
+        lines = [*self.fixed, *self.space.overrides(point)]
+        return [line for line in lines if key_of(line) not in self.names]
 
     def command(self, configuration: Configuration) -> str:
         """The command line that runs `configuration` again, all its seeds, and gives the same objective."""

@@ -368,6 +368,7 @@ class RunningSweep:
             self._search.base_seed,
             self._num_threads,
             self._definition.origin,
+            self._search.names,
         )
         leaderboard.write(self._folder)
         return leaderboard
