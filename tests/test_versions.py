@@ -81,7 +81,7 @@ def test_private_names_of_other_libraries_stand_in_one_file_each(path: Path) -> 
 
 
 def asked_for(library: str) -> list[str]:
-    """The paths of the private names that `private_name` is asked for in the library's file."""
+    """What the library's file asks for: paths, as `private_name` takes them, and attributes, as "attribute:NAME"."""
     tree = ast.parse((PACKAGE / HOMES[library]).read_text())
     constants = {
         target.id: node.value.value
@@ -90,22 +90,30 @@ def asked_for(library: str) -> list[str]:
         for target in node.targets
         if isinstance(target, ast.Name)
     }
-    paths = []
+
+    def text_of(node: ast.AST) -> str | None:
+        """Of a constant, a name of one, and an f-string of both."""
+        if isinstance(node, ast.Constant):
+            return str(node.value)
+        if isinstance(node, ast.Name):
+            return constants.get(node.id)
+        if isinstance(node, ast.FormattedValue):
+            return text_of(node.value)
+        parts = [text_of(part) for part in node.values] if isinstance(node, ast.JoinedStr) else [None]
+        return None if None in parts else "".join(map(str, parts))
+
+    found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "private_name":
-            path = node.args[0]
-            if isinstance(path, ast.JoinedStr):
-                parts = [
-                    part.value if isinstance(part, ast.Constant) else constants.get(ast.unparse(part)[2:-2])  # "f'{A}'"
-                    for part in path.values
-                ]
-                if None not in parts:
-                    paths.append("".join(map(str, parts)))
-            elif isinstance(path, ast.Constant):
-                paths.append(str(path.value))
-            elif isinstance(path, ast.Name) and path.id in constants:
-                paths.append(str(constants[path.id]))
-    return sorted(set(paths))
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+            continue
+        texts = [text_of(argument) for argument in node.args[:2]]
+        if node.func.id == "private_name" and texts[0] is not None:
+            found.add(texts[0])
+        elif node.func.id == "_replaced":
+            found.add(f"{texts[0]}.{texts[1]}")
+        elif node.func.id in ("hasattr", "getattr") and texts[1] is not None and is_private(texts[1]):
+            found.add(f"attribute:{texts[1]}")
+    return sorted(found)
 
 
 def without(paths: list[str], program: str, folder: Path, *arguments: str) -> str:
@@ -130,25 +138,39 @@ def test_batch_norm_has_the_same_numbers_without_any_private_name_of_torch(tmp_p
     assert "not eager" in without(paths, "numbers", tmp_path)
 
 
+QUICK = ("trainer=quick", "trainer.max_epochs=1", "model.hidden=[8]")
+SWEEP = ("-m", "optimizer.lr=0.1,0.01", "trainer.max_epochs=1", "model.hidden=[8]")
+
+
+def has_met(path: str, *outputs: str) -> bool:
+    return any(f"asked for {path}" in output for output in outputs)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("path", asked_for("torch"))
 def test_batch_norm_trains_and_sweeps_without_each_private_name_of_torch(path: str, tmp_path: Path) -> None:
-    without([path], "numbers", tmp_path)
-    without([path], "train", tmp_path, "trainer=quick", "trainer.max_epochs=1")
-    without([path], "train", tmp_path, "-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", *SWEEP)
-
-
-SWEEP = ("optimizer.lr=0.1,0.01", "trainer.max_epochs=1", "model.hidden=[8]")
+    numbers = without([path], "numbers", tmp_path)
+    run = without([path], "train", tmp_path, *QUICK)
+    sweep = without([path], "train", tmp_path, "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", *SWEEP)
+    assert "curves.png" in run
+    assert "Run the best again" in sweep
+    assert path.startswith("attribute:") or has_met(path, numbers, run, sweep)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", asked_for("hydra"))
-def test_a_run_a_sweep_a_page_and_a_mistake_work_without_each_private_name_of_hydra(path: str, tmp_path: Path) -> None:
-    quick = ("trainer=quick", "trainer.max_epochs=1", "model.hidden=[8]")
-    assert "summary.json" in without([path], "train", tmp_path, *quick)
-    assert "2 of 2" in without([path], "train", tmp_path, "-m", "hydra/launcher=joblib", *SWEEP)
-    assert "optimizer" in without([path], "train", tmp_path, "--help")
-    assert "one line" in without([path], "refused", tmp_path, "optimizer.lrr=0.1")
+@pytest.mark.parametrize("path", [path for library in ("hydra", "optuna", "loky") for path in asked_for(library)])
+def test_a_run_a_sweep_a_page_and_a_mistake_work_without_each_private_name(path: str, tmp_path: Path) -> None:
+    run = without([path], "train", tmp_path, *QUICK)
+    sweep = without([path], "train", tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1", *SWEEP)
+    page = without([path], "train", tmp_path, "--help")
+    mistake = without([path], "refused", tmp_path, "optimizer.lrr=0.1")
+    shown = without([path], "refused" if "load_configuration" in path else "train", tmp_path, "--cfg", "job", *SWEEP)
+    assert "curves.png" in run
+    assert "Run the best again" in sweep
+    assert "optimizer" in page
+    assert "one line" in mistake
+    assert ("leave -m out" if "load_configuration" in path else "_target_") in shown
+    assert has_met(path, run, sweep, page, mistake, shown)
 
 
 def test_a_checkout_that_is_not_installed_has_the_version_that_it_would_be_installed_as(

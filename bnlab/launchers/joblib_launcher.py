@@ -314,7 +314,7 @@ def _answer(number: int, overrides: list[str]) -> JobReturn:
     leave_removed_folder()
     job_config = hydra_context.config_loader.load_sweep_config(config, overrides)
     with open_dict(job_config):
-        job_config.hydra.job.id = number
+        job_config.hydra.job.id = str(number)
         job_config.hydra.job.num = number
     job_return = run_job(
         hydra_context=hydra_context,

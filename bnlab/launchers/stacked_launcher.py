@@ -139,7 +139,8 @@ class _Batch:
             try:
                 config = self._context.config_loader.load_sweep_config(self._config, overrides)
                 with open_dict(config):
-                    config.hydra.job.id = config.hydra.job.num = self._initial + index
+                    config.hydra.job.id = str(self._initial + index)
+                    config.hydra.job.num = self._initial + index
                 has_callbacks = bool(self._context.callbacks.callbacks)
                 if self._reads_hydra or has_callbacks or "${hydra:" in "".join(overrides):
                     HydraConfig.instance().set_config(config)  # 15 ms: more than all the rest
