@@ -22,9 +22,7 @@ asking.private_name = private_name
 
 def take_attributes() -> None:
     """Let the attributes among what is gone be there for nobody in bnlab."""
-    from bnlab import hydra_internals, torch_internals
-    from bnlab.launchers import loky_internals
-    from bnlab.search import optuna_internals
+    from bnlab.internals import hydra_internals, loky_internals, optuna_internals, torch_internals
 
     def has(owner: object, name: str) -> bool:
         return not is_gone(name) and hasattr(owner, name)

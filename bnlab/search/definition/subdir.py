@@ -111,7 +111,7 @@ def check_sweep_dir(search: Search, config: DictConfig, loader: SweepConfigLoade
 def _resolved(job: DictConfig, number: int, key: str, master: DictConfig) -> str:
     """hydra.sweep.`key` in a job's config."""
     with open_dict(job):
-        job.hydra.job.id = job.hydra.job.num = number
+        job.hydra.job.id, job.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(job)  # for ${hydra:...}
     try:
         return str(job.hydra.sweep[key])
