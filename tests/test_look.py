@@ -191,6 +191,7 @@ def test_the_picture_shows_what_the_layers_are(runs: Path, run: str, columns: in
     inspection = inspect(runs / run)
     figure = inspection.figure()
     assert picture(figure).startswith(b"\x89PNG")
+    assert inspection.notes()[0] in figure.get_suptitle().replace("\n", " ")
     grid = np.array(figure.axes).reshape(3, columns)
     for row, layer in zip(grid, inspection.layers, strict=False):
         values = row[0]

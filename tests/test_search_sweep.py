@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
+from rich.console import Console
 from simulated_sweep import LR, MOMENTUM, smooth
 
 from bnlab.search.sweeps.progress import SweepProgress
@@ -290,6 +291,13 @@ def test_progress_is_readable_in_a_log(sweep, monkeypatch):
     for part in ("best val_accuracy ", " % (trial ", " used", " left"):
         assert part in middle
     assert lines[-1].startswith("8/8 done, best val_accuracy")
+
+
+def test_of_equally_good_trials_the_progress_names_the_first_in_whatever_order_they_end():
+    progress = SweepProgress(Console(), 3, [], "val_accuracy", minimize=False)
+    for number, objective in ((2, 0.9), (1, 0.9), (0, 0.8)):
+        progress.ended(number, "completed", objective, "", place=number)
+    assert "(trial 1)" in progress._line()
 
 
 def test_a_folder_with_a_sweep_is_not_overwritten(sweep):

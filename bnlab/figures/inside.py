@@ -13,7 +13,7 @@ from matplotlib.ticker import PercentFormatter
 from numpy.typing import NDArray
 
 from bnlab.figures.palette import COLOURS
-from bnlab.figures.titles import SIZE, wrapped
+from bnlab.figures.titles import SIZE, filled, wrapped
 
 __all__ = ["inside"]
 
@@ -56,9 +56,8 @@ def inside(layers: Sequence[Any], title: str, note: str = "") -> Figure:
         columns.append(_activity)
     size = max(3.4 * len(columns), 6.0), 1.2 + 2.1 * len(drawn)
     figure = Figure(figsize=size, layout="constrained")
-    figure.suptitle(
-        "\n".join(wrapped(line, size[0]) for line in (title, note)).rstrip(), fontsize=SIZE, parse_math=False
-    )
+    lines = wrapped(title, size[0]), filled(note, size[0])
+    figure.suptitle("\n".join(lines).rstrip(), fontsize=SIZE, parse_math=False)
     grid = figure.subplots(len(drawn), len(columns), squeeze=False)
     handles: dict[str, Artist] = {}
     for row, layer in zip(grid, drawn, strict=True):

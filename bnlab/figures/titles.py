@@ -1,6 +1,8 @@
 """Titles that are as wide as their figure."""
 
-__all__ = ["SIZE", "wrapped"]
+import textwrap
+
+__all__ = ["SIZE", "filled", "wrapped"]
 
 SIZE = 10  # points
 _LETTER = 0.08  # inches, of that size
@@ -20,3 +22,8 @@ def wrapped(text: str, width: float) -> str:
         else:
             lines[-1] = joined
     return "\n".join(lines)
+
+
+def filled(text: str, width: float) -> str:
+    """A sentence, all of it, in lines of at most `width` inches."""
+    return textwrap.fill(text, int(width / _LETTER))

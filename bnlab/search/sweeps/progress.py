@@ -46,7 +46,7 @@ class SweepProgress:
         self._counts: Counter[str] = Counter()
         self._running = 0
         self._activity = ""
-        self._best: tuple[float, str] | None = None
+        self._best: tuple[float, int, str] | None = None  # mean, first number, what they are called
         self._bar = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
         )
@@ -91,9 +91,11 @@ class SweepProgress:
             return
         mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)
         sign = 1 if self._minimize else -1
-        if self._best is None or sign * mean < sign * self._best[0]:
-            numbers = ", ".join(str(number) for _, number in sorted(of_place.values(), key=lambda pair: pair[1]))
-            self._best = mean, f"trial {numbers}" if self._seeds == 1 else f"trials {numbers}"
+        numbers = sorted(number for _, number in of_place.values())
+        # Of equals the first, as in the leaderboard, in whatever order they end.
+        if self._best is None or (sign * mean, numbers[0]) < (sign * self._best[0], self._best[1]):
+            noun = "trial" if self._seeds == 1 else "trials"
+            self._best = mean, numbers[0], f"{noun} {', '.join(map(str, numbers))}"
 
     def update(self, num_running: int | None = None, activity: str = "") -> None:
         """Show where the sweep stands; `num_running` trials are under way, `activity` is what the launcher says."""
@@ -126,7 +128,7 @@ class SweepProgress:
             parts.append(f"{self._running} running")
         parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
         if self._best is not None:
-            parts.append(f"best {self._objective} {metric(self._objective, self._best[0])} ({self._best[1]})")
+            parts.append(f"best {self._objective} {metric(self._objective, self._best[0])} ({self._best[2]})")
         used = time.monotonic() - self._start
         parts.append(f"{clock(used)} used")
         if here and done < self._num_trials:
