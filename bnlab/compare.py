@@ -1,6 +1,5 @@
 """`python -m bnlab.compare FOLDER...`: the runs and sweeps in these folders beside each other."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -29,7 +28,6 @@ def main() -> None:
         prog="python -m bnlab.compare",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", nargs="+", help="of a run or of a sweep")
     parser.add_argument(

@@ -78,7 +78,11 @@ def user_errors(context: str = "") -> Iterator[None]:
             cause = cause.__cause__
         if isinstance(cause, UserError):
             raise cause from None
-        told = one_line(cause) if _message(error).startswith("Error in call to target") else one_line(error)
+        told = one_line(error)
+        if told.startswith("Error in call to target"):
+            told = one_line(cause)
+        elif (target := re.match(r"Error locating target '([^']+)'", told)) is not None:
+            told = f"`_target_` is {target[1]!r}, which cannot be imported ({one_line(cause)}): correct the name."
         raise UserError(f"{context}{told}") from error
 
 

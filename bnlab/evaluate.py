@@ -9,6 +9,7 @@ from bnlab.mistakes.argument_parser import ArgumentParser
 from bnlab.process.lost_reader import outlast_readers
 from bnlab.process.process_limit import report_process_limit, require_room
 from bnlab.process.signals import interruptible
+from bnlab.text.number_format import label, metric
 
 if TYPE_CHECKING:
     from bnlab.data import Splits
@@ -94,7 +95,7 @@ def main() -> None:
     with report_user_errors(), report_process_limit(), interruptible():
         require_room("bnlab")
         for name, value in evaluate(options.folder, trust=options.trust).items():
-            print(f"{name} {value!r}")
+            print(f"{label(name)} {metric(name, value)}")
 
 
 if __name__ == "__main__":

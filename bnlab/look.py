@@ -1,6 +1,5 @@
 """`python -m bnlab.look RUN`: inside the network of a run, layer by layer."""
 
-import argparse
 from pathlib import Path
 
 from bnlab.errors import report_user_errors
@@ -26,7 +25,6 @@ def main() -> None:
         prog="python -m bnlab.look",
         description=_DESCRIPTION,
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run", help="the folder of a run, or of a trial of a sweep")
     parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")

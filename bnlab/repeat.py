@@ -1,7 +1,5 @@
 """`python -m bnlab.repeat FOLDER`: a run trained again, and whether the numbers are the same."""
 
-import argparse
-
 from bnlab.errors import report_user_errors
 from bnlab.mistakes.argument_parser import ArgumentParser
 from bnlab.process.lost_reader import outlast_readers
@@ -15,9 +13,7 @@ Ends with 0 where the numbers are the same, bit for bit or up to rounding, and w
 
 
 def main() -> None:
-    parser = ArgumentParser(
-        prog="python -m bnlab.repeat", description=_DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = ArgumentParser(prog="python -m bnlab.repeat", description=_DESCRIPTION)
     parser.add_argument("folder", help="the folder of a run, or of a trial of a sweep")
     parser.add_argument("--into", metavar="FOLDER", help="of the new run (default: a new one in outputs/repeats)")
     parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")

@@ -39,7 +39,7 @@ def with_callback(target: str, arguments: dict | None = None, *overrides: str):
         (LIGHTNING + "EarlyStopping", {"monitor": "val_los"}, "`callbacks.own.monitor` must be one of train_loss"),
         (LIGHTNING + "ModelCheckpoint", {"monitor": "accuracy"}, "must be one of train_loss, .*, epoch, step"),
         (LIGHTNING + "EarlyStopping", {}, "missing 1 required positional argument: 'monitor'"),
-        (LIGHTNING + "NoSuchThing", {}, "Error locating target"),
+        (LIGHTNING + "NoSuchThing", {}, "which cannot be imported"),
         (LIGHTNING + "ThroughputMonitor", {"batch_size_fn": [1]}, r"batch_size_fn` must be a function .* got \[1\]: "),
         ("builtins.dict", {}, "must be a Callback of Lightning's, but got builtins.dict"),
         (LIGHTNING + "EarlyStopping", {"_partial_": True, "monitor": "val_loss"}, "must be a Callback"),

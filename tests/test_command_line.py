@@ -159,9 +159,8 @@ def test_evaluate_prints_the_summarys_test_metrics(
     monkeypatch.setattr(sys, "argv", ["bnlab.evaluate", "here"])
     capsys.readouterr()
     evaluate_main()
-    assert (
-        capsys.readouterr().out == f"test_loss {summary['test_loss']!r}\ntest_accuracy {summary['test_accuracy']!r}\n"
-    )
+    loss, accuracy = f"{summary['test_loss']:#.4g}", f"{100 * summary['test_accuracy']:.2f} %"
+    assert capsys.readouterr().out == f"test loss {loss}\ntest accuracy {accuracy}\n"
 
 
 def test_evaluate_of_no_run_is_one_line_and_exit_code_2(

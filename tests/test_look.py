@@ -180,7 +180,7 @@ def test_the_table_has_the_numbers_of_the_run(runs: Path, command: Callable, tmp
     var = torch.stack([of_batch.var(0) for of_batch in of_batches]).mean(0)
     off = np.median(((norm.running_mean - mean).abs() / var.sqrt())[var > 0].detach().numpy())
     assert float(rows[0]["mean off"]) == pytest.approx(off, rel=2e-2)
-    assert f"{float(rows[0]['before mean']):.2f} ± {float(rows[0]['before deviation']):.2f}" in done.stdout
+    assert f"{float(rows[0]['before mean']):.3f} ± {float(rows[0]['before deviation']):.3f}" in done.stdout
     words = done.stdout.split()
     assert f"{float(rows[0]['mean off']):.3g}" in words
     assert "360 samples of the validation" in done.stdout

@@ -1,6 +1,7 @@
 """What is ranked: whole configurations first, whatever a few of their seeds say."""
 
 import math
+import re
 
 from simulated_sweep import LR, smooth
 
@@ -71,7 +72,9 @@ def test_a_sweep_names_a_whole_configuration_as_its_best(sweep) -> None:
     assert max(states, key=lambda lr: max(float(row["val_accuracy"] or 0) for row in states[lr])) not in whole
     assert left.best.objective == whole[best]
     assert f"optimizer.lr={best}" in left.best.overrides
-    assert f"optimizer.lr={best}" in outcome.stdout.partition("Run the best again:")[2]
+    before, _, after = outcome.stdout.partition("Run the best again:")
+    assert f"optimizer.lr={best}" in after
+    assert re.search(r"^Picture: .*search\.png$", before, re.MULTILINE)
     table = left.leaderboard.partition("## Not completed")[0]
     places = ["of 3 seeds" in line for line in table.splitlines() if line.startswith("|")][2:]
     assert places == sorted(places)

@@ -54,6 +54,7 @@ REFUSED = {
     "data._target_=nowhere.load": "there is no module 'nowhere'",
     "model.activation=rely": "`model.activation` must be one of relu, .*, but got 'rely'",
     "model._target_=bnlab.network.MLPP": "did you mean bnlab.network.MLP?",
+    "norm._target_=bnlab.BatchNorm1": "did you mean bnlab.BatchNorm1d?",
     "norm._target_=torch.nn.BatchNorn1d": "did you mean torch.nn.BatchNorm1d?",
     "optimizer._target_=torch.optim.Adm": "did you mean torch.optim.Adam?",
     "scheduler._target_=torch.optim.lr_scheduler.CosinAnnealingLR": "did you mean .*CosineAnnealingLR?",
@@ -144,7 +145,7 @@ def test_one_line_says_what_comes_before_torch_is_loaded(arguments, words, tmp_p
         (
             80,
             ["-m", "hydra.sweep.dir=here", "optimizer.lr=0.1,0.2"],
-            r"Searching optimizer\.lr \(grid\): digits, MLP, BatchNorm\.\.\. in here; loading torch",
+            r"Searching optimizer\.lr \(grid\): digits, MLP\.\.\. in here; loading torch",
         ),
         (
             110,

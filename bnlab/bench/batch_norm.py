@@ -95,7 +95,7 @@ def time_table(shapes: Iterable[tuple[int, ...]], mode: str, threads: int, round
 
 
 def time_shape(shape: tuple[int, ...], mode: str, rounds: int, device: str) -> dict[str, float]:
-    """Seconds a step of every candidate."""
+    """Seconds per step of every candidate."""
     x = torch.randn(shape, device=device, requires_grad=True)
     g, into = torch.randn(shape, device=device), torch.empty(shape, device=device)
     torchs, ours = (cls(shape[1], device=device) for cls in (nn.BatchNorm1d, BatchNorm1d))

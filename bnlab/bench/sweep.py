@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
 def _measure(
     case: Case, options: argparse.Namespace
 ) -> tuple[dict[str, list[tuple[float, float]]], dict[str, list[float]]]:
-    """Steps (µs a network-step, of the wall and of a core) and walls (s) of each way, the ways taking turns."""
+    """Steps (µs per network-step, of the wall and of a core) and walls (s) of each way, the ways taking turns."""
     us: dict[str, list[tuple[float, float]]] = {}
     walls: dict[str, list[float]] = {}
     setting = (case, options.networks, options.workers, options.root)
@@ -191,7 +191,7 @@ def _table(
         title_justify="left",
     )
     table.add_column("way")
-    for column in ("µs a step", "x (b)", "core µs", "x (b)", "wall s", "beyond steps", "ms a trial", "x (d)"):
+    for column in ("µs per step", "x (b)", "core µs", "x (b)", "wall s", "beyond steps", "ms per trial", "x (d)"):
         table.add_column(column, justify="right")
     num_steps = _num_steps(case)
     basic = walls.get("(d) basic launcher")
@@ -221,7 +221,7 @@ def _growth(numbers: Sequence[int], options: argparse.Namespace) -> Table:
         title=f"{CASES['A'].name} by the stacked launcher, {options.workers} processes of 1 thread",
         title_justify="left",
     )
-    for column in ("networks", "µs a network-step", "wall s", "wall ms a network", "peak MiB, all processes"):
+    for column in ("networks", "µs per network-step", "wall s", "wall ms per network", "peak MiB, all processes"):
         table.add_column(column, justify="right")
     for number in numbers:
         step, _ = steps("stacked_steps", CASES["A"], number, min(options.workers, number), options.root)

@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench train`: steps a second of a plain loop, of bnlab, and of the usual Lightning template."""
+"""`python -m bnlab.bench train`: steps per second of a plain loop, of bnlab, and of the usual Lightning template."""
 
 import os
 import tempfile
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(root: str, num_rounds: int, template_steps: int) -> dict[str, float]:
-    """Median steps a second of each way; the ways take turns, round after round."""
+    """Median steps per second of each way; the ways take turns, round after round."""
     config = compose(
         [
             "data=mnist",

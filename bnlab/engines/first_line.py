@@ -42,7 +42,8 @@ def _fitting(whole: str, opening: str, parts: Sequence[str], folder: Path) -> st
             return brief + end
     room = width - 1 - len(end) - len(_MORE)
     if room > len("Searching "):
-        return f"{brief[:room].rstrip(' ,:')}{_MORE}{end}"
+        cut = brief[:room]
+        return f"{(cut.rpartition(',')[0] or cut).rstrip(' ,:')}{_MORE}{end}"
     return f"{whole[: max(width - 1 - len(_MORE), 0)]}{_MORE}"
 
 

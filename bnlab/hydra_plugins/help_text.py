@@ -15,7 +15,7 @@ from bnlab.text.command_line import override, typed
 __all__ = ["comments_of", "help_text"]
 
 _FIRST = (
-    "bnlab trains a network with batch norm, and leaves a run folder under outputs/runs; with -m it sweeps, and leaves "
+    "bnlab trains a network with batch norm, and writes a run folder under outputs/runs; with -m it sweeps, and writes "
     "a folder under outputs/sweeps."
 )
 
@@ -40,7 +40,7 @@ SYNTAX = (
 
 LAUNCHERS = {
     "basic": "one run after another",
-    "joblib": "one process a core; hydra.launcher.n_jobs=4 takes four",
+    "joblib": "one process per core; hydra.launcher.n_jobs=4 takes four",
     "stacked": "networks that differ in numbers only train as one, far faster where there are many small ones",
 }
 

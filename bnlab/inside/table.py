@@ -97,9 +97,10 @@ def _cells(row: dict[str, float | str]) -> dict[str, str]:
 
 
 def _around(mean: float, deviation: float) -> str:
-    """Two decimals, or three digits where these would say nothing or too much."""
-    style = ".2f" if 0.01 <= deviation < 1000 and abs(mean) < 1000 else ".3g"
-    return f"{mean:{style}} ± {deviation:{style}}"
+    """Three decimals, or three digits where these would say nothing or too much."""
+    if deviation < 0.0005 or max(deviation, abs(mean)) >= 1000:
+        return f"{mean:.3g} ± {deviation:.3g}"
+    return f"{round(mean, 3) + 0.0:.3f} ± {deviation:.3f}"  # no -0.000
 
 
 def to_csv(layers: Sequence[Layer]) -> str:

@@ -1,7 +1,9 @@
 """argparse with mistakes in one line that says what was probably meant, in place of the usage before them."""
 
 import argparse
-from typing import NoReturn
+import shutil
+import textwrap
+from typing import Any, NoReturn
 
 from bnlab.text.resemblance import closest, did_you_mean
 
@@ -11,7 +13,18 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's, for the commands beside `bnlab.train`, whose parser is Hydra's."""
+    """As argparse's, for the commands beside `bnlab.train`, whose parser is Hydra's.
+
+    In the help, the description is as wide as the terminal and the epilog as it was written.
+    """
+
+    def __init__(self, *, description: str, **named: Any) -> None:
+        width = shutil.get_terminal_size().columns - 2  # as argparse wraps the rest
+        super().__init__(
+            description=textwrap.fill(" ".join(description.split()), width),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            **named,
+        )
 
     def error(self, message: str) -> NoReturn:
         options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
@@ -21,4 +34,5 @@ class ArgumentParser(argparse.ArgumentParser):
             likely = closest(word.partition("=")[0], options) if word.startswith("-") else []
             message = f"there is no argument {word}"
             meant = did_you_mean(likely)
-        self.exit(2, f"{self.prog}: {message}: {meant or f'{self.prog} --help tells what it takes.'}\n")
+        way_out = f": {meant}" if meant else f"; {self.prog} --help tells what it takes."
+        self.exit(2, f"{self.prog}: {message}{way_out}\n")

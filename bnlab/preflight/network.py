@@ -13,8 +13,7 @@ ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 _BATCH_NORMS = (
     *("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d"),
-    *("bnlab.batch_norm.BatchRenorm1d", "bnlab.BatchRenorm1d"),
-    *("bnlab.batch_norm.GhostBatchNorm1d", "bnlab.GhostBatchNorm1d"),
+    *("bnlab.batch_norm.BatchRenorm1d", "bnlab.batch_norm.GhostBatchNorm1d"),
 )
 
 

@@ -18,6 +18,7 @@ _STAR = re.compile(r"^\s*from\s+(\.*[\w.]*)\s+import\s+\*", re.MULTILINE)
 _DEFINED = re.compile(
     r"^(?:class|def)\s+(\w+)|^\s*from\s+[\w.]+\s+import[ \t]+(?:\(([^)]*)\)|([\w, \t]+))", re.MULTILINE
 )
+_OURS = Path(__file__).parent.parent  # imported lazily, but each name stands in the source
 _DEPTH = 5  # of modules that import all of one another
 
 
@@ -98,7 +99,9 @@ def _below(package: Path, name: str) -> Path | None:
 
 def _may_have(file: Path, name: str, depth: int = 0) -> bool:
     text = _text_of(file)
-    if text is None or depth > _DEPTH or re.search(rf"\b{name}\b", text) or _MAY_HAVE_ANY.search(text):
+    if text is None or depth > _DEPTH or re.search(rf"\b{name}\b", text):
+        return True
+    if _MAY_HAVE_ANY.search(text) and not file.is_relative_to(_OURS):
         return True
     return any(_may_have(other, name, depth + 1) for other in _imported_whole(file, text))
 

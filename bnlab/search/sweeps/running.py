@@ -396,6 +396,11 @@ class RunningSweep:
         with _going_on(self._folder.ablation[0].name):
             if write_ablation(leaderboard, self._folder):
                 self._say(f"Mean ± deviation over seeds, with differences: {shown(self._folder.ablation[0])}")
+        with _going_on(self._folder.figures[0].name):
+            rounds = rounds_of(self._study, self._search.space, leaderboard.trials, self._definition.trials_per_round)
+            write_figure(leaderboard, self._folder, rounds, self._definition.trials_per_round)
+            if self._folder.figures[0].is_file():
+                self._say(f"Picture: {shown(self._folder.figures[0])}")
         goes_on = interrupted or self._stopped or self._retries.num_left
         if not goes_on:
             shutil.rmtree(self._folder.unfinished, ignore_errors=True)  # of trials that failed
@@ -403,9 +408,6 @@ class RunningSweep:
             self._say_how_to_go_on(interrupted)
         elif leaderboard.best is not None:
             self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
-        with _going_on(self._folder.figures[0].name):
-            rounds = rounds_of(self._study, self._search.space, leaderboard.trials, self._definition.trials_per_round)
-            write_figure(leaderboard, self._folder, rounds, self._definition.trials_per_round)
         if interrupted:
             raise SystemExit(EXIT_INTERRUPTED)
         if counts["failed"] or goes_on:
