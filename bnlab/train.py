@@ -111,6 +111,7 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
     Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
     """
+    import errno
     import os
     import re
     import traceback
@@ -145,9 +146,10 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
         if any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise  # what the training met is no matter of its folder
         kind = "sweep" if multirun else "run"
-        raise UserError(
-            f"A {kind}'s folder cannot be written ({error}): choose another with hydra.{kind}.dir=."
-        ) from error
+        way_out = f"choose another with hydra.{kind}.dir=."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            way_out = "make room, and type the command again."
+        raise UserError(f"A {kind}'s folder cannot be written ({error}): {way_out}") from error
     except ValueError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals["__name__"].partition(".")[0] != "hydra":

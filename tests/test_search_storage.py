@@ -8,11 +8,14 @@ import time
 
 import optuna
 import pytest
+from optuna.trial import TrialState
 from test_search_processes import LR, run, start
 
 from bnlab.bench.chaos.database import NoServerError, Server
+from bnlab.search.spaces.space import Space
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.journal import Journal, mend
+from bnlab.search.study.plan import Plan
 from bnlab.search.study.storage import close, open_storage
 
 NUM_TRIALS = 24
@@ -166,6 +169,35 @@ def test_a_trial_is_taken_by_one_process_only(kind, tmp_path, request):
     ]
     taken = [int(line) for taker in takers for line in taker.communicate()[0].split()]
     assert sorted(taken) == list(range(150))
+
+
+@pytest.mark.parametrize("has_finished", [False, True])
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_a_trial_that_another_sweep_was_faster_at_is_left_to_it(kind, has_finished, tmp_path, monkeypatch):
+    def opened():
+        return open_storage(f"sqlite:///{tmp_path}/s.db" if kind == "sqlite" else None, tmp_path / "s.journal")
+
+    storage, of_another = opened(), opened()
+    study = optuna.create_study(storage=storage, study_name="s")
+    options = {"num_points": 2, "seeds": 1, "points": None, "sweep_id": "x", "folder": tmp_path, "worst": 1.0}
+    plan = Plan(study, storage, Space((), {}), **options)
+    plan.add_missing()
+    waiting = storage.get_all_trials
+
+    def slowly(*arguments, **named):
+        """Another sweep has its turn between looking and taking."""
+        seen = waiting(*arguments, **named)
+        first = of_another.get_all_trials(of_another.get_study_id_from_name("s"))[0]
+        of_another.set_trial_state_values(first._trial_id, state=TrialState.RUNNING)
+        if has_finished:
+            of_another.set_trial_state_values(first._trial_id, state=TrialState.COMPLETE, values=[0.5])
+        return seen
+
+    monkeypatch.setattr(storage, "get_all_trials", slowly)
+    assert [trial.number for trial in plan.take(2, None)] == [1]
+    monkeypatch.undo()
+    close(storage)
+    close(of_another)
 
 
 def test_sweeps_that_share_a_study_must_ask_for_the_same(tmp_path):

@@ -33,6 +33,8 @@ _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -sig
 _TORCHS = "oneMKL FATAL ERROR: Cannot load"
 # Where the database goes before the study is opened, the sweep does not begin.
 _NO_DATABASE = "cannot be opened"
+# Where the disk is full before the first trial of a command, the sweep does not begin, or not go on.
+_NO_ROOM = "No space left on device"
 # One that was killed and begun again complains, and does no harm.
 _LOKYS = "loky/backend/resource_tracker.py"
 
@@ -154,6 +156,11 @@ def run_round(
             shutil.rmtree(folder)
 
 
+def _has_begun(sweep: Path) -> bool:
+    """Whether it has written down what it is, from which it goes on."""
+    return (sweep / "sweep.yaml").exists()
+
+
 def _run(
     round_: Round, sweep: Path, mark: str, memory: MemoryGroup | None, database: Server | None, seconds: float
 ) -> None:
@@ -162,7 +169,7 @@ def _run(
     retry_failed = False
     has_lost_files = False
     for index in range(_MOST_RESUMES + 1 + len(waiting)):
-        resumes = (sweep / "sweep.yaml").exists()
+        resumes = _has_begun(sweep)
         round_.num_resumes += index > 0
         arguments = _resume(sweep, retry_failed) if resumes else _first(round_.kind, sweep, database)
         attempt = _Attempt(sweep.parent.parent, sweep, mark, arguments, memory, database, index)
@@ -183,14 +190,15 @@ def _run(
             return
         is_torchs = name == "removed working folder" and _TORCHS in output
         is_databases = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
-        if code not in _FAIR_CODES and not is_torchs and not is_databases:
+        is_without_room = name == "full disk" and code == 2 and _NO_ROOM in output
+        if code not in _FAIR_CODES and not (is_torchs or is_databases or is_without_room):
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
         left = attempt.left_after()
         if left:
             round_.faults.append(f"attempt {index} left {', '.join(left)} behind")
             return
-        if name == "damaged file" and code == -signal.SIGKILL and (sweep / "sweep.yaml").exists():
+        if name == "damaged file" and code == -signal.SIGKILL and _has_begun(sweep):
             round_.events.append(damage(sweep, _running(sweep), generator))
         failed = _failures(sweep)
         unfair = [] if has_lost_files else failed

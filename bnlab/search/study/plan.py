@@ -231,8 +231,8 @@ class Plan:
                 break
             if trial in self._unstarted:
                 self._unstarted.remove(trial)
-            elif not self._storage.set_trial_state_values(self._id_of(trial), state=TrialState.RUNNING):
-                continue  # another sweep was faster
+            elif not self._takes(trial):
+                continue
             frozen.append(trial)
             try:
                 taken.append(self._start(trial))
@@ -240,6 +240,13 @@ class Plan:
                 self._unstarted += frozen
                 raise
         return taken
+
+    def _takes(self, trial: FrozenTrial) -> bool:
+        """Whether `trial` is this sweep's now; another was faster if not, and may even have finished it."""
+        try:
+            return self._storage.set_trial_state_values(self._id_of(trial), state=TrialState.RUNNING)
+        except optuna.exceptions.UpdateFinishedTrialError:
+            return False
 
     def _start(self, frozen: FrozenTrial) -> TakenTrial:
         """Say whose it is, and draw its values, those that it does not have yet."""
