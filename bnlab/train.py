@@ -121,6 +121,7 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
     from bnlab.errors import Refused, UserError, one_line
     from bnlab.mistakes.explaining import explain, origin_of
+    from bnlab.process.shared_process import leave_removed_folder
 
     def explained(error: BaseException) -> str:
         told = explain(arguments.overrides, origin_of(arguments), multirun=multirun)
@@ -145,6 +146,8 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
     except OSError as error:
         if any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
             raise  # what the training met is no matter of its folder
+        if leave_removed_folder():
+            raise UserError("The current folder was removed: go to another, and type the command again.") from error
         kind = "sweep" if multirun else "run"
         way_out = f"choose another with hydra.{kind}.dir=."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):

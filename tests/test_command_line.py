@@ -276,3 +276,14 @@ def test_a_path_is_shown_where_the_current_directory_was_removed(tmp_path, monke
     assert command_line.shown(tmp_path / "gone" / "x") == "x"
     (tmp_path / "gone").rmdir()
     assert command_line.shown(tmp_path / "gone" / "x") == str(tmp_path / "gone" / "x")
+
+
+@pytest.mark.parametrize("arguments", [["trainer=quick"], ["-m", "seed=0,1"]])
+def test_a_current_folder_that_was_removed_is_one_line(arguments: list[str], tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    code = "import os, sys, bnlab.train; os.rmdir(os.getcwd()); bnlab.train.main()"
+    outcome = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
+    )
+    assert outcome.returncode == 2
+    assert outcome.stderr == "The current folder was removed: go to another, and type the command again.\n"

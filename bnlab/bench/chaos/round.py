@@ -29,6 +29,8 @@ _ENDS_WITHIN_S = 20.0  # processes of a sweep that has ended
 _HANGS_AFTER_S = 300.0
 _DISK = "32m"
 _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
+# Where the working folder goes before the configs are read, the sweep does not begin.
+_NOWHERE = "The current folder was removed"
 # Where torch is imported at the moment at which the working folder goes, its BLAS ends the process.
 _TORCHS = "oneMKL FATAL ERROR: Cannot load"
 # Where the database goes before the study is opened, the sweep does not begin.
@@ -188,10 +190,11 @@ def _run(
         if any(_LOKYS not in traceback for traceback in output.split("Traceback")[1:]):
             round_.faults.append(f"attempt {index} shows a traceback")
             return
+        is_without_folder = name == "removed working folder" and code == 2 and _NOWHERE in output
         is_torchs = name == "removed working folder" and _TORCHS in output
         is_databases = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
         is_without_room = name == "full disk" and code == 2 and _NO_ROOM in output
-        if code not in _FAIR_CODES and not (is_torchs or is_databases or is_without_room):
+        if code not in _FAIR_CODES and not (is_torchs or is_databases or is_without_room or is_without_folder):
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
         left = attempt.left_after()
