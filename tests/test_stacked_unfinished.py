@@ -101,7 +101,9 @@ def test_a_sweep_that_is_killed_goes_on_within_its_trials(pruner, hasty, train, 
         stderr=subprocess.STDOUT,
     )
     kill_when(process, folders["killed"] / UNFINISHED, 5)
-    assert not list(folders["killed"].glob("*/summary.json"))
+    ended = [left_in(summary.parent)[0]["status"] for summary in folders["killed"].glob("*/summary.json")]
+    assert set(ended) <= {"pruned"}  # which a busy machine has time for
+    assert len(ended) < 5
     assert train(*arguments, f"hydra.sweep.dir={folders['undisturbed']}").exit_code == 0
     outcome = train("-m", f"search.resume={folders['killed']}")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
