@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import secrets
 import shutil
 import signal
@@ -36,7 +37,7 @@ _TORCHS = "oneMKL FATAL ERROR: Cannot load"
 # Where the database goes before the study is opened, the sweep does not begin.
 _NO_DATABASE = "cannot be opened"
 # Where the disk is full before the first trial of a command, the sweep does not begin, or not go on.
-_NO_ROOM = "No space left on device"
+_NO_ROOM = re.compile("No space left on device|database or disk is full")
 # One that was killed and begun again complains, and does no harm.
 _LOKYS = "loky/backend/resource_tracker.py"
 
@@ -193,7 +194,7 @@ def _run(
         is_without_folder = name == "removed working folder" and code == 2 and _NOWHERE in output
         is_torchs = name == "removed working folder" and _TORCHS in output
         is_databases = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
-        is_without_room = name == "full disk" and code == 2 and _NO_ROOM in output
+        is_without_room = name == "full disk" and code == 2 and bool(_NO_ROOM.search(output))
         if code not in _FAIR_CODES and not (is_torchs or is_databases or is_without_room or is_without_folder):
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
