@@ -51,6 +51,8 @@ REFUSED = {
     "data=mnist data.root=file": "MNIST is not in `data.root`='file'.*is no folder",
     "data=mnist data.name=MNST data.root=.": "a class of torchvision.datasets .*, but got 'MNST'",
     "data=mnist data.batch_size=54001": "the 54000 samples of the training set",
+    "data=csv data.path=mine.csv data.target=y": "`data.path`='mine.csv' does not exist",
+    "data=npz data.path=mine.npz": "`data.path`='mine.npz' does not exist",
     "data._target_=nowhere.load": "there is no module 'nowhere'",
     "model.activation=rely": "`model.activation` must be one of relu, .*, but got 'rely'",
     "model._target_=bnlab.network.MLPP": "did you mean bnlab.network.MLP?",

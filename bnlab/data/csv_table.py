@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from bnlab.data.labels import as_targets, number_classes
-from bnlab.data.own_file import read_own_file
 from bnlab.data.parts import cut
 from bnlab.data.splits import Split, Splits
 from bnlab.errors import UserError
+from bnlab.io.own_file import read_own_file
 from bnlab.text.command_line import override, typed
 
 __all__ = ["from_csv"]

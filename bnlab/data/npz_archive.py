@@ -11,10 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from bnlab.data.labels import as_targets, number_classes
-from bnlab.data.own_file import read_own_file
 from bnlab.data.parts import cut, cut_off
 from bnlab.data.splits import Split, Splits
 from bnlab.errors import UserError, one_line
+from bnlab.io.own_file import read_own_file
 
 __all__ = ["from_npz"]
 

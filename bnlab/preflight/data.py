@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bnlab.errors import UserError
+from bnlab.io.own_file import require_own_file
 from bnlab.preflight.targets import is_mentioned
 
 __all__ = ["check_data", "num_training_samples"]
@@ -44,6 +45,8 @@ def check_data(settings: Mapping[str, Any]) -> None:
             raise UserError(
                 f"`data.name` must be a class of torchvision.datasets with a training and a test set, but got {name!r}."
             )
+    elif data.get("_target_") in ("bnlab.data.from_csv", "bnlab.data.from_npz") and isinstance(data.get("path"), str):
+        require_own_file(data["path"])
     num_samples = num_training_samples(data)
     if num_samples is not None:
         _check_batch_size(data["batch_size"], num_samples)

@@ -5,7 +5,7 @@ from pathlib import Path
 from bnlab.errors import UserError
 from bnlab.io.stored_file import read_bytes
 
-__all__ = ["read_own_file"]
+__all__ = ["read_own_file", "require_own_file"]
 
 _MOST_BYTES = 1 << 34  # it is held in memory several times over
 
@@ -17,8 +17,18 @@ def read_own_file(path: str) -> bytes:
     """
     try:
         return read_bytes(Path(path).expanduser(), _MOST_BYTES)
-    except FileNotFoundError as error:
-        raise UserError(f"`data.path`={path!r} does not exist; it is looked for in {str(Path.cwd())!r}.") from error
+    except FileNotFoundError:
+        require_own_file(path)
+        raise
     except (OSError, ValueError) as error:
         told = error.strerror if isinstance(error, OSError) else str(error)
         raise UserError(f"`data.path`={path!r} cannot be read: {told}.") from error
+
+
+def require_own_file(path: str) -> None:
+    """
+    Raises:
+        UserError: it is not there.
+    """
+    if not Path(path).expanduser().exists():
+        raise UserError(f"`data.path`={path!r} does not exist; it is looked for in {str(Path.cwd())!r}.")
