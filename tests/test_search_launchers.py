@@ -14,8 +14,7 @@ from bnlab.launchers.n_jobs import num_processes
 class Spy(Launcher):
     """Takes jobs as any launcher does, and keeps what it was given."""
 
-    def __init__(self, n_jobs=1):
-        self.n_jobs = n_jobs
+    def __init__(self):
         self.batches = []
 
     def setup(self, *, hydra_context, task_function, config):
@@ -65,7 +64,7 @@ def test_batches_hold_all_trials_that_are_independent(sweep, spy, arguments, siz
 
 
 def test_tpe_fills_the_workers_of_the_launcher(sweep, spy):
-    spy.n_jobs = 3
+    spy.num_parallel = 3
     sweep("search=tpe", "search.num_trials=16", LR)
     assert [len(jobs) for _, jobs in spy.batches] == [10, 3, 3]
 

@@ -26,6 +26,7 @@ from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.process_limit import is_process_limit, require_room
 from bnlab.process.shared_process import leave_removed_folder
 from bnlab.process.signals import ASK_TO_END, answers_the_asking, leave_to_parent
+from bnlab.search.sweeps.launcher import SweepLauncher
 
 __all__ = ["JobFailedError", "JoblibLauncher", "WorkerDiedError"]
 
@@ -61,7 +62,7 @@ class JobFailedError(RuntimeError):
     """Stands for what a job raised, where that cannot travel from its process."""
 
 
-class JoblibLauncher(Launcher):
+class JoblibLauncher(Launcher, SweepLauncher):
     """Runs jobs in `n_jobs` worker processes of loky, with one thread of arithmetic each.
 
     Where `joblib.Parallel` ends a whole batch when one of its processes is killed, each worker here is a pool of its
@@ -69,21 +70,18 @@ class JoblibLauncher(Launcher):
 
     Args:
         n_jobs: worker processes; -1 for one a core, -2 for one less, and so on.
-    Attributes:
-        returns: of the jobs of a batch, by their place in it, as they end.
     """
 
     num_threads_in_a_job = 1
 
     def __init__(self, n_jobs: int = -1) -> None:
-        self.n_jobs = n_jobs
-        self.returns: dict[int, JobReturn] = {}
+        self._asked_for = n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from loky import cpu_count
 
-        self.n_jobs = num_processes(self.n_jobs, cpu_count())
-        require_room(f"{_N_JOBS}={self.n_jobs}", _TASKS_OF_A_WORKER * self.n_jobs + _OTHER_TASKS, _N_JOBS)
+        self.num_parallel = num_processes(self._asked_for, cpu_count())
+        require_room(f"{_N_JOBS}={self.num_parallel}", _TASKS_OF_A_WORKER * self.num_parallel + _OTHER_TASKS, _N_JOBS)
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
@@ -100,8 +98,9 @@ class JoblibLauncher(Launcher):
         jobs: queue.SimpleQueue[tuple[int, Sequence[str]]] = queue.SimpleQueue()
         for job in enumerate(job_overrides):
             jobs.put(job)
-        returns = self.returns = {}
-        num_workers = min(self.n_jobs, len(job_overrides))
+        returns: dict[int, JobReturn] = {}
+        self.returns = returns
+        num_workers = min(self.num_parallel, len(job_overrides))
         with safe_for_children() as environment, in_memory(context) as file:
             amend()
             start_trackers()

@@ -26,6 +26,7 @@ from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.process.process_limit import require_room
 from bnlab.search.study.folder import TrialFolder
+from bnlab.search.sweeps.launcher import SweepLauncher
 from bnlab.text.command_line import Origin, command, given_overrides
 from bnlab.text.concealing import known
 
@@ -48,7 +49,7 @@ class TrialFailedError(RuntimeError):
         self.is_outside = is_outside
 
 
-class StackedLauncher(Launcher):
+class StackedLauncher(Launcher, SweepLauncher):
     """Trains the jobs of a batch together: networks that differ only in numbers as one (see `bnlab.stacked`).
 
     It runs the task of `python -m bnlab.train` and no other. Its worker processes stay for the batches to come.
@@ -62,22 +63,16 @@ class StackedLauncher(Launcher):
 
     def __init__(self, n_jobs: int = -1) -> None:
         self._asked_for = n_jobs
-        self.activity = ""
-
-    @property
-    def n_jobs(self) -> int:
-        """How many jobs are under way at once."""
-        from bnlab.stacked.processes.memory import CHUNK_SIZE
-
-        return self._pool.num_workers * CHUNK_SIZE
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from bnlab.stacked.processes.jobs import num_cores
+        from bnlab.stacked.processes.memory import CHUNK_SIZE
         from bnlab.stacked.processes.pool import Pool
 
         n_jobs = num_processes(self._asked_for, num_cores())
         require_room(f"{_N_JOBS}={n_jobs}", _TASKS_OF_A_WORKER * n_jobs + _OTHER_TASKS, _N_JOBS)
         self._pool = Pool(n_jobs)
+        self.num_parallel = n_jobs * CHUNK_SIZE
         inner = getattr(task_function, "task", task_function)  # a sweep wraps it
         if (inner.__module__, inner.__name__) != (task.__module__, task.__name__):
             raise UserError(

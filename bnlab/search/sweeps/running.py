@@ -11,6 +11,7 @@ from itertools import islice
 from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 from optuna.storages import BaseStorage, JournalStorage
 from rich.console import Console
@@ -35,6 +36,7 @@ from bnlab.search.study.folder import Definition, SweepFolder, is_owned, resume_
 from bnlab.search.study.plan import PATIENCE_S, Plan, TakenTrial
 from bnlab.search.study.storage import declare_planned, join_or_create, release
 from bnlab.search.study.trials import Trial, read_trials
+from bnlab.search.sweeps.launcher import offers_of
 from bnlab.search.sweeps.progress import SweepProgress
 from bnlab.search.sweeps.retries import IN_A_ROW, Retries
 from bnlab.search.sweeps.trust import needs_trust
@@ -131,17 +133,16 @@ class RunningSweep:
         self._has_changed = True  # since the results were written
         self._num_running = 0
 
-    def run(self, launcher: Any) -> list[Trial]:
-        self._launcher = launcher
-        self._num_threads = getattr(launcher, "num_threads_in_a_job", None)
-        num_parallel = _num_parallel(launcher)
-        ends_together = getattr(launcher, "jobs_end_together", False)  # one cause ends all of them
+    def run(self, launcher: Launcher) -> list[Trial]:
+        self._offers = offers_of(launcher)
+        self._num_threads = self._offers.num_threads_in_a_job
+        num_parallel = self._offers.num_parallel
         self._retries = Retries(num_parallel)
         interrupted = False
         self._say(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}")
         for note in self._search.notes:
             self._say(note)
-        if self._definition.pruner == "median" and ends_together:
+        if self._definition.pruner == "median" and self._offers.jobs_end_together:
             self._say(
                 "search.pruner=median compares a trial with those that have completed: of the first "
                 f"{min(num_parallel, self._plan.num_trials)} or fewer, which this launcher trains side by side, it "
@@ -220,7 +221,7 @@ class RunningSweep:
             self._plan.place(trial.number, name)
         return name
 
-    def _launch(self, launcher: Any, batch: Sequence[TakenTrial]) -> None:
+    def _launch(self, launcher: Launcher, batch: Sequence[TakenTrial]) -> None:
         """Run a batch to its end. What a failing launcher leaves is launched again, without the job it fell over."""
         left = list(batch)
         while left:
@@ -306,7 +307,7 @@ class RunningSweep:
         leave_removed_folder()
         self._has_changed |= num_running != self._num_running
         self._num_running = num_running
-        self._progress.update(num_running, getattr(self._launcher, "activity", ""))
+        self._progress.update(num_running, self._offers.activity)
         self._write_now_and_then()
 
     def result(self, number: int) -> dict[str, Any] | None:
@@ -328,10 +329,10 @@ class RunningSweep:
         Args:
             since: how many of them are known already.
         """
-        returns: dict[int, JobReturn] = getattr(self._launcher, "returns", {})
+        returns = self._offers.returns
         if len(returns) <= since:
             return {}
-        return dict(islice(returns.copy().items(), since, None))  # threads of the launcher go on adding to it
+        return dict(islice(dict(returns).items(), since, None))  # threads of the launcher go on adding to it
 
     def has_started(self, number: int) -> bool:
         return self._folder.has_started(self._names[number])
@@ -441,13 +442,3 @@ def _going_on(what: str) -> Iterator[None]:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _num_parallel(launcher: Any) -> int:
-    """How many jobs it runs at once, as far as it says."""
-    number = getattr(launcher, "n_jobs", 1)
-    if number == -1:
-        from loky import cpu_count
-
-        return cpu_count()
-    return max(number, 1)
