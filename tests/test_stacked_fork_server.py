@@ -42,6 +42,27 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[ForkServer]:
     return all_of_them
 
 
+def test_it_begins_though_its_folder_is_removed_while_it_imports_torch(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    working = tmp_path / "working"
+    working.mkdir()
+    monkeypatch.chdir(working)
+    ours = ForkServer()
+    monkeypatch.undo()
+    maps = Path(f"/proc/{ours.pid}/maps")
+    while "libtorch_python" not in maps.read_text():
+        time.sleep(0.001)
+    working.rmdir()
+    config = config_of()
+    ours.order(data_key(config), config)
+    taken = ours.take()
+    assert capfd.readouterr().err == ""
+    assert taken is not None
+    taken[0].close()
+    ours.close()
+
+
 def test_a_worker_says_what_it_is_and_outlives_no_one() -> None:
     config = config_of()
     ours = ForkServer()

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["forks_end_here", "leave_removed_folder", "restored"]
+__all__ = ["away_from_the_current_folder", "forks_end_here", "leave_removed_folder", "restored"]
 
 try:
     _STARTED_IN = Path.cwd()
@@ -49,6 +49,14 @@ def leave_removed_folder() -> bool:
 
 
 @contextmanager
+def away_from_the_current_folder() -> Iterator[None]:
+    """Work in the root folder, which nobody removes, for what fails where the current folder goes away under it."""
+    with _same_folder():
+        os.chdir(os.sep)
+        yield
+
+
+@contextmanager
 def restored() -> Iterator[None]:
     """Leave the current folder, the handlers of signals, stdout and stderr as they were, and no fork of the process."""
     with _same_streams(), _same_signals(), _same_folder(), forks_end_here():
@@ -58,7 +66,8 @@ def restored() -> Iterator[None]:
 @contextmanager
 def _same_folder() -> Iterator[None]:
     leave_removed_folder()
-    folder = os.open(".", os.O_RDONLY)  # which still is there when it has been renamed
+    # It still is there when it has been renamed; with O_PATH also where nobody may list it.
+    folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     try:
         yield
     finally:

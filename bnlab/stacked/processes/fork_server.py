@@ -23,7 +23,7 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from bnlab.process.import_path import python, safe_environment
-from bnlab.process.shared_process import leave_removed_folder, restored
+from bnlab.process.shared_process import away_from_the_current_folder, leave_removed_folder, restored
 from bnlab.process.signals import REQUESTS, leave_to_parent
 
 if TYPE_CHECKING:
@@ -60,6 +60,10 @@ class ForkServer:
     def fileno(self) -> int:
         """Readable when a worker can be taken, or the process has ended."""
         return self._socket.fileno()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def exit_code(self) -> int | None:
@@ -151,12 +155,13 @@ def main() -> None:
         plot_server = start_plot_server(not_its=[orders, parent])
     except OSError:
         os._exit(CANNOT_FORK)
-    import torch
+    with away_from_the_current_folder():  # torch asks where it is while it is imported
+        import torch
 
-    from bnlab.batch_norm import kernel
-    from bnlab.internals.torch_internals import spare_the_compiler
-    from bnlab.stacked.compiled.c_functions import functions_of
-    from bnlab.stacked.processes import worker
+        from bnlab.batch_norm import kernel
+        from bnlab.internals.torch_internals import spare_the_compiler
+        from bnlab.stacked.compiled.c_functions import functions_of
+        from bnlab.stacked.processes import worker
 
     torch.set_num_threads(1)
     # Loaded once for all workers, and what is wrong with a compiler is said once.
