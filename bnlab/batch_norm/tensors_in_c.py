@@ -1,10 +1,10 @@
 """How C knows torch's tensors: by torch's stable C interface and what a tensor consists of.
 
-To ask a tensor from Python for its dtype, strides, pointer and so on takes longer than a small batch norm: some forty
-questions a step, of 50 to 100 ns each. `tensors.c` asks the same ones in C. What it relies on is tried out before it is
-used, so that another torch is served by the questions in Python: the functions' names; that `c_tensor` gives a C++
-tensor, which torch itself says; and that C sees of tensors of all kinds what Python sees. To be deleted
-when torch calls Functions as fast.
+To ask a tensor from Python for its dtype, strides, pointer and so on takes longer than a small batch norm
+(bnlab/bench/records/batch_norm.md). `tensors.c` asks the same questions in C. What it relies on is tried out before it
+is used, so that another torch is served by the questions in Python: the functions' names; that `c_tensor` gives a C++
+tensor, which torch itself says; and that C sees of tensors of all kinds what Python sees. To be deleted when torch
+calls Functions as fast.
 """
 
 import ctypes
@@ -58,7 +58,7 @@ def pack_tensors(
     eps: float = 0.0,
     momentum: float = 0.0,
 ) -> bytes:
-    """The bytes of `Tensors`, in a quarter of the time that ctypes takes to make one."""
+    """The bytes of `Tensors`, packed without making one, which ctypes is slow at."""
     return in_order(
         direction,
         x,

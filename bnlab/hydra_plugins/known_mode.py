@@ -1,6 +1,7 @@
 """Hydra 1.3 composes a config once to see whether it says `hydra.mode`, and once more to run it: the first is spared.
 
-That is a third of the time to the first line; delete this when Hydra 1.3 is no longer served, as Hydra 1.4 looks first.
+Composing is most of what precedes the first line (bnlab/bench/records/start.md). Delete this when Hydra 1.3 is no
+longer served: Hydra 1.4 looks first.
 """
 
 from argparse import Namespace

@@ -276,7 +276,7 @@ def say_that_it_stepped(optimizer: Optimizer) -> None:
 
 
 def spare_the_compiler() -> None:
-    """Keep an optimizer from importing torch's compiler, which takes a second, to say that it is not to be compiled."""
+    """Keep an optimizer from importing torch's slow compiler only to say that it is not to be compiled."""
     for name in dir(Optimizer):
         inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if inner is not None:

@@ -103,7 +103,7 @@ class StackedLauncher(Launcher, SweepLauncher):
 
 
 def _leave_garbage() -> None:
-    """Keep Python from looking for garbage in all that there is on its way out, for 0.2 s."""
+    """Keep Python from a last garbage collection, which delays its exit."""
     if "torch" not in sys.modules:  # whose libraries would call it a leak
         gc.freeze()
 
@@ -138,7 +138,7 @@ class _Batch:
                     config.hydra.job.num = self._initial + index
                 has_callbacks = bool(self._context.callbacks.callbacks)
                 if self._reads_hydra or has_callbacks or "${hydra:" in "".join(overrides):
-                    HydraConfig.instance().set_config(config)  # 15 ms: more than all the rest
+                    HydraConfig.instance().set_config(config)  # which takes longer than all the rest
                 folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
                 with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                     config.hydra.runtime.output_dir = str(folder.absolute())

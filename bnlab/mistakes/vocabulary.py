@@ -1,6 +1,6 @@
 """What a command line can name: the groups and their choices, and the settings, with the choices that have them.
 
-It is read when something is wrong only, which takes 0.1 s.
+It is read only when something is wrong, because reading it takes a while.
 """
 
 import functools

@@ -12,7 +12,7 @@ from bnlab.process.process_limit import is_process_limit
 __all__ = ["is_outside", "wait_for_room"]
 
 _ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.ESTALE}
-# By their names: whoever raised one has imported its library, which takes a second.
+# By their names: whoever raised one has imported its library, which nobody else has to.
 _CLASSES = {
     "sqlalchemy.exc.OperationalError",
     "sqlalchemy.exc.InterfaceError",

@@ -18,7 +18,8 @@ __all__ = ["CompilationError", "NoCompilerError", "build", "command", "fingerpri
 
 # The last two let loops with a square root or a choice run in vectors; no result changes.
 FLAGS = ["-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
-# The first that the compiler and the processor know. Vectors of 512 bits are whole cache lines: 15 % on large batches.
+# The first that the compiler and the processor know. Vectors of 512 bits are whole cache lines, which tells
+# on large batches (bnlab/bench/records/batch_norm.md).
 NATIVE: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512"],
     ["-march=native"],

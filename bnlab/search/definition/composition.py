@@ -33,7 +33,7 @@ class SweepConfigLoader(ConfigLoader):
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._composed: dict[tuple[str, ...], bytes] = {}  # pickled: a copy takes 0.7 ms, by deepcopy 5
+        self._composed: dict[tuple[str, ...], bytes] = {}  # pickled, which copies sooner than deepcopy
         self._is_group: dict[str, bool] = {}
         self._parsed: dict[str, Override] = {}
 

@@ -251,7 +251,7 @@ class SweepFolder:
         return self.trial(name).is_dir()
 
     def has_result(self, name: str) -> bool:
-        """Whether `result` has something to read; it costs a tenth."""
+        """Whether `result` has something to read, without reading it."""
         return os.path.exists(f"{self.path}/{name}/{_SUMMARY}")
 
     def result(self, name: str) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ class Journal(JournalFileBackend):
     """Optuna's file format, which its own class reads, and `optuna-dashboard` too.
 
     Optuna locks by making and deleting a file, which a killed process leaves behind, and waits for the disk at each
-    line: some 6 ms each. Here the lock is the kernel's, which ends with its owner, and the disk is waited for once a
-    second. What is not there yet survives the end of the process, though not that of the machine.
+    line (bnlab/bench/records/search.md). Here the lock is the kernel's, which ends with its owner, and the disk is
+    waited for now and then. What is not there yet survives the end of the process, though not that of the machine.
     """
 
     def __init__(self, path: Path) -> None:

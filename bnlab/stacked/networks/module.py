@@ -21,7 +21,8 @@ class StackedModule:
     """The networks of a stack of any `nn.Module`: their losses, their gradients, their logits.
 
     `vmap` runs the module's own code on all networks at once, and autograd goes back through it; a Function written by
-    hand, such as batch norm's, keeps its own backward. Two to three times slower than `StackedMLP`.
+    hand, such as batch norm's, keeps its own backward. A step takes longer than that
+    of `StackedMLP` (bnlab/bench/records/sweep.md).
 
     Args:
         networks: K of them, of one architecture.

@@ -91,7 +91,7 @@ def same_update(dtype: torch.dtype, sizes: tuple[int, ...], nesterov: bool) -> b
             of_networks = {name: [value] for name, value in settings.items()}
             update = UpdateInC.over(w, g, v, sizes, of_networks, nesterov=nesterov)
             for draw in range(_DRAWS):
-                for index, tensor in enumerate(numbers):  # other numbers meet: half the time of new ones
+                for index, tensor in enumerate(numbers):  # other numbers meet, at less cost than new ones
                     tensor.copy_(drawn[index].roll(index * draw))
                 expected = numbers.clone()
                 rows, gradients, velocity = ([*tensor[0].split(sizes)] for tensor in expected)

@@ -37,7 +37,7 @@ _NONE = b"-"  # in place of a worker
 
 # One thread each, or n processes of n threads would fight for n cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# To look for backends of other devices takes torch's import 0.1 s; who wants one sets this variable to 1.
+# Looking for backends of other devices delays torch's import; set this variable to 1 to use one.
 _NO_OTHER_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 
 
@@ -46,7 +46,7 @@ class NoProcessError(OSError):
 
 
 class ForkServer:
-    """It has begun to start, which takes a second or two; orders can be placed at once."""
+    """A process that has begun to import torch; it takes orders at once."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -91,7 +91,7 @@ class ForkServer:
         return connection, *connection.recv()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the process; to wait until torch's memory is cleared away takes 30 ms."""
+        """End the process; without `wait`, do not wait until torch's memory is freed."""
         self._socket.close()
         self._process.kill()
         if wait:
@@ -144,7 +144,7 @@ def main() -> None:
     for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
-    gc.disable()  # all that imports make is kept: looking for garbage takes a tenth of their time
+    gc.disable()  # imports make no garbage worth collecting, and looking for it slows them
     leave_removed_folder()
     parent = socket.socket(fileno=os.dup(0))
     orders = parent.makefile()

@@ -11,8 +11,8 @@ from bnlab.errors import UserError
 __all__ = ["CHUNK_SIZE", "available_memory", "bytes_per_network", "chunk_size"]
 
 CHUNK_SIZE = 16  # more networks in a stack save nothing more: what Python does a step is shared by enough of them
-# What a step reads and writes of all networks should stay in a core's share of the last cache: with 3 x 256 units,
-# whose weights, gradients and moments take 4 MB, a step of one network takes 1.4 ms alone and 1.8 ms in a stack of 8.
+# What a step reads and writes of all networks should stay in a core's share of the last cache, or a larger stack takes
+# longer per network (bnlab/bench/records/sweep.md).
 CACHE = 6 * 2**20
 USABLE = 0.7  # of the free memory: data, and what the allocator keeps, want their part
 _EVALUATED_AT_ONCE = 1024

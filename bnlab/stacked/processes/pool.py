@@ -80,7 +80,7 @@ class Pool:
         self._server: ForkServer | None = None
 
     def start(self) -> None:
-        """Begin to start, which takes a second or two; a caller who has something else to do meanwhile does it."""
+        """Begin to start the workers in the background; the caller can do other work meanwhile."""
         if self._server is not None and self._server.exit_code is None:
             return
         self.close()
