@@ -39,7 +39,7 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     from bnlab.engines.quick import why_lightning
     from bnlab.runs.reading import load
 
-    run = load(folder, trust=trust, used=("data", "model", "norm"))
+    run = load(folder, trust=trust, used=("data", "model", "norm", "metrics"))
     _ = run.network  # which says so where there is none to test
     ready = _by_lightning
     if is_quick(run.config) and why_lightning(run.config) is None:
@@ -71,7 +71,7 @@ def _by_lightning(run: "Run") -> Ready:
 
     def of_best() -> dict[str, float]:
         with use_threads(num_threads(run.config, run.network, data)):
-            return test(trainer, build_learner(run.network, data), data, run.folder.best_checkpoint)
+            return test(trainer, build_learner(run.config, run.network, data), data, run.folder.best_checkpoint)
 
     return data.splits, data.fingerprint, of_best
 

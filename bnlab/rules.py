@@ -166,7 +166,7 @@ RULES: dict[str, Rule] = {
         integer(minimum=1, maximum=_MOST_THREADS), literal("auto", "one for a small network, more for larger ones")
     ),
     "task": one_of(*TASKS),
-    "objective": one_of("val_accuracy", "val_r2", "val_loss"),
+    "metrics": mapping("a mapping of names to metrics of your own, {} for none"),
     "callbacks": mapping("a mapping of names to callbacks, {} for none"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),
     "data.normalize": boolean(),

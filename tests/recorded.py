@@ -10,6 +10,7 @@ import torch
 from bnlab.composing import compose
 from bnlab.config.build import build_network, build_splits
 from bnlab.data import Batches, EpochOrder, Normalization
+from bnlab.metrics import minimizes
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
 from bnlab.runs.summary import beginning, best_of
@@ -47,14 +48,14 @@ def record(
     config = composed(overrides)
     run = RunFolder(folder)
     run.create(config, overrides)
-    history = History(config.objective)
+    history = History(config.objective, minimize=minimizes(config))
     losses = [1 - accuracy for accuracy in val_accuracy] if val_loss is None else val_loss
     for epoch, (accuracy, loss) in enumerate(zip(val_accuracy, losses, strict=True), 1):
         metrics = {"train_accuracy": accuracy + 0.05, "val_accuracy": accuracy, "train_loss": loss, "val_loss": loss}
         history.add(epoch, 10 * epoch, 0.1, metrics)
     if history.rows:
         run.write_metrics(history.rows)
-    summary = beginning(config, overrides) | {"status": status} | best_of(history.best, config.objective)
+    summary = beginning(config, overrides) | {"status": status} | best_of(history.best, config)
     summary |= {"test_accuracy": test_accuracy, "test_loss": 0.5, "error": error}
     summary |= {"epochs": len(history.rows), "sample_shape": [1, 8, 8], "num_classes": 10}
     if status != "unfinished":

@@ -20,7 +20,7 @@ def add(
     ],
 )
 def test_an_epoch_is_the_best_if_it_improves_and_a_tie_does_not(objective: str, values: list, improves: list) -> None:
-    history = History(objective)
+    history = History(objective, minimize=objective == "val_loss")
     assert [add(history, epoch, **{objective: value}) for epoch, value in enumerate(values, 1)] == improves
     assert history.best is not None
     assert history.best["epoch"] == 5
@@ -30,7 +30,7 @@ def test_an_epoch_is_the_best_if_it_improves_and_a_tie_does_not(objective: str, 
 @pytest.mark.parametrize("name", ["train_loss", "val_loss"])
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_a_divergence_and_never_the_best(name: str, value: float) -> None:
-    history = History("val_accuracy")
+    history = History("val_accuracy", minimize=False)
     assert add(history, 1)
     assert not add(history, 2, val_accuracy=0.9, **{name: value})
     assert history.diverged_epoch == 2

@@ -17,7 +17,9 @@ PACKAGE = REPOSITORY / "bnlab"
 # From the ground up: a module imports from its own room and from those before it. What a floor has in a line, in any
 # order, does not know of each other.
 FLOORS = (
-    ("internals", "text", "task", "curves", "own_version"),
+    ("internals", "task", "curves", "own_version"),
+    ("metrics",),
+    ("text",),
     ("errors", "commands"),
     ("io", "process", "rules", "search"),
     ("batch_norm.c_library", "network", "data", "figures", "preflight", "search.spaces"),

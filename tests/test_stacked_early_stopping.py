@@ -6,6 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import EarlyStopping as Lightnings
 
+from bnlab.metrics import columns_of
 from bnlab.stacked.early_stopping import EarlyStopping, early_stopping_lacks
 
 CURVES = [
@@ -35,7 +36,7 @@ def test_a_network_stops_where_lightning_would_stop_it_to_the_last_bit(arguments
     for mode in ("min", "max"):
         for curve in CURVES:
             settings = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_loss", "mode": mode}
-            assert early_stopping_lacks({**settings, **arguments}, "accuracy") is None
+            assert early_stopping_lacks({**settings, **arguments}, columns_of({})) is None
             own = EarlyStopping.of({**settings, **arguments})
             lightnings = Lightnings("val_loss", mode=mode, **arguments)
             for value in curve:
@@ -47,5 +48,5 @@ def test_a_network_stops_where_lightning_would_stop_it_to_the_last_bit(arguments
 
 def test_the_metric_to_watch_is_one_of_the_task() -> None:
     settings = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "monitor": "val_r2"}
-    assert early_stopping_lacks(settings, "accuracy") == "monitor"
-    assert early_stopping_lacks(settings, "r2") is None
+    assert early_stopping_lacks(settings, columns_of({})) == "monitor"
+    assert early_stopping_lacks(settings, columns_of({"task": "regression"})) is None

@@ -122,7 +122,9 @@ def test_lightning_goes_on_from_what_a_stack_saved(tmp_path: Path) -> None:
 
     first, whole = trained(1), trained(3)
     data = build_data(whole.config)
-    learner = build_learner(whole.build(whole.data), data, partial(build_optimizer, whole.config.optimizer))
+    learner = build_learner(
+        whole.config, whole.build(whole.data), data, partial(build_optimizer, whole.config.optimizer)
+    )
     nothing_else = dict.fromkeys(
         ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False
     )

@@ -81,7 +81,7 @@ def bnlab_run(config: Any, data: DataModule, *, whole: bool) -> float:
         run.create(config, [])
         clock = StepClock()
         progress = ProgressBar(Console(quiet=True))
-        trainer = build_trainer(config, run, [progress, clock, Recorder(run, config.objective)])
+        trainer = build_trainer(config, run, [progress, clock, Recorder(run, config.objective, minimize=False)])
         start = time.perf_counter()
         trainer.fit(classifier, data)
         seconds = time.perf_counter() - start

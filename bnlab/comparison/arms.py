@@ -24,6 +24,7 @@ class Result:
         values: val_accuracy and the like at the best epoch, and test_accuracy and the like; what there is of them.
         curves: the columns of metrics.csv.
         objective: the name of the metric that picked the best epoch.
+        minimize: whether a lower one is better.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Result:
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     objective: str = "val_accuracy"
+    minimize: bool = False
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comp
     metrics = metrics_of(arms)
     are_sorted = len(arms) > _MANY
     if are_sorted:
-        arms = sorted(arms, key=lambda arm: _rank(arm, metrics[0]))
+        arms = sorted(arms, key=lambda arm: _rank(arm, metrics[0], results[0].minimize))
     chosen = are_sorted and baseline is None
     table = make_table(keys, arms, metrics, baselines(keys, arms, baseline), is_chosen=chosen)
     return Comparison(arms, table, remarks)
@@ -76,12 +76,12 @@ def _quantities(arms: Sequence[Arm]) -> list[str]:
     return sorted(names, key=lambda name: name != "loss")
 
 
-def _rank(arm: Arm, metric: str) -> float:
+def _rank(arm: Arm, metric: str, minimize: bool) -> float:
     """The best first, those without a value last."""
     values = arm.values(metric).values()
     if not values:
         return math.inf
-    return math.fsum(values) / len(values) * (1 if metric.endswith("loss") else -1)
+    return math.fsum(values) / len(values) * (1 if minimize else -1)
 
 
 def _remark(arm: Arm) -> str:

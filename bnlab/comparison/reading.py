@@ -13,6 +13,7 @@ from bnlab.errors import UserError, one_line
 from bnlab.io.folder_lock import is_locked
 from bnlab.io.stored_file import read_text
 from bnlab.io.yaml_text import read_yaml
+from bnlab.metrics import minimizes, objectives
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.reading import read_metrics
 from bnlab.text.command_line import shown
@@ -112,6 +113,7 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
     if status not in _STATES:
         status = "running" if is_locked(folder.path) else "unfinished"
     seed = config.get("seed")
+    objective = str(summary.get("objective_name") or config.get("objective") or objectives(config)[0])
     return Result(
         name=shown(folder.path),
         owner=owner,
@@ -121,7 +123,8 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
         reason=str(summary.get("error") or ""),
         values=values_of(summary),
         curves=curves,
-        objective=str(summary.get("objective_name") or config.get("objective") or "val_accuracy"),
+        objective=objective,
+        minimize=minimizes({**config, "objective": objective}),
     )
 
 

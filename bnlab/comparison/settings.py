@@ -10,7 +10,10 @@ from bnlab.config.trust import without_interpolations_of_this_machine
 __all__ = ["Settings", "differing", "read_settings"]
 
 # What makes no other run: which of the seeds it is, where things are, and who watches.
-_NOT_OF_THE_RUN = ("seed", "data.root", "logger", "search", "hydra", "resume", "record", "panda", "callbacks")
+_NOT_OF_THE_RUN = (
+    *("seed", "data.root", "logger", "search", "hydra", "resume", "record", "panda"),
+    *("callbacks", "metrics"),
+)
 
 _ABSENT = object()  # null is a value
 

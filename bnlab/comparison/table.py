@@ -38,6 +38,7 @@ class Table:
         rows: in order.
         seeds: the most seeds that a row has.
         baseline: what the differences are from, in words; "" where there are none.
+        minimize: whether lower metrics are better.
     """
 
     keys: Sequence[str]
@@ -45,6 +46,7 @@ class Table:
     rows: Sequence[Row]
     seeds: int
     baseline: str
+    minimize: bool = False
 
     @cached_property
     def best(self) -> dict[str, set[int]]:
@@ -62,7 +64,7 @@ class Table:
         }
         if not means:
             return set()
-        best = metric_text(metric, (min if metric.endswith("loss") else max)(means.values()))
+        best = metric_text(metric, (min if self.minimize else max)(means.values()))
         return {index for index, mean in means.items() if metric_text(metric, mean) == best}
 
     def notes(self) -> list[str]:
@@ -89,7 +91,7 @@ class Table:
 
 def metrics_of(arms: Sequence[Arm]) -> list[str]:
     """That of the objective in validation and test: val_accuracy and test_accuracy, or val_loss and test_loss."""
-    quantity = arms[0].results[0].objective.partition("_")[2] or "accuracy"
+    quantity = arms[0].results[0].objective.partition("_")[2]
     names = [f"{split}_{quantity}" for split in ("val", "test")]
     return [name for name in names if any(arm.values(name) for arm in arms)] or names[:1]
 
@@ -130,7 +132,8 @@ def make_table(
         shown = first.label if len(are_baselines) == 1 else "the row marked baseline with the same other settings"
         if is_chosen:
             shown += ", the best, whom chance has favoured"
-    return Table(list(keys), list(metrics), rows, max(len(arm.results) for arm in arms), shown)
+    seeds = max(len(arm.results) for arm in arms)
+    return Table(list(keys), list(metrics), rows, seeds, shown, arms[0].results[0].minimize)
 
 
 def baselines(keys: Sequence[str], arms: Sequence[Arm], wanted: str | None) -> list[int | None]:

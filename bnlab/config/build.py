@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
@@ -12,10 +13,11 @@ from bnlab.config.settings import WIDTHS
 from bnlab.config.target import build_target
 from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
+from bnlab.internals.hydra_internals import instantiate
 from bnlab.network import has_batch_norm
 from bnlab.task import task_of
 
-__all__ = ["arguments_of", "build_logger", "build_network", "build_splits", "check_batch_sizes"]
+__all__ = ["arguments_of", "build_logger", "build_metric", "build_network", "build_splits", "check_batch_sizes"]
 
 
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
@@ -85,6 +87,28 @@ def check_batch_sizes(network: nn.Module, sizes: Sequence[int]) -> None:
             "`data.batch_size` must be at least 2 with batch norm, which needs a variance over the batch, but got 1; "
             "norm=none trains on single samples."
         )
+
+
+def build_metric(name: str, settings: DictConfig) -> Any:
+    """The metric `metrics.name`: an object with `update`, `compute` and `reset`, or a function of outputs and labels.
+
+    A class is built with its arguments; a function keeps them for each call.
+
+    Raises:
+        UserError: it cannot be built, or is neither.
+    """
+    arguments = arguments_of(settings, "higher_is_better")
+    with user_errors(f"`metrics.{name}`: "):
+        is_class = isinstance(get_object(arguments["_target_"]), type)
+        metric = instantiate(arguments if is_class else {**arguments, "_partial_": True}, _convert_="all")
+    if not all(callable(getattr(metric, part, None)) for part in ("update", "compute", "reset")) and not callable(
+        metric
+    ):
+        raise UserError(
+            f"`metrics.{name}` must be a metric as torchmetrics has them, or a function of outputs and labels, but "
+            f"{arguments['_target_']} is neither."
+        )
+    return metric
 
 
 def build_logger(config: DictConfig, folder: Path) -> Any:

@@ -1,11 +1,17 @@
 """Holding a config against the rules of its settings, before anything is trained."""
 
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.config.confidential import leaves
 from bnlab.errors import UserError, user_errors
-from bnlab.rules import RULES
-from bnlab.task import objectives, task_of
+from bnlab.metrics import METRICS, NAME, objectives
+from bnlab.rules import RULES, boolean, one_of
+from bnlab.task import task_of
 from bnlab.text.concealing import is_masked
 
 __all__ = ["check"]
@@ -21,7 +27,7 @@ def check(config: DictConfig) -> None:
         UserError: the first setting that breaks its rule, with the rule and the value.
     """
     with user_errors():
-        settings = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+        settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     for key, value in leaves(settings):
         if is_masked(value):
             raise UserError(
@@ -47,11 +53,32 @@ def check(config: DictConfig) -> None:
                 f"`callbacks.{name}` must name a class as `_target_`, but got {callback!r}: "
                 f"+callbacks.{name}._target_=... adds it, ~callbacks.{name} takes it away."
             )
-    objective, task = settings.get("objective"), task_of(config)
-    if objective not in objectives(task):
-        raise UserError(
-            f"`objective` must be {' or '.join(map(repr, objectives(task)))} with task={task}, but got {objective!r}."
-        )
+    for name, metric in settings.get("metrics", {}).items():
+        _check_metric(str(name), metric)
+    rule = one_of(*objectives(settings))
+    replace(rule, text=f"{rule.text} with task={task_of(settings)}").check("objective", settings["objective"])
     trainer = config.get("trainer") or {}
     if trainer.get("max_epochs") == -1 and trainer.get("max_steps", -1) == -1:
         raise UserError("`trainer.max_epochs` and `trainer.max_steps` are both -1: set one, or training never ends.")
+
+
+def _check_metric(name: str, settings: Any) -> None:
+    """
+    Raises:
+        UserError: what `metrics.name` says is no metric.
+    """
+    if not isinstance(settings, Mapping) or not isinstance(settings.get("_target_"), str):
+        raise UserError(
+            f"`metrics.{name}` must name a class or a function as `_target_`, but got {settings!r}: "
+            f"+metrics.{name}._target_=... adds it, ~metrics.{name} takes it away."
+        )
+    if not re.fullmatch(NAME, name):
+        raise UserError(f"`metrics` must have names of letters, digits and _, such as f1, but got {name!r}.")
+    if name in METRICS:
+        raise UserError(f"`metrics.{name}` must have another name: {', '.join(METRICS)} are measured in any case.")
+    if "higher_is_better" not in settings:
+        raise UserError(
+            f"`metrics.{name}` must say which of two values is the better one: add "
+            f"+metrics.{name}.higher_is_better=true, or false."
+        )
+    boolean().check(f"metrics.{name}.higher_is_better", settings["higher_is_better"])

@@ -22,6 +22,7 @@ from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
 from bnlab.stacked.trial import Job, Trial, draw
 from bnlab.training.interrupt import InterruptRequest
+from bnlab.training.own_metrics import OwnMetrics
 from bnlab.training.threads import suitable_num_threads, use_threads
 
 if TYPE_CHECKING:
@@ -92,6 +93,8 @@ def train_quickly(
         draw([trial], pictures_of)
         trial.write_results()
     summary |= {name: value for name, value in trial.summary.items() if name not in ("command", "sweep")}
+    if trial.status == "failed":
+        raise UserError(trial.summary["error"])
 
 
 def _write_what_there_is(trial: Trial) -> None:
@@ -115,7 +118,8 @@ def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callabl
     """
     data: Data = load_data(config, is_beginning=True)
     dtype = DTYPES[str(config.trainer.precision)]
-    criterion, scale = criterion_of(data.splits)
+    own = OwnMetrics(config, data.splits.target_scale if data.splits.num_classes is None else None)
+    criterion, scale = criterion_of(data.splits, keeps_outputs=bool(own))
     model = stacked_model([network], dtype, criterion)
     split = model.prepare(data.split("test", dtype, torch.device("cpu")))
     if isinstance(model, StackedModule):
@@ -129,7 +133,7 @@ def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callabl
     @torch.no_grad()
     def test() -> dict[str, float]:
         with use_threads(_num_threads(config, network, batch_size)):
-            (metrics,) = evaluate(model, split, "test", scale)
-        return metrics
+            (metrics,) = evaluate(model, split, "test", scale, [own] if own else [])
+        return metrics | {f"test_{name}": value for name, value in own.compute().items()}
 
     return data.splits, data.fingerprint, test

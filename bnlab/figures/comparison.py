@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
-from bnlab.figures.scales import LEAST_R2, MOST_ABOVE, lower_median, number_log_axis
+from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
+from bnlab.metrics import metric_of
 from bnlab.text.number_format import label
 
 __all__ = ["Series", "compare"]
@@ -86,9 +87,10 @@ def _draw(axes: Axes, one: Series, quantity: str, style: tuple[str, Dashes], has
     axes.plot(epochs, mean, color=colour, linestyle=dashes, marker=marker, label=one.label)
     if len(one.runs) > 1 and colour != OTHERS:
         low, high = mean - deviation, mean + deviation
-        if quantity == "loss":  # whose axis is logarithmic
+        metric = metric_of(quantity)
+        if metric.is_logarithmic:
             low = np.where(low > 0, low, np.fmin.reduce(values))
-        elif quantity == "r2":  # of which one seed far below would fill the picture
+        elif math.isfinite(metric.least_drawn):  # one seed far below would fill the picture
             high = np.fmin(high, np.fmax.reduce(values))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
     for run, is_unsteady in zip(one.runs, one.unsteady, strict=True):
@@ -133,17 +135,18 @@ def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequenc
     names = [f"{split}_{quantity}" for split in splits]
     of_arms = [values for one in series if (values := _values(one, names, with_unsteady=False))]
     of_arms = of_arms or [values for one in series if (values := _values(one, names, with_unsteady=True))]
-    if quantity == "accuracy":
+    metric = metric_of(quantity)
+    if metric.is_share:
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     elif of_arms:
         low, high = min(map(min, of_arms)), max(map(max, of_arms))
-        if quantity == "loss" and low > 0:
+        if metric.is_logarithmic and low > 0:
             axes.set_yscale("log")
             axes.set_ylim(low / 1.15, min(high, MOST_ABOVE * lower_median(list(map(max, of_arms)))) * 1.15)
             number_log_axis(axes.yaxis, decades_apart=3)
         else:
-            if quantity == "r2" and high > LEAST_R2:
-                low = max(low, LEAST_R2)
+            if high > metric.least_drawn:
+                low = max(low, metric.least_drawn)
             margin = 0.05 * (high - low) or 0.05
             axes.set_ylim(low - margin, high + margin)
 

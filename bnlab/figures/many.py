@@ -38,10 +38,10 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     together = {
         name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
     }
-    both = quantities(together)
-    canvas = _canvas(fits_log_scale(together), max(together["epoch"]) < 3, both)
+    shown = quantities(together)
+    canvas = _canvas(fits_log_scale(together), max(together["epoch"]) < 3, shown)
     figure = canvas.figure
-    for axes, quantity in zip(figure.axes, both, strict=True):
+    for axes, quantity in zip(figure.axes, shown, strict=True):
         _set_lines(axes, Curves(together, "", best_epoch=1), quantity)
         axes.relim()
         axes.autoscale_view()
@@ -54,7 +54,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     background = canvas.copy_from_bbox(figure.bbox)
     for training in trainings:
         canvas.restore_region(background)
-        for axes, quantity in zip(figure.axes, both, strict=True):
+        for axes, quantity in zip(figure.axes, shown, strict=True):
             _set_lines(axes, training, quantity)
             for line in axes.lines if training.best_epoch is not None else axes.lines[:-1]:
                 axes.draw_artist(line)
@@ -65,11 +65,11 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
 
 
 @cache
-def _canvas(is_log: bool, is_short: bool, both: tuple[str, str]) -> FigureCanvasAgg:
+def _canvas(is_log: bool, is_short: bool, shown: tuple[str, ...]) -> FigureCanvasAgg:
     """`curves` of something, with lines that are left out when it is drawn; the grid is a matter of `is_log`."""
     epochs = range(1, 2 if is_short else 4)
     loss = [1.0 if is_log else 0.0] * len(epochs)
-    metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in both}
+    metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in shown}
     figure = curves({"epoch": list(epochs), **metrics}, "", best_epoch=1)
     figure.set_dpi(DPI)
     for axes in figure.axes:

@@ -8,9 +8,8 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-__all__ = ["LEAST_R2", "MOST_ABOVE", "lower_median", "number_log_axis", "set_scale", "short", "unique"]
+__all__ = ["MOST_ABOVE", "lower_median", "number_log_axis", "set_scale", "short", "unique"]
 
-LEAST_R2 = -1.0  # on an axis: far worse than predicting the mean, which is 0
 MOST_ABOVE = 10  # times the highest loss of the median training: one that explodes leaves the picture, else it fills it
 MOST_NAMES = 8  # of choices on an axis; more would lie on one another
 LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel

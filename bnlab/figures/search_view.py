@@ -13,7 +13,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 from bnlab.figures.palette import COLOURS, ordered_colours
-from bnlab.figures.scales import LEAST_R2, number_log_axis, set_scale, short, unique
+from bnlab.figures.scales import number_log_axis, set_scale, short, unique
+from bnlab.metrics import metric_of
 from bnlab.text.number_format import label as metric_label
 
 __all__ = ["Axis", "Box", "SearchView", "factor_of"]
@@ -101,7 +102,7 @@ class SearchView:
         """A loss over more than a decade."""
         return (
             self.limits is not None
-            and self.objective.endswith("loss")
+            and metric_of(self.objective).is_logarithmic
             and self.limits[0] > 0
             and 10 * self.limits[0] < self.limits[1] < _TOO_MUCH
         )
@@ -110,8 +111,8 @@ class SearchView:
         """The least and the greatest objective of trials that completed, or of all where none did, with their bars."""
         placed = [trial for trial in self.trials if trial["objective"] is not None]
         steady = [trial for trial in placed if trial["state"] != "diverged"] or placed
-        if self.objective.endswith("r2"):
-            steady = [trial for trial in steady if trial["objective"] >= LEAST_R2] or steady
+        least = metric_of(self.objective).least_drawn
+        steady = [trial for trial in steady if trial["objective"] >= least] or steady
         ends = [trial["objective"] + sign * (trial.get("deviation") or 0.0) for trial in steady for sign in (-1, 1)]
         return (min(ends), max(ends)) if ends else None
 
@@ -260,7 +261,7 @@ class SearchView:
             else:
                 margin = 0.06 * (high - low) or 0.05 * abs(high) or 0.05
                 panel.set_ylim(low - margin, high + margin)
-        if self.objective.endswith("accuracy"):
+        if metric_of(self.objective).is_share:
             panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
     def handles(self) -> list[Artist]:

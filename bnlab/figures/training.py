@@ -8,30 +8,35 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from bnlab.figures.scales import number_log_axis
 from bnlab.figures.titles import wrapped
+from bnlab.metrics import METRICS, metric_of
 from bnlab.text.number_format import label
 
 __all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale", "quantities", "said_in_full"]
 
 TITLE_POINTS = 11
 TITLE_WIDTH = 9.5  # inches, of 10
+_PANEL_WIDTH = 5  # inches
 COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
 
 
-def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, str]:
-    """The loss and the score of the training whose columns of metrics.csv are given."""
-    return "loss", "r2" if "val_r2" in metrics else "accuracy"
+def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+    """The metrics of the training whose columns of metrics.csv are given: the loss, the score, the user's own."""
+    names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
+    return tuple(sorted(names, key=lambda name: (name != "loss", name not in METRICS)))
 
 
 def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
-    """Loss and score of training and validation against the epoch, side by side; the best epoch marked.
+    """Each metric of training and validation against the epoch, side by side; the best epoch marked.
 
     The title says where the training diverged.
     """
-    figure = Figure(figsize=(10, 4.2))
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.12, top=0.84)  # a layout engine costs 0.15 s a picture
+    shown = quantities(metrics)
+    figure = Figure(figsize=(_PANEL_WIDTH * len(shown), 4.2))
+    # Given places: a layout engine costs more than the rest of the drawing.
+    figure.subplots_adjust(left=0.14 / len(shown), right=1 - 0.04 / len(shown), bottom=0.12, top=0.84)
     figure.suptitle(wrapped(said_in_full(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
-    for axes, quantity in zip(figure.subplots(1, 2), quantities(metrics), strict=True):
+    for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
         for split, colour in COLOURS.items():
             marker = "o" if len(epochs) < 3 else None  # a line through one point cannot be seen
             axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
@@ -44,10 +49,10 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
         axes.legend()
-        if quantity == "loss" and fits_log_scale(metrics):
+        if metric_of(quantity).is_logarithmic and fits_log_scale(metrics):
             axes.set_yscale("log")  # the last epochs, a hundredth of the first, would be one flat line
             number_log_axis(axes.yaxis, decades_apart=3)
-        if quantity == "accuracy":
+        if metric_of(quantity).is_share:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
     return figure
 

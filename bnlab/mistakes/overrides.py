@@ -24,7 +24,8 @@ _HINTS = {
     "+callbacks.stop.monitor=val_loss stop early.",
     "bn usebn batchnorm usebatchnorm normalize": "norm=batch and norm=none turn batch norm on and off.",
     "note comment remark description tag tags label author": "+notes.NAME=TEXT keeps a note on the run.",
-    "callback": "a callback is added by +callbacks.NAME._target_=CLASS.",
+    "callback callbacks": "a callback is added by +callbacks.NAME._target_=CLASS.",
+    "metric metrics": "a metric is added by +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
 }
 _OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # what may be meant
 
@@ -139,8 +140,9 @@ class Overrides:
             return f"`{key}` has no value yet, and is added by a +: did you mean {typed(f'+{key}={value}')}?"
         group, _, name = key.rpartition(".")
         hint = next((hint for words, hint in _HINTS.items() if plain(name) in words.split()), None)
-        if hint or group == "callbacks":
-            return f"There is no setting `{key}`: {hint or _HINTS['callback']}"
+        hint = hint or next((hint for words, hint in _HINTS.items() if key.partition(".")[0] in words.split()), None)
+        if hint:
+            return f"There is no setting `{key}`: {hint}"
         if group in self.vocabulary.choices and name:
             there = self.vocabulary.of_group(group, self.chosen)
             choice = self.chosen.get(group)

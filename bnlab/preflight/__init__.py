@@ -30,6 +30,8 @@ def check_early(config: DictConfig) -> None:
         _check_targets(key, settings.get(key))
     for name, callback in (settings.get("callbacks") or {}).items():
         _check_targets(f"callbacks.{name}", callback)
+    for name, metric in (settings.get("metrics") or {}).items():
+        _check_targets(f"metrics.{name}", metric)
     check_callbacks(settings)
     check_network(settings)
     check_logger(settings)

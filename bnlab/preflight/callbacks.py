@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bnlab.errors import UserError
-from bnlab.task import metric_names, score_of
+from bnlab.metrics import columns_of
 
 __all__ = ["FOR_A_LOGGER", "REFUSED", "check_callbacks", "check_monitor", "needs_a_logger", "refused"]
 
@@ -31,7 +31,7 @@ def check_callbacks(settings: Mapping[str, Any]) -> None:
         UserError: one of Lightning's that cannot do its work in a run of these settings.
     """
     callbacks = {str(name): node for name, node in (settings.get("callbacks") or {}).items()}
-    metrics = metric_names(score_of(settings))
+    metrics = columns_of(settings)
     kinds = {name: _kind(node) for name, node in callbacks.items()}
     for name, kind in kinds.items():
         if kind in REFUSED:

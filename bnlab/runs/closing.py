@@ -2,7 +2,7 @@
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bnlab.metrics import metrics_of
 from bnlab.text.command_line import shown, word
 from bnlab.text.number_format import label, metric
 
@@ -29,7 +30,7 @@ def show(config: DictConfig, summary: "Summary", run: "RunFolder", console: Cons
     status = summary["status"]
     style = {"completed": "bold green", "diverged": "bold red"}.get(status, "bold yellow")
     console.print(headline(summary), style=style, highlight=False)
-    console.print(closing_table(summary, run, is_plain=not console.encoding.startswith("utf")))
+    console.print(closing_table(config, summary, run, is_plain=not console.encoding.startswith("utf")))
     for line in _next(config, summary, run):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
@@ -43,7 +44,7 @@ def headline(summary: "Summary") -> str:
     return status
 
 
-def closing_table(summary: "Summary", run: "RunFolder", *, is_plain: bool = False) -> Table:
+def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder", *, is_plain: bool = False) -> Table:
     """`is_plain`: without letters that a terminal may lack."""
     table = Table(show_header=False)
     table.add_column(style="dim")
@@ -52,8 +53,8 @@ def closing_table(summary: "Summary", run: "RunFolder", *, is_plain: bool = Fals
         table.add_row("status", Text(headline(summary), style="red" if summary["status"] == "diverged" else "yellow"))
     best = summary["best_epoch"]
     table.add_row("best epoch", f"{'none' if best is None else f'{best:.0f}'} of {summary['epochs']}")
-    score = "accuracy" if "val_accuracy" in summary else "r2"
-    for name in (f"val_{score}", "val_loss", f"test_{score}"):
+    measured = [name for name in metrics_of(config) if name != "loss"]
+    for name in (*(f"val_{name}" for name in measured), "val_loss", *(f"test_{name}" for name in measured)):
         text = metric(name, summary.get(name))
         curve = "" if is_plain else spark_line(_column(run.metrics, name))
         table.add_row(label(name), f"{text:8} {curve}".rstrip())

@@ -6,29 +6,25 @@ from collections.abc import Mapping, Sequence
 
 __all__ = ["History"]
 
-BETTER = {
-    "val_accuracy": lambda new, best: new > best,
-    "val_r2": lambda new, best: new > best,
-    "val_loss": lambda new, best: new < best,
-}
-
 
 class History:
     """The rows of metrics.csv and the rules that read them, the same for every way of training.
 
-    An epoch is the best if it improves on all before; a tie does not. One whose loss is not finite is a divergence: it
-    is kept, but never the best.
+    An epoch is the best if its objective improves on all before; a tie does not, nor does NaN. One whose loss is not
+    finite is a divergence: it is kept, but never the best.
 
     Args:
-        objective: "val_accuracy" or "val_r2" (highest), or "val_loss" (lowest).
+        objective: the column that picks the best epoch.
+        minimize: whether a lower one is better.
     Attributes:
         rows: what metrics.csv holds.
         best: the row of the best epoch, None before there is one.
         diverged_epoch: the epoch whose loss was not finite, else None.
     """
 
-    def __init__(self, objective: str) -> None:
+    def __init__(self, objective: str, *, minimize: bool) -> None:
         self._objective = objective
+        self._sign = -1 if minimize else 1
         self._start = time.monotonic()
         self.rows: list[dict[str, float]] = []
         self.best: dict[str, float] | None = None
@@ -56,10 +52,11 @@ class History:
         if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
             self.diverged_epoch = int(row["epoch"])
             return False
-        if self.best is None or BETTER[self._objective](row[self._objective], self.best[self._objective]):
-            self.best = row
-            return True
-        return False
+        value = self._sign * row[self._objective]  # higher is better
+        if math.isnan(value) or (self.best is not None and value <= self._sign * self.best[self._objective]):
+            return False
+        self.best = row
+        return True
 
     @property
     def best_epoch(self) -> float | None:

@@ -15,9 +15,10 @@ from bnlab.config.trust import check_settings, without_interpolations_of_this_ma
 from bnlab.errors import UserError
 from bnlab.io.stored_file import read_text
 from bnlab.io.yaml_text import read_yaml
+from bnlab.metrics import test_metric
 from bnlab.runs.folder import RunFolder, reading
 from bnlab.runs.notebook_table import as_html, as_markdown, as_pandas
-from bnlab.task import TEST_SCORES, task_of
+from bnlab.task import task_of
 from bnlab.text.command_line import shown
 from bnlab.text.number_format import label, metric
 
@@ -75,8 +76,8 @@ class Run:
         return [("status", str(self.summary["status"])), *epochs, *found, ("folder", shown(self.folder.path))]
 
     def __repr__(self) -> str:
-        tested = [name for name in (*TEST_SCORES, "test_loss") if self.summary.get(name) is not None]
-        result = "".join(f", {label(name)} {metric(name, self.summary[name])}" for name in tested[:1])
+        tested = test_metric(self.summary)
+        result = "" if tested is None else f", {label(tested)} {metric(tested, self.summary[tested])}"
         return f"Run({shown(self.folder.path)!r}, {self.summary['status']}{result})"
 
     def _repr_html_(self) -> str:

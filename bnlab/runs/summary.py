@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from bnlab.metrics import columns_of
 from bnlab.own_version import own_version
 from bnlab.runs.history import History
 from bnlab.runs.repository import git_state
-from bnlab.task import SCORES, metric_names
 from bnlab.text.command_line import command as command_line
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def beginning(
 
 def ending(
     history: History,
-    objective: str,
+    config: DictConfig,
     *,
     status: str,
     steps: int,
@@ -70,10 +70,10 @@ def ending(
     return {
         "status": status,
         "diverged_epoch": history.diverged_epoch,
-        **best_of(history.best, objective, SCORES[splits.task]),
+        **best_of(history.best, config),
         "epochs": len(history.rows),
         "steps": steps,
-        **{name: test_metrics.get(name) for name in ("test_loss", f"test_{SCORES[splits.task]}")},
+        **{name: test_metrics.get(name) for name in _of_the_test(config)},
         "parameters": num_parameters,
         "samples_per_second": samples_per_second,
         "sample_shape": list(splits.sample_shape),
@@ -83,14 +83,17 @@ def ending(
     }
 
 
-def best_of(row: Mapping[str, float] | None, objective: str, score: str = "accuracy") -> Summary:
+def _of_the_test(config: DictConfig) -> list[str]:
+    return ["test_" + name.removeprefix("val_") for name in columns_of(config) if name.startswith("val_")]
+
+
+def best_of(row: Mapping[str, float] | None, config: DictConfig) -> Summary:
     """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
     best = row or {}
-    metrics = metric_names(score)
     return {
-        "objective": best.get(objective),
+        "objective": best.get(config.objective),
         "best_epoch": best.get("epoch"),
-        **{name: best.get(name) for name in metrics},
+        **{name: best.get(name) for name in columns_of(config)},
     }
 
 

@@ -17,7 +17,7 @@ from bnlab.text.number_format import metric
 __all__ = ["Sweep", "load_sweep"]
 
 _ON_SCREEN = 10
-_OF_A_TRIAL = ("number", "state", "test_accuracy", "test_loss", "test_r2", "seconds", "folder", "reason")
+_OF_A_TRIAL = ("number", "state", "seconds", "folder", "reason")
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Sweep:
     Attributes:
         folder: of the sweep.
         objective: what trials are ranked by, such as val_accuracy.
+        minimize: whether a lower one is better.
         metrics: a list a column of trials.csv: numbers as numbers, None where there is nothing.
         best: the overrides of the best configuration; None where no trial has an objective.
         best_objective: what the best configuration reached, the mean over its seeds where it has several.
@@ -36,6 +37,7 @@ class Sweep:
     metrics: dict[str, list[Any]]
     best: list[str] | None
     best_objective: float | None = None
+    minimize: bool = False
 
     def __len__(self) -> int:
         """The number of trials."""
@@ -44,7 +46,8 @@ class Sweep:
     @property
     def settings(self) -> list[str]:
         """What was searched."""
-        return [name for name in self.metrics if name not in (*_OF_A_TRIAL, self.objective)]
+        others = (*_OF_A_TRIAL, self.objective)
+        return [name for name in self.metrics if name not in others and not name.startswith("test_")]
 
     def run(self, number: int, *, trust: bool = False) -> Run:
         """Trial `number`, read back by `bnlab.load`.
@@ -71,7 +74,7 @@ class Sweep:
         ]
         header = ["number", "state", self.objective, *self.settings, *test]
         values = self.metrics[self.objective]
-        sign = 1 if self.objective.endswith("loss") else -1
+        sign = 1 if self.minimize else -1
         order = sorted(range(len(self)), key=lambda i: (values[i] is None, sign * (values[i] or 0), i))[:limit]
         return header, [[_cell(name, self.metrics[name][i], self.objective) for name in header] for i in order]
 
@@ -105,12 +108,14 @@ def load_sweep(path: str | Path) -> Sweep:
         if header[:2] != ["number", "state"] or len(header) < 3 or any(len(row) != len(header) for row in rows):
             raise ValueError("trials.csv is damaged")
         columns = {name: [_value(row[i]) for row in rows] for i, name in enumerate(header)}
+        definition: Any = read_yaml(folder / "sweep.yaml")
+        minimize = bool(definition.get("minimize")) if isinstance(definition, dict) else False
         best: Any = read_yaml(folder / "best.yaml") if (folder / "best.yaml").is_file() else None
         overrides, value = (best.get("overrides"), best.get("objective")) if isinstance(best, dict) else (None, None)
         if not (overrides is None or _are_texts(overrides)) or not (value is None or isinstance(value, float | int)):
             raise ValueError("best.yaml is damaged")
     columns["folder"] = [row[header.index("folder")] or None for row in rows]
-    return Sweep(folder, header[2], columns, overrides, value)
+    return Sweep(folder, header[2], columns, overrides, value, minimize)
 
 
 def _are_texts(value: Any) -> bool:

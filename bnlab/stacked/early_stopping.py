@@ -1,11 +1,10 @@
 """Lightning's EarlyStopping for a network in a stack: the same rule, without Lightning."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from bnlab.rules import Rule, boolean, integer, number, one_of, optional
-from bnlab.task import metric_names
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,13 +33,13 @@ _SERVED: dict[str, Rule] = {
 }
 
 
-def early_stopping_lacks(callback: Mapping[str, Any], score: str) -> str | None:
+def early_stopping_lacks(callback: Mapping[str, Any], columns: Sequence[str]) -> str | None:
     """The first setting of a callback of the config that `EarlyStopping` cannot do; None if it can do all.
 
     Args:
-        score: of the training (`bnlab.task.SCORES`).
+        columns: the metrics of an epoch (`bnlab.metrics.columns_of`).
     """
-    served = _SERVED | {"monitor": one_of(*metric_names(score))}
+    served = _SERVED | {"monitor": one_of(*columns)}
     for name in dict.fromkeys(["_target_", "monitor", *callback]):
         if name not in served or not served[name].holds(callback.get(name)):
             return name

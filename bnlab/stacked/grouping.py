@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from bnlab.config.trainer import LIGHTNINGS_TRAINER, QUICK_TRAINER, is_quick
+from bnlab.metrics import columns_of
 from bnlab.stacked.early_stopping import early_stopping_lacks
-from bnlab.task import score_of
 
 __all__ = ["data_key", "group_key", "why_alone"]
 
@@ -68,7 +68,7 @@ def why_alone(config: Mapping[str, Any]) -> str | None:
     for name, callback in (config.get("callbacks") or {}).items():
         if not isinstance(callback, Mapping):
             return f"callbacks.{name}={callback} is no callback"
-        if (setting := early_stopping_lacks(callback, score_of(config))) is not None:
+        if (setting := early_stopping_lacks(callback, columns_of(config))) is not None:
             return f"callbacks.{name}.{setting}={callback.get(setting)} is for Lightning's Trainer"
     return None
 

@@ -12,11 +12,10 @@ from typing import Any
 from torch import Tensor
 
 from bnlab.stacked.checkpoint import Snapshot
-from bnlab.task import SCORES, metric_names
 
 __all__ = ["State"]
 
-_COLUMNS = [{"epoch", "step", "lr", *metric_names(score), "seconds"} for score in SCORES.values()]
+_COLUMNS = {"epoch", "step", "lr", "train_loss", "val_loss", "seconds"}  # which every training has
 _ENDED = ("completed", "diverged", "pruned")
 
 
@@ -70,7 +69,7 @@ class State:
         _require(isinstance(plain, dict) and plain.keys() == cls.__dataclass_fields__.keys(), "it is none")
         _require(isinstance(plain["rows"], list) and len(plain["rows"]) > 0, "it has no rows")
         for number, row in enumerate(plain["rows"], start=1):
-            is_row = isinstance(row, dict) and row.keys() in _COLUMNS and all(map(_is_number, row.values()))
+            is_row = isinstance(row, dict) and row.keys() >= _COLUMNS and all(map(_is_number, row.values()))
             _require(is_row and row["epoch"] == number and type(row["step"]) is int, f"its row {number} is none")
         lines = plain["lines"]
         _require(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "its lines are no texts")

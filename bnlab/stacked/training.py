@@ -1,8 +1,10 @@
 """The loop that trains the networks of a stack together, from their first epoch to their folders."""
 
 import copy
+import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -22,6 +24,7 @@ from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.pace import Pace
 from bnlab.stacked.trial import Trial
+from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["DTYPES", "Interrupted", "Training", "criterion_of", "evaluate", "stacked_model"]
 
@@ -45,19 +48,37 @@ def stacked_model(
     return kind(networks, dtype, criterion)
 
 
-def criterion_of(splits: Splits) -> tuple[Criterion, TargetScale | None]:
+def criterion_of(splits: Splits, *, keeps_outputs: bool = False) -> tuple[Criterion, TargetScale | None]:
     """What is minimized on these data, and the scale of their targets, where these are numbers."""
-    return (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
+    criterion, scale = (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
+    return (replace(criterion, keeps_outputs=True) if keeps_outputs else criterion), scale
 
 
 def evaluate(
-    model: StackedMLP | StackedModule, split: Split, stage: str, scale: TargetScale | None
+    model: StackedMLP | StackedModule,
+    split: Split,
+    stage: str,
+    scale: TargetScale | None,
+    own: Sequence[OwnMetrics] = (),
 ) -> list[dict[str, float]]:
-    """The metrics of each network on `split`, as `model.prepare` gives it; `scale` is of numbers to predict."""
+    """The metrics of each network on `split`, as `model.prepare` gives it.
+
+    Args:
+        scale: of numbers to predict.
+        own: the metrics of the user's own for each network, which collect the outputs; none where there are none.
+    """
     metrics = StackedMetrics(scale)
     for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
         metrics.update(*model.evaluate(x, y), len(y))
+        collect(model, y, own)
     return metrics.compute(stage)
+
+
+def collect(model: StackedMLP | StackedModule, y: Tensor, own: Sequence[OwnMetrics]) -> None:
+    """Let the metrics of each network have its outputs of the newest batch, whose labels are y, (K, N) or (N,)."""
+    for index, metrics in enumerate(own):
+        assert model.outputs is not None
+        metrics.update(model.outputs[index], y if y.dim() == 1 else y[index])
 
 
 class Training:
@@ -101,7 +122,7 @@ class Training:
         self._trials = list(trials)
         self._networks = {id(trial): network for trial, network in zip(trials, networks, strict=True)}
         self._dtype = dtype
-        self._criterion, self._scale = criterion_of(data.splits)
+        self._criterion, self._scale = criterion_of(data.splits, keeps_outputs=bool(trials[0].config.get("metrics")))
         self._model = stacked_model(networks, dtype, self._criterion)
         if isinstance(self._model, StackedModule):
             self._model.try_out(data.split("train", dtype, device).x[:2], data.splits.num_outputs)
@@ -187,7 +208,7 @@ class Training:
     def _run_epoch(self) -> None:
         model, optimizer = self._model, self._optimizer
         rates = [trial.lr for trial in self._trials]
-        metrics = StackedMetrics(self._scale)
+        metrics, own = StackedMetrics(self._scale), self._own_metrics(self._trials)
         num_steps = num_samples = 0
         self._amid = 0, 0
         for x, y in self._batches.epoch(self._epoch):
@@ -197,6 +218,7 @@ class Training:
                 metrics.update(*model.step(x, y), y.shape[-1])
                 clip_gradients(model.stack.gradients, self._limits, self._clip)
                 optimizer.step()
+            collect(model, y, own)
             num_steps += 1
             num_samples += y.shape[-1]
             self._amid = num_steps, num_samples
@@ -205,8 +227,9 @@ class Training:
                 self._look(self._epoch + 1, len(self._trials))
             if optimizer.num_steps == self._max_steps:
                 break
-        train = metrics.compute("train")
-        val = evaluate(self._model, self._val, "val", self._scale)
+        train = self._with_own(self._trials, metrics.compute("train"), own, "train")
+        val = evaluate(self._model, self._val, "val", self._scale, own)
+        val = self._with_own(self._trials, val, own, "val")
         model.sync()
         self._epoch += 1
         is_whole = num_steps == len(self._batches.sizes)  # one that max_steps cuts short moves no schedule
@@ -244,15 +267,37 @@ class Training:
 
     def _test_best(self) -> None:
         """The test metrics of the best weights of each network that was not interrupted, in one stack once more."""
-        trials = [trial for trial in self.all_trials if trial.best is not None and trial.status != "interrupted"]
+        ended = ("interrupted", "failed")
+        trials = [trial for trial in self.all_trials if trial.best is not None and trial.status not in ended]
         if not trials:
             return
         self._model = stacked_model([self._networks[id(trial)] for trial in trials], self._dtype, self._criterion)
         for index, trial in enumerate(trials):
             assert trial.best is not None
             self._model.stack.load_state_dict(index, trial.best.network())
-        for trial, metrics in zip(trials, evaluate(self._model, self._test, "test", self._scale), strict=True):
+        own = self._own_metrics(trials)
+        tested = evaluate(self._model, self._test, "test", self._scale, own)
+        for trial, metrics in zip(trials, self._with_own(trials, tested, own, "test"), strict=True):
             trial.test_metrics = metrics
+
+    def _own_metrics(self, trials: Sequence[Trial]) -> list[OwnMetrics]:
+        """Those of each trial; none where the criterion keeps no outputs for them."""
+        return [trial.own_metrics for trial in trials if self._criterion.keeps_outputs]
+
+    @staticmethod
+    def _with_own(
+        trials: Sequence[Trial], measured: Sequence[dict[str, float]], own: Sequence[OwnMetrics], stage: str
+    ) -> list[dict[str, float]]:
+        """The metrics `measured` of each trial, with those of its own; one that raises ends its trial alone."""
+        found = list(measured)
+        for index, (trial, metrics) in enumerate(zip(trials, own, strict=False)):
+            try:
+                values = metrics.compute()
+            except UserError as error:
+                trial.break_off(error)
+                values = dict.fromkeys(trial.config.metrics, math.nan)
+            found[index] = measured[index] | {f"{stage}_{name}": value for name, value in values.items()}
+        return found
 
     def _snapshot(self, index: int, steps_in_epoch: int) -> Snapshot:
         trial, stack = self._trials[index], self._model.stack
@@ -295,7 +340,7 @@ class Training:
             self._has_said_why_not = True
             return
         for trial in self.all_trials:
-            if trial.status is not None and id(trial) not in self._kept:
+            if trial.status not in (None, "failed") and id(trial) not in self._kept:
                 self._keep(trial, {}, {})
                 self._kept.add(id(trial))
         for index, trial in enumerate(self._trials):

@@ -23,6 +23,7 @@ from bnlab.errors import UserError, one_line, user_errors
 from bnlab.internals.torch_internals import say_that_it_stepped
 from bnlab.io.atomic_file import to_disk, write_bytes, write_text
 from bnlab.io.log_file import Concealing
+from bnlab.metrics import columns_of, minimizes
 from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
@@ -33,6 +34,7 @@ from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.stacked.networks.optimizers import moment_names
 from bnlab.stacked.state import State
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
+from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["Job", "Trial", "draw", "finish"]
 
@@ -82,7 +84,10 @@ class Trial:
         self.config = self.job.config
         self.run = RunFolder(self.job.folder)
         self.summary: Summary = beginning(self.config, self.job.overrides, self.job.command, self.job.sweep)
-        self.history = History(self.config.objective)
+        self.history = self._new_history()
+
+    def _new_history(self) -> History:
+        return History(self.config.objective, minimize=minimizes(self.config))
 
     def create(self) -> None:
         """Check the config and make the folder, which is this trial's alone until `close`.
@@ -116,6 +121,7 @@ class Trial:
             check_length(self.scheduler, config.trainer.max_epochs)
         with user_errors("`callbacks`: "):
             self.stoppings = [EarlyStopping.of(arguments_of(callback)) for callback in config.callbacks.values()]
+        self.own_metrics = OwnMetrics(config, splits.target_scale if splits.num_classes is None else None)
         self.num_parameters = sum(parameter.numel() for parameter in network.parameters())
         return network
 
@@ -148,6 +154,9 @@ class Trial:
             _require_shapes(state.moments, dict.fromkeys(moment_names(self.optimizer), (self.num_parameters,)))
         for of_network in networks:
             _require_shapes(of_network, shapes)
+        columns = {"epoch", "step", "lr", *columns_of(self.config), "seconds"}
+        if any(row.keys() != columns for row in state.rows):
+            raise ValueError("its rows are not those of its metrics")
         self.history.go_on(state.rows, state.seconds)
         for row in state.rows if state.status is None else ():
             if row["lr"] != self.lr:
@@ -170,7 +179,7 @@ class Trial:
 
     def begin_anew(self, data: Data) -> nn.Module:
         """After `go_on` was refused: what `build` gives."""
-        self.history = History(self.config.objective)
+        self.history = self._new_history()
         return self.build(data)
 
     @property
@@ -203,12 +212,20 @@ class Trial:
         self.log(f"epoch {epoch}: " + ", ".join(f"{name} {value:.5g}" for name, value in sorted(metrics.items())))
         if improved:
             self.best = snapshot()
+        if self.status is not None:  # a metric has broken off the training
+            return
         if self.history.diverged_epoch is not None:
             self.log(f"the loss of epoch {epoch} is not finite: the training diverged and ends here")
             self.status = "diverged"
         elif True in [stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]:  # each is to see it
             self.log(f"epoch {epoch}: early stopping ends the training here")
             self.status = "completed"
+
+    def break_off(self, error: UserError) -> None:
+        """Fail, and leave the other networks of the stack to go on."""
+        self.log(str(error))
+        self.summary["error"] = str(error)
+        self.status = "failed"
 
     def end_training(self, status: str) -> None:
         self._training_ended = time.monotonic()
@@ -238,7 +255,7 @@ class Trial:
             write_bytes(self.run.curves, self.picture)
         self.summary |= ending(
             self.history,
-            self.config.objective,
+            self.config,
             status=self.status,
             steps=self.steps,
             test_metrics=self.test_metrics,

@@ -1,5 +1,7 @@
 """How a metric is written wherever a person reads it: an accuracy as `96.67 %`, any other with four digits."""
 
+from bnlab.metrics import metric_of, words
+
 __all__ = ["difference", "is_share", "label", "mean_and_deviation", "metric", "number", "percent"]
 
 MISSING = "none"
@@ -7,7 +9,7 @@ MISSING = "none"
 
 def is_share(name: str) -> bool:
     """Whether the metric called `name` is a share of 1, which is read in percent."""
-    return name == "accuracy" or name.endswith("_accuracy")
+    return metric_of(name).is_share
 
 
 def percent(share: float | None) -> str:
@@ -24,7 +26,7 @@ def number(value: float | None) -> str:
 
 def label(name: str) -> str:
     """A metric's name in words: `val accuracy`, `test R²`."""
-    return name.replace("_", " ").replace("r2", "R²")
+    return words(name)
 
 
 def metric(name: str, value: float | None) -> str:

@@ -70,7 +70,7 @@ class ClassificationMetrics(EpochMetrics):
 
 
 class RegressionMetrics(EpochMetrics):
-    """The mean squared error in the unit of y squared, and R^2 (`bnlab.task`).
+    """The mean squared error in the unit of y squared, and R^2 (`bnlab.metrics`).
 
     Args:
         scale: that of the targets.

@@ -1,7 +1,6 @@
 """From the command line to a search: the settings, the space, and what every job has in common."""
 
 import logging
-import math
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +18,7 @@ from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
 from bnlab.config.read_settings import NOTHING_READS_IT, is_unread, read_settings
 from bnlab.errors import UserError, one_line, user_errors
+from bnlab.metrics import minimizes, objectives, worst_of
 from bnlab.mistakes.added import is_interpolated, is_note, refuse_unread, refuse_untaken
 from bnlab.preflight import check_early
 from bnlab.rules import RULES, one_of
@@ -30,7 +30,6 @@ from bnlab.search.definition.settings import SearchSettings
 from bnlab.search.spaces.conditions import without_the_impossible
 from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
-from bnlab.task import objectives, task_of
 from bnlab.text.command_line import Origin
 from bnlab.text.concealing import is_named_secret
 
@@ -51,6 +50,7 @@ class Search:
         fixed: overrides that every job has.
         points: where all of them are known, as of a grid, else None.
         objective: its name.
+        minimize: whether a lower one is better.
         base_seed: the seed of the first of `search.seeds` runs.
         notes: what the user did not say of it, and should know.
         names: what was added for the names of the trials' folders alone, such as `who` of
@@ -62,18 +62,15 @@ class Search:
     fixed: list[str]
     points: list[Point] | None
     objective: str
+    minimize: bool
     base_seed: int
     notes: tuple[str, ...] = ()
     names: frozenset[str] = frozenset()
 
     @property
-    def minimize(self) -> bool:
-        return self.objective == "val_loss"
-
-    @property
     def worst(self) -> float:
         """The objective that stands for a training without a finite epoch."""
-        return {"val_loss": math.inf, "val_accuracy": 0.0}.get(self.objective, -math.inf)
+        return worst_of(self.objective, minimize=self.minimize)
 
     @property
     def num_points(self) -> int:
@@ -139,7 +136,7 @@ def read_search(
     constant = [override for override in (*entries, *given) if not override.is_sweep_override()]
     parameters, fixed, notes = conditional_on_choices(parameters, constant, config, loader)
     objective = config.objective
-    one_of(*objectives(task_of(config))).check("objective", objective)
+    one_of(*objectives(config)).check("objective", objective)
     if settings.seeds > 1 and "seed" in (parameter.key for parameter in parameters):
         raise UserError("`seed` is set by search.seeds: search one of the two.")
     # What is fixed in a space file is not in `config`.
@@ -152,7 +149,8 @@ def read_search(
     space, of_batches = within_the_data(space, base, named)
     notes += of_batches
     RULES["seed"].check("seed", base.seed)
-    search = Search(settings, space, fixed, None, objective, base.seed, tuple(notes), _names_of_folders(given, config))
+    names = _names_of_folders(given, config)
+    search = Search(settings, space, fixed, None, objective, minimizes(config), base.seed, tuple(notes), names)
     search = replace(search, space=_without_the_ineffective(search, given, config, loader, is_new=is_new))
     if settings.kind != "grid" and not search.space.parameters:
         raise UserError(

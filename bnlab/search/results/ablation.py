@@ -67,6 +67,7 @@ def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
         reason=trial.reason,
         values=_all_values(trial) | values,
         objective=leaderboard.objective,
+        minimize=leaderboard.minimize,
     )
 
 

@@ -20,7 +20,6 @@ from bnlab.io.stored_file import read_bytes, read_text
 from bnlab.io.yaml_text import read_yaml, to_yaml
 from bnlab.runs.folder import RunFolder
 from bnlab.search.study.address import anchored
-from bnlab.task import TEST_SCORES
 from bnlab.text.command_line import Origin, command, override, shown
 from bnlab.text.concealing import conceal_address, is_masked, override_to_write, remember_address, revealed
 
@@ -339,11 +338,14 @@ def _read_summary(file: Path) -> dict[str, Any]:
         summary = json.loads(read_bytes(file))
     except (IsADirectoryError, RecursionError) as error:
         raise ValueError(f"{file.name} is damaged") from error
-    numbers = ("objective", "seconds", *TEST_SCORES)
     is_sound = (
         isinstance(summary, dict)
         and summary.get("status") in _STATUSES
-        and all(summary.get(key) is None or _is_number(summary[key]) for key in numbers)
+        and all(
+            value is None or _is_number(value)
+            for key, value in summary.items()
+            if key in ("objective", "seconds") or key.startswith("test_")
+        )
         and isinstance(summary.get("error", ""), str)
     )
     if not is_sound:

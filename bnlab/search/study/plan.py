@@ -18,13 +18,13 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.internals.optuna_internals import id_of
+from bnlab.metrics import test_metric
 from bnlab.process.outside import is_outside
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
 from bnlab.search.spaces.samplers import AGAIN, POINT, FixedSampler, RandomSampler
 from bnlab.search.spaces.space import Parameter, Point, Space
 from bnlab.search.study.storage import study_id, trial_id
 from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
-from bnlab.task import TEST_SCORES
 
 __all__ = ["MOST_ENDS", "PATIENCE_S", "Plan", "TakenTrial"]
 
@@ -348,12 +348,13 @@ class Plan:
         if self._storage.get_trial(identifier).state.is_finished():
             return
         status = "interrupted" if result.get("outside") else result["status"]
+        tested = test_metric(result)
         kept = {
             "state": status,
             "objective": result.get("objective"),
             "seconds": result.get("seconds"),
             "reason": result.get("error", ""),
-            **{name: result[name] for name in TEST_SCORES if name in result},
+            **({} if tested is None else {tested: result[tested]}),
         }
         self._storage.set_trial_user_attr(identifier, RESULT, kept)
         if status in ("completed", "diverged"):

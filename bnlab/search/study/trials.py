@@ -12,7 +12,6 @@ from optuna.trial import FrozenTrial, TrialState
 from bnlab.search.spaces.distributions import from_optuna, name_in_optuna
 from bnlab.search.spaces.samplers import POINT, REPEAT
 from bnlab.search.spaces.space import Point, Space
-from bnlab.task import TEST_SCORES
 
 __all__ = [
     "FOLDER",
@@ -31,7 +30,7 @@ __all__ = [
 SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
 SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
 FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
-RESULT = "result"  # {"state", "objective", "seconds", "reason", and one of bnlab.task.TEST_SCORES}
+RESULT = "result"  # {"state", "objective", "seconds", "reason", and the test metric that tables show, under its name}
 
 _STATES = {
     TrialState.WAITING: "waiting",
@@ -161,7 +160,9 @@ def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Tria
         seconds=result.get("seconds"),
         folder=_folder_of(trial, sweep_id, folder),
         reason=result.get("reason", ""),
-        test=next(((name, result[name]) for name in TEST_SCORES if result.get(name) is not None), None),
+        test=next(
+            ((name, value) for name, value in result.items() if name.startswith("test_") and value is not None), None
+        ),
     )
 
 

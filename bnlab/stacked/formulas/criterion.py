@@ -22,12 +22,16 @@ class Criterion:
         losses: (K,).
         losses_and_gradient: with dL/d(outputs).
         counts: what the score needs beside the loss, (K, ...), to be summed over batches.
+        takes_classes: whether labels are classes.
+        keeps_outputs: whether a model keeps its newest outputs, for metrics that need them.
     """
 
     losses: _OfABatch
     losses_and_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
     counts: _OfABatch
+    takes_classes: bool
+    keeps_outputs: bool = False
 
 
-CLASSES = Criterion(cross_entropy, cross_entropy_and_gradient, count_hits)
-NUMBERS = Criterion(squared_error, squared_error_and_gradient, target_sums)
+CLASSES = Criterion(cross_entropy, cross_entropy_and_gradient, count_hits, takes_classes=True)
+NUMBERS = Criterion(squared_error, squared_error_and_gradient, target_sums, takes_classes=False)

@@ -26,7 +26,10 @@ class StackedMLP:
         criterion: what to minimize.
     Attributes:
         stack: the numbers.
+        outputs: (K, N, outputs), those of the newest batch where the criterion keeps them.
     """
+
+    outputs: Tensor | None = None
 
     def __init__(
         self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
@@ -78,6 +81,7 @@ class StackedMLP:
         logits = x
         for layer in self._layers:
             logits = layer.forward(logits)
+        self._keep(logits)
         losses, gradient = self._criterion.losses_and_gradient(logits, y)
         grad: Tensor | None = gradient
         for index in range(len(self._layers) - 1, -1, -1):
@@ -99,7 +103,12 @@ class StackedMLP:
         if program is not None:
             return program(x, y)
         logits = self.logits(x)
+        self._keep(logits)
         return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
+
+    def _keep(self, outputs: Tensor) -> None:
+        if self._criterion.keeps_outputs:
+            self.outputs = outputs
 
     @staticmethod
     def is_all_in_stack() -> bool:

@@ -30,7 +30,10 @@ class StackedModule:
         criterion: what to minimize.
     Attributes:
         stack: the numbers.
+        outputs: (K, N, outputs), those of the newest batch where the criterion keeps them.
     """
+
+    outputs: Tensor | None = None
 
     def __init__(
         self, networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
@@ -73,7 +76,7 @@ class StackedModule:
         buffers = self.stack.buffers
         self.stack.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
         try:
-            dtype = torch.int64 if self._criterion is CLASSES else x.dtype
+            dtype = torch.int64 if self._criterion.takes_classes else x.dtype
             outputs: object = self.logits(x)
             check_outputs(outputs[0] if isinstance(outputs, Tensor) else outputs, len(x), num_outputs)
             self.step(x, torch.zeros(len(x), dtype=dtype, device=x.device))
@@ -109,12 +112,18 @@ class StackedModule:
         self.stack.gradients.copy_(gradients)
         if optimizer is not None:
             optimizer.step()
+        self._keep(logits.detach())
         return losses.detach(), self._criterion.counts(logits.detach(), y)
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """As `step`, in evaluation mode, from (N, ...) and (N,); nothing is changed."""
         logits = self.logits(x)
+        self._keep(logits)
         return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
+
+    def _keep(self, outputs: Tensor) -> None:
+        if self._criterion.keeps_outputs:
+            self.outputs = outputs
 
     def logits(self, x: Tensor) -> Tensor:
         """(K, N, classes) in evaluation mode, from (N, ...)."""

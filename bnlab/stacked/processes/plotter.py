@@ -13,11 +13,11 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bnlab.curves import Curves
+from bnlab.metrics import columns_of
 
 __all__ = ["ANY", "Plotter", "answer", "plot_here", "start_plot_server"]
 
-_METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
-ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in _METRICS}}, "any", best_epoch=3)
+ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in columns_of({})}}, "any", best_epoch=3)
 
 
 def plot_here(trainings: Sequence[Curves]) -> list[bytes]:

@@ -21,8 +21,8 @@ from omegaconf import DictConfig
 from bnlab.config.build import arguments_of
 from bnlab.errors import UserError, user_errors
 from bnlab.internals.hydra_internals import instantiate
+from bnlab.metrics import columns_of
 from bnlab.preflight.callbacks import check_monitor, needs_a_logger, refused
-from bnlab.task import metric_names, score_of
 
 __all__ = ["build_callbacks"]
 
@@ -58,7 +58,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
             callback.dirpath = str(folder / "checkpoints" / str(name))  # beside best.ckpt, which is not its own
         built[str(name)] = callback
     for name, callback in built.items():
-        _check_monitor(name, callback, list(built.values()), metric_names(score_of(config)))
+        _check_monitor(name, callback, list(built.values()), columns_of(config))
     return list(built.values())
 
 

@@ -17,12 +17,12 @@ class Classifier(Learner):
 
     Args:
         num_classes: None where it is not known.
-        network, arguments: of `Learner`.
+        network, arguments, named: of `Learner`.
     """
 
-    def __init__(self, network: nn.Module, *arguments: Any, num_classes: int | None = None) -> None:
+    def __init__(self, network: nn.Module, *arguments: Any, num_classes: int | None = None, **named: Any) -> None:
         self._num_classes = num_classes
-        super().__init__(network, *arguments)
+        super().__init__(network, *arguments, **named)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         check_outputs(outputs, len(y), self._num_classes)

@@ -26,6 +26,7 @@ from bnlab.data import DataModule
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.figures import curves
 from bnlab.internals.hydra_internals import instantiate
+from bnlab.metrics import minimizes
 from bnlab.network import num_parameters
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.summary import Summary, ending
@@ -38,6 +39,7 @@ from bnlab.training.lightning.progress_callback import ProgressBar
 from bnlab.training.lightning.recorder import AtomicCheckpoints, Recorder
 from bnlab.training.lightning.regressor import Regressor
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length, try_out
+from bnlab.training.own_metrics import OwnMetrics
 from bnlab.training.single_run import carry_out
 from bnlab.training.threads import suitable_num_threads, use_threads
 
@@ -81,9 +83,9 @@ def fit_and_test(
     network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     check_batch_sizes(network, data.train_dataloader().sizes)
     learner = build_learner(
-        network, data, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
+        config, network, data, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
-    recorder = Recorder(run, config.objective)
+    recorder = Recorder(run, config.objective, minimize=minimizes(config))
     with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         _check_limits(trainer, data)
@@ -119,7 +121,7 @@ def fit_and_test(
             if recorder.rows or status == "interrupted":
                 summary |= ending(
                     recorder,
-                    config.objective,
+                    config,
                     status=status,
                     steps=trainer.global_step,
                     test_metrics=test_metrics,
@@ -172,11 +174,20 @@ def build_data(config: DictConfig) -> DataModule:
     )
 
 
-def build_learner(network: torch.nn.Module, data: DataModule, *arguments: Any) -> Learner:
-    """The LightningModule for the kind of the data's labels; `arguments` are those of `Learner` beside the network."""
-    if data.splits.num_classes is None:
-        return Regressor(network, *arguments, scale=data.splits.target_scale)
-    return Classifier(network, *arguments, num_classes=data.splits.num_classes)
+def build_learner(config: DictConfig, network: torch.nn.Module, data: DataModule, *arguments: Any) -> Learner:
+    """The LightningModule for the kind of the data's labels.
+
+    Args:
+        arguments: what makes its optimizer and its schedule (`Learner`); none where the network is only tested.
+    """
+    splits = data.splits
+    scale = splits.target_scale if splits.num_classes is None else None
+    named: dict[str, Any] = {}
+    if config.get("metrics"):
+        named["make_own_metrics"] = partial(OwnMetrics, config, scale)
+    if scale is not None:
+        return Regressor(network, *arguments, scale=scale, **named)
+    return Classifier(network, *arguments, num_classes=splits.num_classes, **named)
 
 
 def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from bnlab.training.metrics import EpochMetrics
+from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["Learner"]
 
@@ -23,6 +24,7 @@ class Learner(L.LightningModule):
         network: (N, ...) samples to (N, outputs).
         make_optimizer: from parameters to optimizer; None where the network is only tested.
         make_scheduler: from optimizer to a schedule that steps once an epoch, or None.
+        make_own_metrics: makes the metrics of the user's own for a split, or None.
     """
 
     def __init__(
@@ -30,6 +32,7 @@ class Learner(L.LightningModule):
         network: nn.Module,
         make_optimizer: Callable[[Iterable[nn.Parameter]], Optimizer] | None = None,
         make_scheduler: Callable[[Optimizer], LRScheduler | None] = lambda optimizer: None,
+        make_own_metrics: Callable[[], OwnMetrics | None] = lambda: None,
     ) -> None:
         super().__init__()
         self.network = network
@@ -38,6 +41,7 @@ class Learner(L.LightningModule):
         self.epoch_metrics: dict[str, float] = {}
         self.num_samples_trained = 0
         self._collected = {stage: self.make_metrics() for stage in ("train", "val", "test")}
+        self._own = {stage: make_own_metrics() for stage in self._collected}
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The mean over a batch, of outputs (N, outputs) and labels (N,)."""
@@ -61,6 +65,9 @@ class Learner(L.LightningModule):
         outputs = self.network(x)
         loss = self.loss(outputs, y)
         self._collected[stage].update(outputs, y, loss)
+        own = self._own[stage]
+        if own is not None:
+            own.update(outputs, y)
         return loss
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
@@ -74,7 +81,9 @@ class Learner(L.LightningModule):
         self._step(batch, "test")
 
     def _log_epoch(self, stage: str) -> None:
-        metrics = {f"{stage}_{name}": value for name, value in self._collected[stage].compute().items()}
+        own = self._own[stage]
+        values = self._collected[stage].compute() | (own.compute() if own is not None else {})
+        metrics = {f"{stage}_{name}": value for name, value in values.items()}
         self.epoch_metrics |= metrics
         self.log_dict(metrics)
 

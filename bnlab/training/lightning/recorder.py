@@ -41,8 +41,8 @@ class Recorder(History, Checkpoint):
     Lightning runs those after all other callbacks and after the module has its epoch's metrics.
     """
 
-    def __init__(self, folder: RunFolder, objective: str) -> None:
-        super().__init__(objective)
+    def __init__(self, folder: RunFolder, objective: str, *, minimize: bool) -> None:
+        super().__init__(objective, minimize=minimize)
         self._folder = folder
         self._lr = math.nan
 

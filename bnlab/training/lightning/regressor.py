@@ -18,12 +18,12 @@ class Regressor(Learner):
 
     Args:
         scale: that the targets have been through; metrics are in the unit that they had before.
-        network, arguments: of `Learner`.
+        network, arguments, named: of `Learner`.
     """
 
-    def __init__(self, network: nn.Module, *arguments: Any, scale: TargetScale = AS_THEY_ARE) -> None:
+    def __init__(self, network: nn.Module, *arguments: Any, scale: TargetScale = AS_THEY_ARE, **named: Any) -> None:
         self._scale = scale
-        super().__init__(network, *arguments)
+        super().__init__(network, *arguments, **named)
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         check_outputs(outputs, len(y), 1)

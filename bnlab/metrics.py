@@ -1,0 +1,127 @@
+"""The metrics of a training: one table, by which they are checked, ranked, written and drawn."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bnlab.task import task_of
+
+__all__ = [
+    "METRICS",
+    "NAME",
+    "Metric",
+    "columns_of",
+    "metric_of",
+    "metrics_of",
+    "minimizes",
+    "objectives",
+    "test_metric",
+    "words",
+    "worst_of",
+]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What an epoch is measured by on the training and the validation set, and the best weights on the test set.
+
+    Attributes:
+        name: such as accuracy, of which metrics.csv has train_accuracy and val_accuracy.
+        higher_is_better: which of two values is the better one.
+        task: the only task that has it; None for all.
+        label: its name where it is read.
+        worst: what a search takes for a training without a finite epoch; None for the infinitely bad.
+        is_share: read in percent.
+        is_logarithmic: drawn on a logarithmic axis where all values are positive.
+        least_drawn: what is lower leaves the axis.
+    """
+
+    name: str
+    higher_is_better: bool
+    task: str | None = None
+    label: str = ""
+    worst: float | None = None
+    is_share: bool = False
+    is_logarithmic: bool = False
+    least_drawn: float = -math.inf
+
+
+_TABLE = (
+    # The share of samples whose largest output is that of their class
+    Metric("accuracy", True, "classification", worst=0.0, is_share=True),
+    # R^2 = 1 - sum (y - prediction)^2 / sum (y - mean(y))^2; -1 is far worse than predicting the mean, which is 0
+    Metric("r2", True, "regression", label="R²", least_drawn=-1.0),
+    # The mean cross-entropy, or the mean squared error in the unit of y squared
+    Metric("loss", False, is_logarithmic=True),
+)
+METRICS = {metric.name: metric for metric in _TABLE}
+"""The house's own; the score of a task comes before the loss."""
+
+NAME = r"[A-Za-z][A-Za-z0-9_]*"
+"""What the name of a user's own metric looks like, since it becomes part of the name of a column."""
+
+
+def metrics_of(config: Mapping[str, Any]) -> dict[str, Metric]:
+    """The metrics of a config by name: the score of its task, the loss, and those of its `metrics`."""
+    task = task_of(config)
+    found = {metric.name: metric for metric in _TABLE if metric.task in (None, task)}
+    own = config.get("metrics")
+    for name, settings in own.items() if isinstance(own, Mapping) else ():
+        is_higher = settings.get("higher_is_better", True) if isinstance(settings, Mapping) else True
+        found[str(name)] = Metric(str(name), bool(is_higher))
+    return found
+
+
+def columns_of(config: Mapping[str, Any]) -> list[str]:
+    """The metrics of an epoch, as metrics.csv names them."""
+    names = sorted(metrics_of(config), key=lambda name: name != "loss")
+    return [f"{split}_{name}" for split in ("train", "val") for name in names]
+
+
+def objectives(config: Mapping[str, Any]) -> list[str]:
+    """What can pick the best epoch, and rank runs."""
+    return [f"val_{name}" for name in metrics_of(config)]
+
+
+def minimizes(config: Mapping[str, Any]) -> bool:
+    """Whether a lower objective of this config is better."""
+    return not _find(str(config.get("objective")), metrics_of(config)).higher_is_better
+
+
+def metric_of(column: str) -> Metric:
+    """That of a column such as val_accuracy, or of accuracy itself; of one that is the user's own, its name alone."""
+    return _find(column, METRICS)
+
+
+def _find(column: str, known: Mapping[str, Metric]) -> Metric:
+    split, _, name = column.partition("_")
+    name = name if split in ("train", "val", "test") and name else column
+    return known.get(name) or Metric(name, True)
+
+
+def words(column: str) -> str:
+    """A column's name as it is read: `val accuracy`, `test R²`."""
+    metric = metric_of(column)
+    head = column.removesuffix(metric.name)
+    return (head + (metric.label or metric.name)).replace("_", " ")
+
+
+def worst_of(objective: str, *, minimize: bool) -> float:
+    """The objective that stands for a training without a finite epoch."""
+    worst = metric_of(objective).worst
+    if worst is not None:
+        return worst
+    return math.inf if minimize else -math.inf
+
+
+def test_metric(summary: Mapping[str, Any]) -> str | None:
+    """The test metric that tables show of a run: the objective's or, where that is the loss, the score.
+
+    Args:
+        summary: of the run; without "objective_name" the first of the table that it has.
+    """
+    objective = str(summary.get("objective_name") or "")
+    of_objective = "test_" + objective.partition("_")[2]
+    names = [*([] if of_objective == "test_loss" else [of_objective]), *(f"test_{name}" for name in METRICS)]
+    return next((name for name in names if summary.get(name) is not None), None)

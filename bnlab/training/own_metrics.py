@@ -1,0 +1,93 @@
+"""The metrics of the user's own (`metrics` in the config), measured for one network and one split."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from bnlab.config.build import build_metric
+from bnlab.data.target_scale import TargetScale
+from bnlab.errors import UserError, reason
+
+__all__ = ["OwnMetrics"]
+
+_Function = Callable[[Tensor, Tensor], Any]
+
+
+class OwnMetrics:
+    """Collect the outputs and labels of an epoch, then give all of them at once to each metric.
+
+    A metric gets the logits (N, classes) and the classes (N,) or, of a regression, predictions and targets (N,) in the
+    unit of y, on the CPU; where an output is not finite, it is NaN without being asked.
+
+    Args:
+        config: of the run.
+        scale: that the targets of a regression have been through; None for classes.
+    Raises:
+        UserError: a metric cannot be built.
+    """
+
+    def __init__(self, config: DictConfig, scale: TargetScale | None) -> None:
+        metrics: Mapping[str, DictConfig] = config.get("metrics") or {}
+        self._functions = {name: _as_function(build_metric(name, node)) for name, node in metrics.items()}
+        self._scale = scale
+        self._reset()
+
+    def __bool__(self) -> bool:
+        """Whether there are any."""
+        return bool(self._functions)
+
+    def _reset(self) -> None:
+        self._outputs: list[Tensor] = []
+        self._labels: list[Tensor] = []
+
+    def update(self, outputs: Tensor, y: Tensor) -> None:
+        """Add a batch: outputs (N, outputs) and labels (N,), which the caller may overwrite afterwards."""
+        if self._functions:
+            self._outputs.append(outputs.detach().clone())
+            self._labels.append(y.clone())
+
+    @torch.no_grad()
+    def compute(self) -> dict[str, float]:
+        """The metrics of the samples seen since the last call.
+
+        Raises:
+            UserError: one raises, or gives something else than a number.
+        """
+        if not self._functions:
+            return {}
+        outputs, y = torch.cat(self._outputs).cpu(), torch.cat(self._labels).cpu()
+        self._reset()
+        if not outputs.isfinite().all():
+            return dict.fromkeys(self._functions, float("nan"))
+        if self._scale is not None:
+            outputs, y = self._scale.invert(outputs.squeeze(1)), self._scale.invert(y)
+        return {name: _value(name, function, outputs, y) for name, function in self._functions.items()}
+
+
+def _as_function(metric: Any) -> _Function:
+    """A function of outputs and labels, also of a metric as torchmetrics has them."""
+    if not hasattr(metric, "update"):
+        function: _Function = metric
+        return function
+
+    def measure(outputs: Tensor, y: Tensor) -> Any:
+        metric.reset()
+        metric.update(outputs, y)
+        return metric.compute()
+
+    return measure
+
+
+def _value(name: str, function: _Function, outputs: Tensor, y: Tensor) -> float:
+    try:
+        value = function(outputs, y)
+    except Exception as error:
+        raise UserError(f"`metrics.{name}` cannot be computed: {reason(error)}") from error
+    try:
+        return float(value)
+    except (TypeError, ValueError, RuntimeError):
+        shown = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+        raise UserError(f"`metrics.{name}` must give one number, but gave {shown}.") from None
