@@ -180,7 +180,7 @@ def test_the_password_of_a_database_is_nowhere_while_a_sweep_runs_and_afterwards
             *(sys.executable, "-m", "bnlab.train", "-m", f"hydra/launcher={launcher}", "hydra.launcher.n_jobs=1"),
             *(f"search.storage={given}", f"search.study={launcher}-{kind}", "hydra.sweep.dir=s", "search=random"),
             *("search.num_trials=2", LR, "trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[4]"),
-            *("search.pruner=median", f"+notes.service.api_key={KEY}", "+notes.text=${oc.env:BNLAB_TEST_NOTE}"),
+            *("search/pruner=median", f"+notes.service.api_key={KEY}", "+notes.text=${oc.env:BNLAB_TEST_NOTE}"),
         ],
         cwd=tmp_path,
         env={**os.environ, "BNLAB_TEST_STUDY": address},

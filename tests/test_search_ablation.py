@@ -7,7 +7,8 @@ import pytest
 from simulated_sweep import LR, smooth
 
 from bnlab.search.results.rounds import rounds_of
-from bnlab.search.spaces.samplers import CoarseToFineSampler
+from bnlab.search.samplers.coarse_to_fine import CoarseToFineSampler
+from bnlab.search.samplers.random_draws import RandomSampler
 from bnlab.search.spaces.scales import Log, OneMinusLog
 from bnlab.search.spaces.space import Parameter, Space
 from bnlab.search.study.trials import Trial
@@ -100,7 +101,8 @@ def test_each_round_of_coarse_to_fine_was_drawn_from_its_box(sweep) -> None:
         )
         for number, row in enumerate(left.rows)
     ]
-    rounds = rounds_of(study, space, trials, 8)
+    rounds, trials_per_round = rounds_of(study.sampler, study, space, trials)
+    assert trials_per_round == 8
     assert [len(boxes) for boxes in rounds] == [1, 2, 2]
     for boxes, width in zip(rounds, (1, 0.5, 0.25), strict=True):
         for box in boxes:
@@ -112,5 +114,4 @@ def test_each_round_of_coarse_to_fine_was_drawn_from_its_box(sweep) -> None:
         box = boxes[trial.point % len(boxes)]
         for key, (low, high) in box.items():
             assert low * (1 - 1e-12) <= trial.values[key] <= high * (1 + 1e-12)
-    study.sampler = None
-    assert rounds_of(left.study, space, trials, 8) == []
+    assert rounds_of(RandomSampler(0), study, space, trials) == ([], 0)

@@ -2,10 +2,13 @@
 
 import csv
 import json
+from pathlib import Path
 
 import optuna
 import pytest
 
+from bnlab.config.folder import config_folder
+from bnlab.io.yaml_text import read_yaml
 from bnlab.search.study.journal import Journal
 from bnlab.search.study.pruning import Pruning, build_pruner
 from bnlab.search.study.trials import RESULT
@@ -19,7 +22,7 @@ def rows(train, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         folder = tmp_path / pruner
         outcome = train(
-            *("-m", f"hydra.sweep.dir={folder}", f"search.pruner={pruner}", f"trainer.max_epochs={EPOCHS}"),
+            *("-m", f"hydra.sweep.dir={folder}", f"search/pruner={pruner}", f"trainer.max_epochs={EPOCHS}"),
             *("norm=torch", "trainer.accelerator=cpu", "model.num_layers=1", "model.num_units=20", *arguments),
         )
         assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
@@ -65,6 +68,10 @@ def test_without_a_pruner_every_trial_runs_to_its_end(rows):
     assert [row["state"] for row in table] == ["completed", "completed"]
 
 
+def pruner_of(choice):
+    return build_pruner(read_yaml(Path(config_folder()) / "search" / "pruner" / f"{choice}.yaml"))
+
+
 @pytest.mark.parametrize("direction", ["maximize", "minimize"])
 def test_the_pruners_know_which_direction_is_better(direction):
     sign = 1 if direction == "maximize" else -1
@@ -79,12 +86,12 @@ def test_the_pruners_know_which_direction_is_better(direction):
         for epoch in range(1, 10):
             trial.report(value, epoch)
         frozen = study.trials[-1]
-        assert build_pruner("median").prune(study, frozen) == hopeless
+        assert pruner_of("median").prune(study, frozen) == hopeless
         study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def rule_of(study, trial, kind):
-    return Pruning(study, study._storage, trial.number, "val_accuracy", build_pruner(kind))
+    return Pruning(study, study._storage, trial.number, "val_accuracy", pruner_of(kind))
 
 
 def test_epochs_that_a_killed_process_has_reported_before_decide_nothing_ahead_of_time():

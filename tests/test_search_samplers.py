@@ -10,8 +10,9 @@ from optuna.trial import TrialState
 from scipy.stats import binomtest, chisquare, kstest
 
 from bnlab.search import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
+from bnlab.search.samplers.building import build_sampler
+from bnlab.search.samplers.fixed import FixedSampler
 from bnlab.search.spaces.distributions import position, value_at
-from bnlab.search.spaces.samplers import FixedSampler, build_sampler
 
 P_MIN = 0.01
 
@@ -367,9 +368,8 @@ def test_coarse_to_fine_beats_random_at_the_same_number_of_trials():
 
 def test_tpe_goes_on_with_new_draws_after_a_restart():
     def tpe(num_done):
-        return build_sampler(
-            "tpe", seed=0, names=["lr"], num_done=num_done, trials_per_round=1, shrink=0.5, keep=1, num_startup=10
-        )
+        target = {"_target_": "bnlab.search.TPESampler", "num_startup": 10}
+        return build_sampler(target, seed=0, num_done=num_done, names=["lr"], num_points=10, seeds=1)
 
     study = run(tpe(0), 5, nothing, {"lr": LR})
     study.sampler = tpe(5)

@@ -165,7 +165,7 @@ def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
     num_epochs = 80  # long enough for the study to hear of the first sixteen while the other four train
     outcome = train(
         *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"hydra.sweep.dir={tmp_path}/sweep"),
-        *("model.hidden=[20]", f"trainer.max_epochs={num_epochs}", "search.pruner=median", "trainer.accelerator=cpu"),
+        *("model.hidden=[20]", f"trainer.max_epochs={num_epochs}", "search/pruner=median", "trainer.accelerator=cpu"),
         f"optimizer.lr={','.join(f'{0.01 + number / 1000:g}' for number in range(18))},1e-8,2e-8",
     )
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
@@ -176,7 +176,7 @@ def test_pruned_networks_leave_the_stack(train, tmp_path: Path) -> None:
         assert (summary["epochs"] < num_epochs) == (summary["status"] == "pruned")
         assert files_of(tmp_path / "sweep" / str(number)) == FILES
     assert statuses[:16] == ["completed"] * 16
-    assert "search.pruner=median compares a trial with those that have completed: of the first 16" in outcome.stdout
+    assert "search/pruner=median compares a trial with those that have completed: of the first 16" in outcome.stdout
     assert statuses[18:] == ["pruned"] * 2
 
 

@@ -91,7 +91,7 @@ def kill_when(process: subprocess.Popen, states: Path, number: int) -> None:
 @pytest.mark.parametrize("pruner", ["none", "successive_halving"])
 def test_a_sweep_that_is_killed_goes_on_within_its_trials(pruner, hasty, train, tmp_path: Path) -> None:
     arguments = [
-        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"search.pruner={pruner}", *LONG),
+        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"search/pruner={pruner}", *LONG),
         *("trainer.accelerator=cpu", "model.hidden=[20,20]", "optimizer.lr=1e-5,0.003,0.01,0.02,1e-4"),
     ]
     folders = {name: tmp_path / name for name in ("undisturbed", "killed")}

@@ -37,6 +37,10 @@ _OURS = {
         for name in ("diabetes", "digits", "from_csv", "from_npz", "from_torchvision")
     },
     "bnlab.training.optimizer.inverse_time": "bnlab.training.optimizer.inverse_time",
+    **{
+        f"bnlab.search.{name}": f"bnlab.search.{name}"
+        for name in ("RandomSampler", "QuasiRandomSampler", "CoarseToFineSampler", "TPESampler", "coarse_to_fine")
+    },
 }
 # Built by Hydra, as they are Lightning's.
 _LIGHTNINGS = {
@@ -47,7 +51,8 @@ _LIGHTNINGS = {
     "lightning.pytorch.loggers.TensorBoardLogger",
 }
 _TORCHS = ("torch.nn.", "torch.optim.")
-_CLASS_OF_TORCH = re.compile(r"torch\.(nn|optim)(\.[a-z_]\w*)*\.[A-Z]\w*")
+_OPTUNAS = ("optuna.samplers.", "optuna.pruners.")
+_CLASS_OF_A_LIBRARY = re.compile(r"(torch\.(nn|optim)|optuna\.(samplers|pruners))(\.[a-z_]\w*)*\.[A-Z]\w*")
 # Those of torchvision that are checked against a published sum before they are read.
 UNTRUSTED_DATA_SETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
 
@@ -58,23 +63,25 @@ _RESOLVER = re.compile(r"\$\{\s*([^\s:${}]*)\s*(:|\$\{)?")
 
 @functools.cache
 def known_target(name: str) -> Callable[..., Any] | None:
-    """What the `_target_` `name` stands for, if it is a part of bnlab's or a class of `torch.nn` or `torch.optim`.
+    """What the `_target_` `name` stands for, if it is a part of bnlab's or a class of torch's or Optuna's.
 
-    None for everything else, however it is reached: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
+    Those are `torch.nn`, `torch.optim`, and Optuna's samplers and pruners. None for everything else, however it is
+    reached: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
     """
-    if name not in _OURS and not name.startswith(_TORCHS):
+    if name not in _OURS and not name.startswith((*_TORCHS, *_OPTUNAS)):
         return None
     module, _, attribute = _OURS.get(name, name).rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         return None  # Hydra says what is wrong
-    return target if name in _OURS or _is_of_torch(target) else None
+    is_of_library = _is_of_optuna if name.startswith(_OPTUNAS) else _is_of_torch
+    return target if name in _OURS or is_of_library(target) else None
 
 
 def known_by_name(name: str) -> bool:
     """Whether `name` looks like one that `known_target` knows; nothing is imported. For advice, not for safety."""
-    return name in _OURS or _CLASS_OF_TORCH.fullmatch(name) is not None
+    return name in _OURS or _CLASS_OF_A_LIBRARY.fullmatch(name) is not None
 
 
 def _is_of_torch(target: Any) -> bool:
@@ -86,6 +93,17 @@ def _is_of_torch(target: Any) -> bool:
         isinstance(target, type)
         and issubclass(target, Module | Optimizer | LRScheduler)
         and f"{target.__module__}.".startswith(_TORCHS)
+    )
+
+
+def _is_of_optuna(target: Any) -> bool:
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+
+    return (
+        isinstance(target, type)
+        and issubclass(target, BaseSampler | BasePruner)
+        and f"{target.__module__}.".startswith(_OPTUNAS)
     )
 
 

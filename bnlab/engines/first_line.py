@@ -23,9 +23,9 @@ def of_a_run(config: DictConfig, given: AbstractSet[str], folder: Path, librarie
     return _fitting(whole, opening, choices_of(config, given), folder)
 
 
-def of_a_sweep(config: DictConfig, given: AbstractSet[str], searched: Sequence[str], folder: Path) -> str:
-    """What is searched, how, around what; where it goes, and what is loaded for it."""
-    opening = f"Searching {', '.join(searched) or 'nothing'} ({config.search.kind})"
+def of_a_sweep(config: DictConfig, kind: str, given: AbstractSet[str], searched: Sequence[str], folder: Path) -> str:
+    """What is searched, by which kind of search, around what; where it goes, and what is loaded for it."""
+    opening = f"Searching {', '.join(searched) or 'nothing'} ({kind})"
     whole = f"{opening} around {describe(config)}; results go to {shown(folder)}; loading Optuna and torch ..."
     return _fitting(whole, f"{opening}: ", choices_of(config, given - set(searched)), folder)
 

@@ -22,11 +22,12 @@ from bnlab.config.folder import config_folder
 from bnlab.config.settings import plain
 from bnlab.config.trainer import is_quick
 from bnlab.engines.first_line import of_a_run, of_a_sweep
-from bnlab.errors import Refused, UserError
+from bnlab.errors import Refused, UserError, user_errors
 from bnlab.io.folder_name import require_readable_name
 from bnlab.mistakes.added import check_added
 from bnlab.preflight import check_early
 from bnlab.runs.folder import RunFolder
+from bnlab.search.definition.settings import SearchSettings
 from bnlab.stacked.grouping import why_alone
 from bnlab.text.command_line import Origin, given_overrides, key_of, shown
 from bnlab.text.concealing import conceal
@@ -51,7 +52,11 @@ class Start(Callback):
                 return
             _require_place(Path(str(config.hydra.sweep.dir)).absolute(), "sweep")
             given = _keys(given_overrides(config.hydra.overrides.task))
-            say(of_a_sweep(_settings(config), given, _searched(config), Path(str(config.hydra.sweep.dir))))
+            kind = config.hydra.runtime.choices.get("search")
+            with user_errors("`search`: "):
+                search: Any = OmegaConf.to_container(config.search, resolve=True)
+            SearchSettings.read(search, kind)
+            say(of_a_sweep(_settings(config), kind, given, _searched(config), Path(str(config.hydra.sweep.dir))))
 
 
 def _settings(config: DictConfig) -> DictConfig:

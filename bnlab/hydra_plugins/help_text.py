@@ -90,8 +90,12 @@ def help_text(config: DictConfig, groups: Mapping[str, Sequence[str]], folders: 
         page.rows([(f"{group}={one}", _about(folders, group, one)) for one in groups[group]])
     page.blank()
     about, comments = comments_of(_find(folders, f"search/{choices.get('search')}.yaml"))
-    names = [name for name in config.get("search", {}) if name not in ("kind", "space")]
+    names = [name for name in config.get("search", {}) if name not in ("_target_", "space", "pruner")]
     page.rows(_settings(config.get("search", {}), names, "search.", alone | _under("search", comments)))
+    pruner = config.get("search", {}).get("pruner") or {}
+    _, comments = comments_of(_find(folders, f"search/pruner/{choices.get('search/pruner')}.yaml"))
+    names = [name for name in pruner if name != "_target_"]
+    page.rows(_settings(pruner, names, "search.pruner.", _under("search/pruner", comments)))
     page.title("Launchers: how a sweep trains")
     page.rows([(f"hydra/launcher={one}", LAUNCHERS.get(one, "")) for one in groups.get("hydra/launcher", ())])
     page.title("Options")

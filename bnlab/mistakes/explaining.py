@@ -15,7 +15,7 @@ from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["explain", "origin_of", "read_command_line", "refuse_what_a_run_ignores", "refuse_what_hydra_merges"]
 
-_OF_A_SWEEP = ("search", "search/space", "hydra/launcher", "hydra/sweeper")
+_OF_A_SWEEP = ("search", "search/space", "search/pruner", "hydra/launcher", "hydra/sweeper")
 
 
 def read_command_line(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:

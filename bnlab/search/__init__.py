@@ -4,7 +4,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bnlab.search.spaces.samplers import CoarseToFineSampler, QuasiRandomSampler, RandomSampler
+    from bnlab.search.samplers.coarse_to_fine import CoarseToFineSampler, coarse_to_fine
+    from bnlab.search.samplers.place import PlaceSampler
+    from bnlab.search.samplers.quasi_random import QuasiRandomSampler
+    from bnlab.search.samplers.random_draws import RandomSampler
+    from bnlab.search.samplers.sweep_sampler import SweepSampler
+    from bnlab.search.samplers.tpe import TPESampler
     from bnlab.search.spaces.scales import (
         Scale,
         log_uniform,
@@ -16,9 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CoarseToFineSampler",
+    "PlaceSampler",
     "QuasiRandomSampler",
     "RandomSampler",
     "Scale",
+    "SweepSampler",
+    "TPESampler",
+    "coarse_to_fine",
     "log_uniform",
     "log_uniform_integer",
     "one_minus_log_uniform",
@@ -26,9 +35,14 @@ __all__ = [
     "uniform_integer",
 ]
 
-_HOME = {
-    name: "bnlab.search.spaces.samplers" if name.endswith("Sampler") else "bnlab.search.spaces.scales"
-    for name in __all__
+_HOME = dict.fromkeys(__all__, "bnlab.search.spaces.scales") | {
+    "CoarseToFineSampler": "bnlab.search.samplers.coarse_to_fine",
+    "PlaceSampler": "bnlab.search.samplers.place",
+    "QuasiRandomSampler": "bnlab.search.samplers.quasi_random",
+    "RandomSampler": "bnlab.search.samplers.random_draws",
+    "SweepSampler": "bnlab.search.samplers.sweep_sampler",
+    "TPESampler": "bnlab.search.samplers.tpe",
+    "coarse_to_fine": "bnlab.search.samplers.coarse_to_fine",
 }
 
 

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
+from optuna.samplers import BaseSampler
 
 from bnlab.config.checking import check
 from bnlab.config.folder import config_folder
@@ -27,7 +28,9 @@ from bnlab.search.definition.composition import SweepConfigLoader
 from bnlab.search.definition.effects import without_effect, without_equals
 from bnlab.search.definition.left_out import conditional_on_choices
 from bnlab.search.definition.settings import SearchSettings
+from bnlab.search.samplers.building import build_sampler
 from bnlab.search.spaces.conditions import without_the_impossible
+from bnlab.search.spaces.distributions import name_in_optuna
 from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
 from bnlab.text.command_line import Origin
@@ -79,6 +82,24 @@ class Search:
             return self.settings.num_trials
         return len(self.points)
 
+    def sampler(self, num_done: int, num_points: int | None = None) -> BaseSampler:
+        """What draws the points.
+
+        Args:
+            num_done: trials that the study has already.
+            num_points: as many as the search had when it began, if that was another number.
+        Raises:
+            UserError: it cannot be made.
+        """
+        return build_sampler(
+            self.settings.sampler,
+            seed=self.settings.seed,
+            num_done=num_done,
+            names=[name_in_optuna(parameter) for parameter in self.space.parameters],
+            num_points=self.num_points if num_points is None else num_points,
+            seeds=self.settings.seeds,
+        )
+
     def overrides(self, point: Point, repeat: int) -> list[str]:
         seed = [f"seed={self.base_seed + repeat}"] if self.settings.seeds > 1 else []
         return [*self.fixed, *self.space.overrides(point), *seed]
@@ -114,7 +135,8 @@ def read_search(
         if override.is_sweep_override():
             _check_is_no_setting_of_the_search(override.key_or_group, str(override.input_line))
             _check_is_no_secret(override.key_or_group)
-    settings = SearchSettings.read(node)
+    kind = config.hydra.runtime.choices.get("search")
+    settings = SearchSettings.read(node, kind)
     space_file = node.get("space") or {}
     if not isinstance(space_file, Mapping):
         raise UserError(
@@ -152,12 +174,12 @@ def read_search(
     names = _names_of_folders(given, config)
     search = Search(settings, space, fixed, None, objective, minimizes(config), base.seed, tuple(notes), names)
     search = replace(search, space=_without_the_ineffective(search, given, config, loader, is_new=is_new))
-    if settings.kind != "grid" and not search.space.parameters:
+    if settings.sampler is not None and not search.space.parameters:
         raise UserError(
-            f"search={settings.kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
+            f"search={kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
             "take search/space=learning_rate."
         )
-    if settings.kind == "grid":
+    if settings.sampler is None:
         points = search.space.grid()
         distinct = without_equals(points, lambda point: loader.load_sweep_config(config, search.overrides(point, 0)))
         if len(distinct) < len(points):
@@ -200,7 +222,7 @@ def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
 
 
 def _is_of_search(key: str) -> bool:
-    return key in ("search", "search/space") or key.startswith("search.")
+    return key == "search" or key.startswith(("search.", "search/"))
 
 
 def _check_is_no_setting_of_the_search(key: str, text: str) -> None:

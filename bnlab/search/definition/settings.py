@@ -1,74 +1,110 @@
 """The settings under `search`, checked."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from bnlab.errors import UserError
-from bnlab.rules import Rule, boolean, integer, number, one_of, optional, string
+from bnlab.mistakes.signature import arguments_of_target
+from bnlab.preflight.targets import check_target
+from bnlab.rules import Rule, boolean, integer, optional, string
 
-__all__ = ["KINDS", "SearchSettings"]
-
-KINDS = ("grid", "random", "quasi_random", "tpe", "coarse_to_fine")
+__all__ = ["GIVEN_TO_SAMPLERS", "SearchSettings"]
 
 _RULES: dict[str, Rule] = {
-    "kind": one_of(*KINDS),
     "num_trials": optional(integer(minimum=1), "every point of the grid"),
     "seed": integer(minimum=0),
     "seeds": integer(minimum=1),
     "batch_size": optional(integer(minimum=1), "all trials that are independent"),
-    "rounds": integer(minimum=1),
-    "shrink": number(above=0, below=1),
-    "keep": integer(minimum=1),
-    "pruner": one_of("none", "median", "successive_halving"),
     "storage": optional(string(), "a file in the sweep's folder"),
     "study": optional(string(), "a name of its own"),
     "resume": optional(string(), "a new sweep"),
     "trust": boolean(),
     "retry_failed": boolean(),
 }
+_TARGET = "_target_"
+GIVEN_TO_SAMPLERS = ("seed", "num_done", "names", "num_points", "seeds")  # those of them that its target takes
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What `conf/search/` and `search.key=value` say; the meaning of each is written there."""
+    """What `conf/search/` and `search.key=value` say; the meaning of each is written there.
 
-    kind: str
+    Attributes:
+        sampler: `_target_` and its settings; None for a grid.
+        pruner: `_target_` and its settings; None for none.
+    """
+
+    sampler: dict[str, Any] | None
     num_trials: int | None
     seed: int
     seeds: int
     batch_size: int | None
-    pruner: str
+    pruner: dict[str, Any] | None
     storage: str | None
     study: str | None
     resume: str | None
-    trust: bool = False
-    retry_failed: bool = False
-    rounds: int = 1
-    shrink: float = 0.5
-    keep: int = 1
+    trust: bool
+    retry_failed: bool
 
     @classmethod
-    def read(cls, search: Mapping[str, Any]) -> "SearchSettings":
-        """From the config's `search`.
+    def read(cls, search: Mapping[str, Any], kind: str = "random") -> "SearchSettings":
+        """From the config's `search`, which the choice `kind` of that group made.
 
         Raises:
-            UserError: the first setting that breaks its rule.
+            UserError: the first setting that breaks its rule, or that nothing takes.
         """
-        known = {field.name: field for field in fields(cls)}
-        for name in search:
-            if name not in (*known, "space"):
-                raise UserError(f"`search.{name}` is no setting of a search: it has {', '.join(known)} and space.")
-        for name, field in known.items():
-            if field.default is MISSING and name not in search:
+        own = [field.name for field in fields(cls) if field.name != "sampler"]
+        for name in (_TARGET, *own):
+            if name not in search:
                 raise UserError(f"`search.{name}` is not there, without which no sweep runs: take nothing out of it.")
-        named = {name: search[name] for name in known if name in search}
-        for name, value in named.items():
-            _RULES[name].check(f"search.{name}", value)
-        settings = cls(**named)
-        if settings.num_trials is None and settings.kind != "grid":
+        for name, rule in _RULES.items():
+            rule.check(f"search.{name}", search[name])
+        of_sampler = {name: value for name, value in search.items() if name not in (*own, "space")}
+        settings = cls(
+            sampler=_target("search", of_sampler, own),
+            pruner=_pruner(search["pruner"]),
+            **{name: search[name] for name in _RULES},
+        )
+        if settings.num_trials is None and settings.sampler is not None:
             raise UserError(
-                f"`search.num_trials` must be a number with search={settings.kind}, which never runs out of points, "
-                "but got null."
+                f"`search.num_trials` must be a number with search={kind}, which never runs out of points, but got "
+                "null."
             )
         return settings
+
+
+def _pruner(node: Any) -> dict[str, Any] | None:
+    if not isinstance(node, Mapping):
+        chosen = "none" if node is None else node
+        raise UserError(f"A pruner is chosen with a slash: did you mean search/pruner={chosen}?")
+    if _TARGET not in node:
+        raise UserError("`search.pruner._target_` is not there: search/pruner=none prunes nothing.")
+    return _target("search.pruner", node, [])
+
+
+def _target(key: str, node: Mapping[str, Any], own: list[str]) -> dict[str, Any] | None:
+    """The node, whose target is there and takes the rest of it, as far as its source tells; None without a target.
+
+    Args:
+        own: settings of the sweep itself that are under the same `key`.
+    """
+    target = node[_TARGET]
+    if target is not None and not isinstance(target, str):
+        raise UserError(f"`{key}.{_TARGET}` must name a class or a function, but got {target!r}.")
+    settings = [name for name in node if name != _TARGET]
+    if target is None:
+        if settings:
+            there = (
+                f"a search without a sampler has {', '.join(own)} and space" if own else "search/pruner=none has none"
+            )
+            raise UserError(f"`{key}.{settings[0]}` is no setting of a search: {there}.")
+        return None
+    check_target(f"{key}.{_TARGET}", target)
+    taken = arguments_of_target(target)
+    for name in settings:
+        if taken is not None and name not in taken and not name.startswith("_"):
+            known = [*sorted(taken - set(GIVEN_TO_SAMPLERS)), *own]
+            there = f": there are {', '.join(known)}" if known else ", which takes none"
+            raise UserError(f"`{key}.{name}` is no setting of {target}{there}.")
+    return dict(node)

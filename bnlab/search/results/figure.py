@@ -27,9 +27,9 @@ def write_figure(
 
     Args:
         rounds: of coarse to fine, what each drew from.
-        trials_per_round: of coarse to fine.
+        trials_per_round: of coarse to fine; 0 for another kind of search.
     """
-    points = points_of(leaderboard, trials_per_round if rounds else 0)
+    points = points_of(leaderboard, trials_per_round)
     if not leaderboard.space.parameters or not any(point["objective"] is not None for point in points):
         return
     from bnlab.figures import file_of, search  # matplotlib takes half a second

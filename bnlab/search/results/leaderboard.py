@@ -78,9 +78,7 @@ class Leaderboard:
         overrides = self.overrides(configuration.values)
         if self.seeds > 1:
             # Configs of the user's own may bring a search and a space.
-            alone = (
-                [] if self.origin.is_default else ["search.kind=grid", "search.num_trials=null", "search.space=null"]
-            )
+            alone = [] if self.origin.is_default else ["search=grid", "search.num_trials=null", "search.space=null"]
             overrides = [*alone, f"search.seeds={self.seeds}", *overrides]
         threads = f"OMP_NUM_THREADS={self.num_threads} " if self.num_threads is not None else ""
         return threads + command_line(overrides, self.origin.of_a_run(), multirun=self.seeds > 1)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import optuna
+from optuna.samplers import BaseSampler
 
+from bnlab.search.samplers.coarse_to_fine import CoarseToFineSampler
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna
-from bnlab.search.spaces.samplers import CoarseToFineSampler
 from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Space
 from bnlab.search.study.trials import Trial
@@ -16,18 +17,22 @@ Box = dict[str, tuple[float, float]]
 """The ends of each parameter that is a number on a scale, by its key."""
 
 
-def rounds_of(study: optuna.Study, space: Space, trials: Sequence[Trial], trials_per_round: int) -> list[list[Box]]:
-    """The boxes of each round that has begun, the coarsest first; none of another kind of search."""
-    sampler = study.sampler
+def rounds_of(
+    sampler: BaseSampler, study: optuna.Study, space: Space, trials: Sequence[Trial]
+) -> tuple[list[list[Box]], int]:
+    """The boxes of each round that has begun, the coarsest first, and the trials per round.
+
+    None and 0 for another kind of search.
+    """
     if not isinstance(sampler, CoarseToFineSampler):
-        return []
+        return [], 0
     named = {
         name_in_optuna(parameter): parameter for parameter in space.parameters if isinstance(parameter.values, Scale)
     }
     distributions = {name: distribution_of(parameter) for name, parameter in named.items()}
     last = max((trial.point for trial in trials if trial.point is not None), default=-1)
     rounds = []
-    for round_ in range(last // trials_per_round + 1):
+    for round_ in range(last // sampler.trials_per_round + 1):
         rounds.append(
             [
                 {
@@ -37,4 +42,4 @@ def rounds_of(study: optuna.Study, space: Space, trials: Sequence[Trial], trials
                 for box in sampler.boxes(study, round_, distributions)
             ]
         )
-    return rounds
+    return rounds, sampler.trials_per_round

@@ -42,9 +42,9 @@ class Definition:
         study: its name in the storage.
         storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder. A password
             in it is not written down.
-        pruner: `search.pruner`.
+        pruner: `_target_` and its settings; None for none.
         minimize: whether a lower objective is better.
-        trials_per_round: of coarse_to_fine.
+        num_points: configurations to try, when it was defined; a sampler may divide them into rounds.
     """
 
     id: str
@@ -52,9 +52,9 @@ class Definition:
     origin: Origin
     study: str
     storage: str | None
-    pruner: str
+    pruner: dict[str, Any] | None
     minimize: bool
-    trials_per_round: int
+    num_points: int
 
     def storage_url(self, folder: Path) -> str | None:
         """`storage` with what the environment has to say; a relative file is one in `folder`, the sweep's."""
@@ -149,6 +149,8 @@ class SweepFolder:
             raise UserError(f"{str(self.path)!r} is not the folder of a sweep: it has no {self.definition.name}.")
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
             stored: Any = read_yaml(self.definition)
+            if isinstance(stored, dict) and "trials_per_round" in stored:
+                raise ValueError("an earlier version of bnlab began it; start a new sweep")
             if not _is_definition(stored):
                 raise ValueError(f"{self.definition.name} is damaged")
             origin = stored.pop("origin")
@@ -405,8 +407,9 @@ def _is_definition(stored: Any) -> bool:
         and is_texts(origin.get("overrides", []))
         and isinstance(origin.get("config_name", ""), str)
         and all(isinstance(origin.get(name), str | None) for name in ("config_dir", "config_path"))
-        and all(isinstance(stored[name], str) for name in ("id", "study", "pruner"))
+        and all(isinstance(stored[name], str) for name in ("id", "study"))
+        and isinstance(stored["pruner"], dict | None)
         and isinstance(stored["storage"], str | None)
         and isinstance(stored["minimize"], bool)
-        and isinstance(stored["trials_per_round"], int)
+        and isinstance(stored["num_points"], int)
     )

@@ -20,8 +20,10 @@ from optuna.trial import FrozenTrial, TrialState
 from bnlab.internals.optuna_internals import id_of
 from bnlab.metrics import test_metric
 from bnlab.process.outside import is_outside
+from bnlab.search.samplers.fixed import FixedSampler
+from bnlab.search.samplers.place import AGAIN, POINT
+from bnlab.search.samplers.random_draws import RandomSampler
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
-from bnlab.search.spaces.samplers import AGAIN, POINT, FixedSampler, RandomSampler
 from bnlab.search.spaces.space import Parameter, Point, Space
 from bnlab.search.study.storage import study_id, trial_id
 from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
@@ -278,14 +280,20 @@ class Plan:
             self._look_at_what_was_drawn()
         others = {_text(params) for other, params in self._drawn.items() if other != place}
         sampler: BaseSampler = self._study.sampler
+        sampler.before_trial(self._study, frozen)
         for again in range(_REDRAWS):
             trial = copy.copy(frozen)
             trial.user_attrs = frozen.user_attrs | ({AGAIN: again} if again else {})
+            together = sampler.infer_relative_search_space(self._study, trial)
             params: dict[str, Any] = {}
+            relative = sampler.sample_relative(self._study, trial, together)
 
             def value_of(parameter: Parameter) -> Any:
                 name, distribution = name_in_optuna(parameter), distribution_of(parameter)
-                params[name] = sampler.sample_independent(self._study, trial, name, distribution)  # noqa: B023
+                if name in relative and together[name] == distribution:  # noqa: B023
+                    params[name] = relative[name]  # noqa: B023
+                else:
+                    params[name] = sampler.sample_independent(self._study, trial, name, distribution)  # noqa: B023
                 return from_optuna(parameter, params[name])  # noqa: B023
 
             self._space.draw(value_of)

@@ -6,10 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
+from bnlab.config.target import build_target
+from bnlab.errors import UserError, reason, user_errors
+from bnlab.process.outside import is_outside
 from bnlab.search.study.folder import Definition, TrialFolder
 from bnlab.search.study.storage import open_storage, study_id, trial_id
 from bnlab.search.study.trials import RESULT, SWEEP, folder_name
@@ -18,15 +21,12 @@ __all__ = ["Pruning", "pruning_of"]
 
 log = logging.getLogger(__name__)
 
-# A median of fewer than five curves says little, and the first epochs say little of the last.
-NUM_STARTUP_TRIALS = 5
-NUM_WARMUP_EPOCHS = 3
 _RUNG = "completed_rung_"  # of Optuna's successive halving
 
 
 def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
     """The rule for the trial in a folder of the sweep of `definition`, None where it prunes nothing."""
-    if definition.pruner == "none":
+    if definition.pruner is None:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     storage = open_storage(definition.storage_url(trial.sweep.path), trial.sweep.journal)
@@ -39,10 +39,25 @@ def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "P
     return Pruning(study, storage, number, objective, build_pruner(definition.pruner))
 
 
-def build_pruner(kind: str) -> BasePruner:
-    if kind == "median":
-        return MedianPruner(n_startup_trials=NUM_STARTUP_TRIALS, n_warmup_steps=NUM_WARMUP_EPOCHS)
-    return SuccessiveHalvingPruner(min_resource=NUM_WARMUP_EPOCHS, reduction_factor=3)
+def build_pruner(target: Mapping[str, Any]) -> BasePruner:
+    """What the `_target_` of `search.pruner` makes.
+
+    Raises:
+        UserError: it cannot be made, or is no pruner.
+    """
+    with user_errors("`search.pruner`: "):
+        pruner = build_target(target)
+    if not isinstance(pruner, BasePruner):
+        raise UserError(
+            f"`search.pruner._target_` must make a pruner of Optuna's, but {target['_target_']} makes a "
+            f"{type(pruner).__name__}: derive its class from optuna.pruners.BasePruner."
+        )
+    return pruner
+
+
+def waits_for_completed(target: Mapping[str, Any] | None) -> bool:
+    """Whether a pruner compares with trials that have completed, so that it ends none of those trained side by side."""
+    return target is not None and str(target["_target_"]).endswith((".MedianPruner", ".PercentilePruner"))
 
 
 class Pruning:
@@ -68,10 +83,22 @@ class Pruning:
         trial = copy.copy(self._storage.get_trial(self._trial_id))
         values = trial.intermediate_values.items()  # a killed process may have come farther
         trial.intermediate_values = {step: reported for step, reported in values if step <= epoch}
-        if not self._pruner.prune(self._study, trial):
+        if not self._prunes(trial):
             return False
         log.info("epoch %d: %s %g is behind the other trials: the training ends here", epoch, self._objective, value)
         return True
+
+    def _prunes(self, trial: FrozenTrial) -> bool:
+        name = type(self._pruner).__name__
+        try:
+            decision = self._pruner.prune(self._study, trial)
+        except Exception as error:
+            if is_outside(error):
+                raise
+            raise UserError(f"`search.pruner`: {name} failed ({reason(error)}).") from error
+        if decision not in (True, False):
+            raise UserError(f"`search.pruner`: {name} must say true or false, but said {decision!r}.")
+        return bool(decision)
 
     def rungs(self) -> dict[str, float]:
         """What successive halving has taken down of the trial: its value at each rung that it has passed."""

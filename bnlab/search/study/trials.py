@@ -9,8 +9,8 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from bnlab.search.samplers.place import POINT, REPEAT
 from bnlab.search.spaces.distributions import from_optuna, name_in_optuna
-from bnlab.search.spaces.samplers import POINT, REPEAT
 from bnlab.search.spaces.space import Point, Space
 
 __all__ = [

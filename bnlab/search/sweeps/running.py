@@ -29,11 +29,12 @@ from bnlab.search.results.ablation import write_ablation
 from bnlab.search.results.figure import write_figure
 from bnlab.search.results.leaderboard import Leaderboard
 from bnlab.search.results.rounds import rounds_of
-from bnlab.search.spaces.distributions import name_in_optuna
-from bnlab.search.spaces.samplers import build_sampler
+from bnlab.search.samplers.guard import GuardedSampler
+from bnlab.search.samplers.sweep_sampler import SweepSampler
 from bnlab.search.study.changes import Settings, of_the_task
 from bnlab.search.study.folder import Definition, SweepFolder, is_owned, resume_command
 from bnlab.search.study.plan import PATIENCE_S, Plan, TakenTrial
+from bnlab.search.study.pruning import waits_for_completed
 from bnlab.search.study.storage import declare_planned, join_or_create, release
 from bnlab.search.study.trials import Trial, read_trials
 from bnlab.search.sweeps.launcher import offers_of
@@ -48,7 +49,6 @@ __all__ = ["RunningSweep"]
 
 EXIT_FAILED = 1
 
-NUM_STARTUP = 10  # random configurations before TPE learns from them
 _WRITE_EVERY_S = 5.0
 _WRITE_FOR_OTHERS_EVERY_S = 60.0  # what they do in a shared study is not seen here
 
@@ -108,16 +108,8 @@ class RunningSweep:
         before = self._trials()
         self._points_taken = {trial.point for trial in before}
         self._seed_of: dict[int, tuple[int, int]] = {}  # place and repeat of a trial of this process
-        self._study.sampler = build_sampler(
-            search.settings.kind,
-            seed=search.settings.seed,
-            names=[name_in_optuna(parameter) for parameter in search.space.parameters],
-            num_done=len(before),
-            trials_per_round=definition.trials_per_round,
-            shrink=search.settings.shrink,
-            keep=search.settings.keep,
-            num_startup=NUM_STARTUP * search.settings.seeds,
-        )
+        self._sampler = search.sampler(num_done=len(before), num_points=definition.num_points)
+        self._study.sampler = GuardedSampler(self._sampler)
         self._console = Console()
         self._progress = SweepProgress(
             self._console,
@@ -142,11 +134,11 @@ class RunningSweep:
         self._say(f"{_count(self._plan.num_trials, 'trial')} in {shown(self._folder.path)}")
         for note in self._search.notes:
             self._say(note)
-        if self._definition.pruner == "median" and self._offers.jobs_end_together:
+        if self._offers.jobs_end_together and waits_for_completed(self._definition.pruner):
             self._say(
-                "search.pruner=median compares a trial with those that have completed: of the first "
+                "search/pruner=median compares a trial with those that have completed: of the first "
                 f"{min(num_parallel, self._plan.num_trials)} or fewer, which this launcher trains side by side, it "
-                "ends none; search.pruner=successive_halving does."
+                "ends none; search/pruner=successive_halving does."
             )
         with self._progress:
             try:
@@ -160,6 +152,7 @@ class RunningSweep:
                 interrupted = not self._stopped
             except Exception as error:
                 if not is_outside(error):
+                    self._write()  # what there is, before a mistake of the user's sampler ends the sweep
                     raise
                 self._stopped = reason(error)
         return self._finish(interrupted)
@@ -193,15 +186,12 @@ class RunningSweep:
 
     def _take(self, num_parallel: int) -> list[TakenTrial]:
         """The next batch: what does not depend on each other's results."""
-        kind, seeds = self._search.settings.kind, self._search.settings.seeds
-        limit = self._search.settings.batch_size or self._plan.num_trials
-        per_round = self._definition.trials_per_round if kind == "coarse_to_fine" else None
-        if kind == "tpe":
-            per_round = NUM_STARTUP  # which are random
-            if len(self._points_taken) >= NUM_STARTUP:
-                limit = self._search.settings.batch_size or max(num_parallel, seeds)
-                per_round = None
-        batch = self._plan.take(limit, per_round)
+        per_round = None
+        if isinstance(self._sampler, SweepSampler):
+            per_round = self._sampler.places_per_round(len(self._points_taken))
+        settings = self._search.settings
+        at_once = max(num_parallel, settings.seeds) if per_round is None else self._plan.num_trials
+        batch = self._plan.take(settings.batch_size or at_once, per_round)
         self._points_taken.update(trial.place for trial in batch)
         self._seed_of |= {trial.number: (trial.place, trial.repeat) for trial in batch}
         for trial in batch:
@@ -398,8 +388,8 @@ class RunningSweep:
             if write_ablation(leaderboard, self._folder):
                 self._say(f"Mean ± deviation over seeds, with differences: {shown(self._folder.ablation[0])}")
         with _going_on(self._folder.figures[0].name):
-            rounds = rounds_of(self._study, self._search.space, leaderboard.trials, self._definition.trials_per_round)
-            write_figure(leaderboard, self._folder, rounds, self._definition.trials_per_round)
+            rounds, trials_per_round = rounds_of(self._sampler, self._study, self._search.space, leaderboard.trials)
+            write_figure(leaderboard, self._folder, rounds, trials_per_round)
             if self._folder.figures[0].is_file():
                 self._say(f"Picture: {shown(self._folder.figures[0])}")
         goes_on = interrupted or self._stopped or self._retries.num_left

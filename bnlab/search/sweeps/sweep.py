@@ -25,6 +25,7 @@ from bnlab.search.study.address import anchored, portable
 from bnlab.search.study.changes import Settings, changes, composed
 from bnlab.search.study.folder import Definition, SweepFolder
 from bnlab.search.study.journal import mend
+from bnlab.search.study.pruning import build_pruner
 from bnlab.search.study.storage import close, open_storage
 from bnlab.search.study.trials import Trial
 from bnlab.search.sweeps.job import Job
@@ -37,7 +38,8 @@ __all__ = ["sweep"]
 
 log = logging.getLogger(__name__)
 
-_MAY_CHANGE = ("search.num_trials", "search.batch_size", "search.storage", "search.pruner", "search.retry_failed")
+_MAY_CHANGE = ("search.num_trials", "search.batch_size", "search.storage", "search/pruner", "search.retry_failed")
+_OF_PRUNER = "search.pruner."
 
 
 def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> list[Trial]:
@@ -85,6 +87,9 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         if search.settings.retry_failed:
             raise UserError("`search.retry_failed` goes with search.resume: a new sweep has no trial that failed.")
         check_sweep_dir(search, as_given, loader)
+    search.sampler(num_done=0)  # what cannot be made is refused before there is a folder
+    if search.settings.pruner is not None:
+        build_pruner(search.settings.pruner)
     settings = composed(search, config, loader)
     subdirs = Subdirs(search, config, loader)
     subdirs.check(folder)
@@ -150,6 +155,7 @@ def _resumed(
     new = without(arguments, "search.resume", TRUST)
     masked = [key_of(line) for line in stored.overrides if is_masked(line.partition("=")[2])]  # to be given again
     refused = [line for line in new if key_of(line) not in (*_MAY_CHANGE, *masked)]
+    refused = [line for line in refused if not key_of(line).startswith(_OF_PRUNER)]
     refused += [line for line in given.overrides if key_of(line).startswith("hydra.sweep.")]
     if given.config_name not in (CONFIG_NAME, stored.origin.config_name):
         refused.append(f"--config-name {given.config_name}")
@@ -158,7 +164,10 @@ def _resumed(
             f"A resumed sweep keeps its settings, so that {refused[0]!r} cannot be given: only the launcher, "
             f"{', '.join(_MAY_CHANGE)} may change."
         )
-    task = [*without(stored.overrides, TRUST, *map(key_of, new)), *new]
+    kept_of_task = without(stored.overrides, TRUST, *map(key_of, new))
+    if any(key_of(line) == "search/pruner" for line in new):  # which has settings of its own
+        kept_of_task = [line for line in kept_of_task if not key_of(line).startswith(_OF_PRUNER)]
+    task = [*kept_of_task, *new]
     kept = without(stored.origin.overrides, *map(key_of, given.overrides))
     if any(key_of(line) == "hydra/launcher" for line in given.overrides):  # which has settings of its own
         kept = [line for line in kept if not key_of(line).startswith("hydra.launcher.")]
@@ -228,5 +237,5 @@ def _definition(
         storage=storage,
         pruner=settings.pruner,
         minimize=search.minimize,
-        trials_per_round=stored.trials_per_round if stored else -(-search.num_points // settings.rounds),
+        num_points=stored.num_points if stored else search.num_points,
     )

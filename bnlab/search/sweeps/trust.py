@@ -41,6 +41,7 @@ def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) 
     if stored.storage is not None and ("${" in stored.storage or not _is_inside(stored.storage)):
         yield "keeps its study elsewhere (`search.storage`)"  # an address may hold a password: it is not shown
     yield from reasons_of_interpolations({"overrides": [*stored.overrides, *stored.origin.overrides]})
+    yield from reasons_of_targets({"search": {"pruner": stored.pruner}}, is_known)
     for line in stored.overrides:
         yield from _reasons_of_override(line, is_known)
 

@@ -227,7 +227,7 @@ def _pruning_of(job: Job) -> "Pruning | None":
         return None
     folder = TrialFolder.at(job.folder, job.sweep["folder"])
     definition = _definition_of(job.sweep["id"], folder.sweep)
-    if definition.pruner == "none":
+    if definition.pruner is None:
         return None
     from bnlab.search.study.pruning import pruning_of
 

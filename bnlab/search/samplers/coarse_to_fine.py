@@ -1,137 +1,35 @@
-"""Samplers for Optuna whose draws depend on the seed and the place in the search alone, so that a resumed search
-goes on as the uninterrupted one would have.
+"""Coarse to fine: random search in boxes that shrink around the best, round by round."""
 
-They work in any Optuna study. In a sweep, a trial carries its place in the user attribute "point" (a trial that
-repeats another has the other's place); elsewhere the place is the trial's number.
-"""
-
-import hashlib
 import math
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, TPESampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from bnlab.rules import integer, number
+from bnlab.search.samplers.place import REPEAT, PlaceSampler, again_of, place_of, uniform
 from bnlab.search.spaces.distributions import holds, position, value_at
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = [
-    "AGAIN",
-    "POINT",
-    "REPEAT",
-    "CoarseToFineSampler",
-    "FixedSampler",
-    "QuasiRandomSampler",
-    "RandomSampler",
-    "build_sampler",
-]
-
-# A trial's user attributes
-POINT = "point"
-AGAIN = "again"  # how often it was drawn before, each time a configuration that was there already
-REPEAT = "repeat"  # which of search.seeds it is, from 0
+__all__ = ["CoarseToFineSampler", "coarse_to_fine"]
 
 _Places = dict[int, list[FrozenTrial]]  # the trials with a value at each place
 
 
-def build_sampler(
-    kind: str,
-    *,
-    seed: int,
-    names: Sequence[str],
-    num_done: int,
-    trials_per_round: int,
-    shrink: float,
-    keep: int,
-    num_startup: int,
-) -> BaseSampler:
-    """The sampler of `search=kind`; `num_done` is how many trials the study has already. A grid needs none."""
-    if kind == "tpe":
-        # A resumed study goes on with new draws. Running trials count as poor, so that a batch spreads out.
-        return TPESampler(seed=_hash(seed, num_done), n_startup_trials=num_startup, constant_liar=True)
-    if kind == "quasi_random":
-        return QuasiRandomSampler(seed, names)
-    if kind == "coarse_to_fine":
-        return CoarseToFineSampler(seed, trials_per_round=trials_per_round, shrink=shrink, keep=keep)
-    return RandomSampler(seed)
+def coarse_to_fine(seed: int, num_points: int, rounds: int, shrink: float, keep: int) -> "CoarseToFineSampler":
+    """The sampler of a search for `num_points` configurations in `rounds` rounds of the same length.
 
-
-class _PlaceSampler(BaseSampler):
-    """Each parameter by itself, from its coordinate r in [0, 1)."""
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        return {}
-
-    def sample_relative(
-        self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-
-class RandomSampler(_PlaceSampler):
-    """Independent uniform draws on each parameter's scale, a function of (seed, place, name)."""
-
-    def __init__(self, seed: int) -> None:
-        self._seed = seed
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name, *_again(trial)))
-
-
-class QuasiRandomSampler(_PlaceSampler):
-    """Sobol's sequence, scrambled: as good as random in every projection, and the points keep their distance.
-
-    A value is a function of the seed, the place and the parameter's dimension. A parameter that is not in `names` has
-    the dimension after theirs and those of the others that its own trial was asked for before; what other trials are
-    asked for does not matter.
-
-    Args:
-        seed: of the scrambling.
-        names: the parameters, as the study calls them, in the order of their dimensions.
+    Raises:
+        UserError: a setting breaks its rule.
     """
-
-    def __init__(self, seed: int, names: Sequence[str] = ()) -> None:
-        self._seed = seed
-        self._dimensions = {name: index for index, name in enumerate(names)}
-        self._blocks: dict[int, tuple[int, NDArray[np.float64]]] = {}  # the last one used of each dimension
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        if _again(trial):  # the sequence's own points are those of other places
-            return value_at(param_distribution, _uniform(self._seed, _place(trial), param_name, *_again(trial)))
-        dimension = self._dimensions.get(param_name)
-        if dimension is None:
-            dimension = len(self._dimensions) + len(trial.params.keys() - self._dimensions.keys())
-        return value_at(param_distribution, self._coordinate(dimension, _place(trial)))
-
-    def _coordinate(self, dimension: int, place: int) -> float:
-        """Of the sequence's point `place`. Each dimension has its own scrambling, which keeps the evenness."""
-        start = place - place % _BLOCK
-        known, block = self._blocks.get(dimension, (-1, None))
-        if block is None or known != start:
-            from scipy.stats.qmc import Sobol
-
-            sequence = Sobol(dimension + 1, scramble=True, rng=_hash(self._seed, dimension + 1))
-            if start:
-                sequence.fast_forward(start)
-            block = sequence.random(_BLOCK)[:, -1]
-            self._blocks[dimension] = start, block
-        return float(block[place - start])
+    integer(minimum=1).check("search.rounds", rounds)
+    number(above=0, below=1).check("search.shrink", shrink)
+    integer(minimum=1).check("search.keep", keep)
+    return CoarseToFineSampler(seed, trials_per_round=-(-num_points // rounds), shrink=shrink, keep=keep)
 
 
-_BLOCK = 256  # points computed at once, a power of two
-
-
-class CoarseToFineSampler(_PlaceSampler):
+class CoarseToFineSampler(PlaceSampler):
     """Rounds of random trials, each round in boxes around the best of the round before.
 
     The box of round k (from 0) has the width shrink^k of the range, in the coordinate of the parameter's scale (the
@@ -147,10 +45,13 @@ class CoarseToFineSampler(_PlaceSampler):
 
     def __init__(self, seed: int, *, trials_per_round: int, shrink: float = 0.5, keep: int = 1) -> None:
         self._seed = seed
-        self._trials_per_round = trials_per_round
+        self.trials_per_round = trials_per_round
         self._shrink = shrink
         self._keep = keep
         self._centres: dict[int, list[dict[str, Any]]] = {}  # of the boxes of a round
+
+    def places_per_round(self, num_places: int) -> int | None:
+        return self.trials_per_round
 
     def sample_relative(
         self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -162,15 +63,15 @@ class CoarseToFineSampler(_PlaceSampler):
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         _check_one_objective(study)
-        place = _place(trial)
-        round_ = place // self._trials_per_round
-        r = _uniform(self._seed, place, param_name, *_again(trial))
+        place = place_of(trial)
+        round_ = place // self.trials_per_round
+        r = uniform(self._seed, place, param_name, *again_of(trial))
         centres = self._centres_of(study, round_)
         centre = centres[place % len(centres)] if centres else {}
         if param_name not in centre or not holds(param_distribution, centre[param_name]):
             return value_at(param_distribution, r)  # the first round, or what the best does not have
         if isinstance(param_distribution, CategoricalDistribution):
-            if _uniform(self._seed, place, f"{param_name} anew", *_again(trial)) >= self._shrink**round_:
+            if uniform(self._seed, place, f"{param_name} anew", *again_of(trial)) >= self._shrink**round_:
                 return centre[param_name]
             return value_at(param_distribution, r)
         start, width = self._box(round_, param_distribution, centre[param_name])
@@ -220,7 +121,7 @@ class CoarseToFineSampler(_PlaceSampler):
         """The places of the rounds before, from the newest on: those whose trials all have a value, and the others."""
         seeds: dict[int, dict[int, FrozenTrial | None]] = {}
         for trial in study.get_trials(deepcopy=False):
-            of_place = seeds.setdefault(_place(trial), {})
+            of_place = seeds.setdefault(place_of(trial), {})
             seed = trial.user_attrs.get(REPEAT, trial.number)
             if trial.state == TrialState.COMPLETE:
                 of_place[seed] = trial
@@ -230,22 +131,10 @@ class CoarseToFineSampler(_PlaceSampler):
         partial: list[_Places] = [{} for _ in range(round_)]
         for place, of_place in seeds.items():
             done = [trial for trial in of_place.values() if trial is not None]
-            newest = round_ - 1 - place // self._trials_per_round
+            newest = round_ - 1 - place // self.trials_per_round
             if done and newest >= 0:
                 (whole if len(done) == len(of_place) else partial)[newest][place] = done
         return whole, partial
-
-
-class FixedSampler(_PlaceSampler):
-    """Gives the values it is told."""
-
-    def __init__(self, values: dict[str, Any]) -> None:
-        self._values = values
-
-    def sample_independent(
-        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._values[param_name]
 
 
 def _best(places: _Places, direction: StudyDirection, number: int) -> list[dict[str, Any]]:
@@ -271,25 +160,3 @@ def _width_of_three(distribution: IntDistribution | FloatDistribution, centre: f
     cell = 1 / max(round((distribution.high - distribution.low) / distribution.step) + 1, 1)
     width = position(distribution, high) - position(distribution, low)
     return min(width if distribution.log else width + cell, 1.0)
-
-
-def _place(trial: FrozenTrial) -> int:
-    return trial.user_attrs.get(POINT, trial.number)
-
-
-def _again(trial: FrozenTrial) -> tuple[int, ...]:
-    """Which draw of its place it is, where it is not the first."""
-    return (trial.user_attrs[AGAIN],) if AGAIN in trial.user_attrs else ()
-
-
-def _uniform(*parts: Any) -> float:
-    """In [0, 1), with all 53 bits; looks random, depends on all parts, and is the same on every machine."""
-    return (_digest(*parts) >> 11) / 2**53
-
-
-def _hash(*parts: Any) -> int:
-    return _digest(*parts) >> 32
-
-
-def _digest(*parts: Any) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "big")

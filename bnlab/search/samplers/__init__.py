@@ -1,0 +1,1 @@
+"""Samplers: where a search tries its configurations."""

@@ -1,0 +1,51 @@
+"""From the settings under `search` to its sampler."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from optuna.samplers import BaseSampler
+
+from bnlab.config.target import build_target
+from bnlab.errors import UserError, user_errors
+from bnlab.search.samplers.place import PlaceSampler, seed_from
+from bnlab.search.samplers.random_draws import RandomSampler
+
+__all__ = ["build_sampler"]
+
+
+def build_sampler(
+    target: Mapping[str, Any] | None, *, seed: int, num_done: int, names: Sequence[str], num_points: int, seeds: int
+) -> BaseSampler:
+    """What the `_target_` of a search makes, called with its own settings and those of these that it takes.
+
+    Args:
+        target: `_target_` and its settings; None for a grid, whose trials have their values from the start.
+        seed: `search.seed`. A sampler that draws by place gets it as it is; any other gets one that depends on
+            `num_done` too, as a sequence of random numbers would begin again in a sweep that goes on.
+        num_done: trials that the study has already.
+        names: the parameters, as the study calls them.
+        num_points: configurations that the search was to try when it began.
+        seeds: trials per configuration.
+    Raises:
+        UserError: it cannot be made, or is no sampler.
+    """
+    if target is None:
+        return RandomSampler(seed)
+    with user_errors("`search`: "):
+        make = build_target({**target, "_partial_": True})
+        takes = inspect.signature(make.func).parameters
+        known = {"num_done": num_done, "names": list(names), "num_points": num_points, "seeds": seeds}
+        given = {name: value for name, value in known.items() if name in takes and name not in target}
+        if "seed" not in takes:
+            sampler = make(**given)
+        else:
+            sampler = make(seed=seed_from(seed, num_done), **given)
+            if isinstance(sampler, PlaceSampler):
+                sampler = make(seed=seed, **given)
+    if not isinstance(sampler, BaseSampler):
+        raise UserError(
+            f"`search._target_` must make a sampler of Optuna's, but {target['_target_']} makes a "
+            f"{type(sampler).__name__}: derive its class from optuna.samplers.BaseSampler."
+        )
+    return sampler

@@ -1,0 +1,23 @@
+"""Values that are known already, given where Optuna asks for a draw."""
+
+from typing import Any
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from bnlab.search.samplers.place import PlaceSampler
+
+__all__ = ["FixedSampler"]
+
+
+class FixedSampler(PlaceSampler):
+    """Gives the values it is told."""
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self._values = values
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._values[param_name]

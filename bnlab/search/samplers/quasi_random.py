@@ -1,0 +1,61 @@
+"""Quasi-random search: the points of a sequence that keep their distance."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from optuna.distributions import BaseDistribution
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from bnlab.search.samplers.place import PlaceSampler, again_of, place_of, seed_from, uniform
+from bnlab.search.spaces.distributions import value_at
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["QuasiRandomSampler"]
+
+_BLOCK = 256  # points computed at once, a power of two
+
+
+class QuasiRandomSampler(PlaceSampler):
+    """Sobol's sequence, scrambled: as good as random in every projection, and the points keep their distance.
+
+    A value is a function of the seed, the place and the parameter's dimension. A parameter that is not in `names` has
+    the dimension after theirs and those of the others that its own trial was asked for before; what other trials are
+    asked for does not matter.
+
+    Args:
+        seed: of the scrambling.
+        names: the parameters, as the study calls them, in the order of their dimensions.
+    """
+
+    def __init__(self, seed: int, names: Sequence[str] = ()) -> None:
+        self._seed = seed
+        self._dimensions = {name: index for index, name in enumerate(names)}
+        self._blocks: dict[int, tuple[int, NDArray[np.float64]]] = {}  # the last one used of each dimension
+
+    def sample_independent(
+        self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        if again_of(trial):  # the sequence's own points are those of other places
+            return value_at(param_distribution, uniform(self._seed, place_of(trial), param_name, *again_of(trial)))
+        dimension = self._dimensions.get(param_name)
+        if dimension is None:
+            dimension = len(self._dimensions) + len(trial.params.keys() - self._dimensions.keys())
+        return value_at(param_distribution, self._coordinate(dimension, place_of(trial)))
+
+    def _coordinate(self, dimension: int, place: int) -> float:
+        """Of the sequence's point `place`. Each dimension has its own scrambling, which keeps the evenness."""
+        start = place - place % _BLOCK
+        known, block = self._blocks.get(dimension, (-1, None))
+        if block is None or known != start:
+            from scipy.stats.qmc import Sobol
+
+            sequence = Sobol(dimension + 1, scramble=True, rng=seed_from(self._seed, dimension + 1))
+            if start:
+                sequence.fast_forward(start)
+            block = sequence.random(_BLOCK)[:, -1]
+            self._blocks[dimension] = start, block
+        return float(block[place - start])
