@@ -167,6 +167,7 @@ RULES: dict[str, Rule] = {
     ),
     "task": one_of(*TASKS),
     "metrics": mapping("a mapping of names to metrics of your own, {} for none"),
+    "figures": mapping("a mapping of names to figures of your own, {} for none"),
     "callbacks": mapping("a mapping of names to callbacks, {} for none"),
     "data.batch_size": either(integer(minimum=1), literal("full", "the whole training set")),
     "data.normalize": boolean(),

@@ -12,7 +12,7 @@ __all__ = ["Settings", "differing", "read_settings"]
 # What makes no other run: which of the seeds it is, where things are, and who watches.
 _NOT_OF_THE_RUN = (
     *("seed", "data.root", "logger", "search", "hydra", "resume", "record", "panda"),
-    *("callbacks", "metrics"),
+    *("callbacks", "metrics", "figures"),
 )
 
 _ABSENT = object()  # null is a value

@@ -17,6 +17,8 @@ from bnlab.text.concealing import is_masked
 __all__ = ["check"]
 
 _REQUIRED = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "seed", "objective", "num_threads")
+_KEYED_BY_NAMES = {"callbacks": "class", "metrics": "class or a function", "figures": "function"}
+_FIGURES_OF_A_RUN = ("curves",)
 _WITHOUT = {"norm": "norm=none", "scheduler": "scheduler=constant", "logger": "logger=csv"}
 
 
@@ -47,14 +49,19 @@ def check(config: DictConfig) -> None:
             value = value[part]
         else:
             rule.check(key, value)
-    for name, callback in settings.get("callbacks", {}).items():
-        if not isinstance(callback, dict) or "_target_" not in callback:
-            raise UserError(
-                f"`callbacks.{name}` must name a class as `_target_`, but got {callback!r}: "
-                f"+callbacks.{name}._target_=... adds it, ~callbacks.{name} takes it away."
-            )
-    for name, metric in settings.get("metrics", {}).items():
-        _check_metric(str(name), metric)
+    for group, kind in _KEYED_BY_NAMES.items():
+        for name, node in settings.get(group, {}).items():
+            if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
+                raise UserError(
+                    f"`{group}.{name}` must name a {kind} as `_target_`, but got {node!r}: "
+                    f"+{group}.{name}._target_=... adds it, ~{group}.{name} takes it away."
+                )
+            if group != "callbacks" and not re.fullmatch(NAME, str(name)):
+                raise UserError(f"`{group}` must have names of letters, digits and _, such as f1, but got {name!r}.")
+            if group == "metrics":
+                _check_metric(name, node)
+            if group == "figures" and name in _FIGURES_OF_A_RUN:
+                raise UserError(f"`figures.{name}` must have another name: a run draws {name}.png itself.")
     rule = one_of(*objectives(settings))
     replace(rule, text=f"{rule.text} with task={task_of(settings)}").check("objective", settings["objective"])
     trainer = config.get("trainer") or {}
@@ -62,18 +69,11 @@ def check(config: DictConfig) -> None:
         raise UserError("`trainer.max_epochs` and `trainer.max_steps` are both -1: set one, or training never ends.")
 
 
-def _check_metric(name: str, settings: Any) -> None:
+def _check_metric(name: str, settings: Mapping[str, Any]) -> None:
     """
     Raises:
-        UserError: what `metrics.name` says is no metric.
+        UserError: it has the name of another one, or does not say its direction.
     """
-    if not isinstance(settings, Mapping) or not isinstance(settings.get("_target_"), str):
-        raise UserError(
-            f"`metrics.{name}` must name a class or a function as `_target_`, but got {settings!r}: "
-            f"+metrics.{name}._target_=... adds it, ~metrics.{name} takes it away."
-        )
-    if not re.fullmatch(NAME, name):
-        raise UserError(f"`metrics` must have names of letters, digits and _, such as f1, but got {name!r}.")
     if name in METRICS:
         raise UserError(f"`metrics.{name}` must have another name: {', '.join(METRICS)} are measured in any case.")
     if "higher_is_better" not in settings:

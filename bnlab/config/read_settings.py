@@ -10,7 +10,7 @@ __all__ = ["NOTHING_READS_IT", "is_unread", "may_be_unread", "read_settings"]
 
 # What a run takes from its config, each of them whole
 _READ = (
-    *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks", "metrics"),
+    *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks", "metrics", "figures"),
     *("seed", "task", "objective", "num_threads"),
 )
 

@@ -17,7 +17,7 @@ ROUNDING = 1e-4
 """Largest relative difference that a different order of the same additions explains, over a training in float32."""
 
 # Everything that a training builds.
-_BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "logger")
+_BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "figures", "logger")
 _OF_THE_CLOCK = ("seconds",)
 
 

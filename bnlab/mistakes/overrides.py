@@ -26,6 +26,7 @@ _HINTS = {
     "note comment remark description tag tags label author": "+notes.NAME=TEXT keeps a note on the run.",
     "callback callbacks": "a callback is added by +callbacks.NAME._target_=CLASS.",
     "metric metrics": "a metric is added by +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
+    "figure figures plot plots": "a figure of a run is added by +figures.NAME._target_=FUNCTION.",
 }
 _OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # what may be meant
 

@@ -28,10 +28,9 @@ def check_early(config: DictConfig) -> None:
     settings: Any = OmegaConf.to_container(config, resolve=True)
     for key in _GROUPS:
         _check_targets(key, settings.get(key))
-    for name, callback in (settings.get("callbacks") or {}).items():
-        _check_targets(f"callbacks.{name}", callback)
-    for name, metric in (settings.get("metrics") or {}).items():
-        _check_targets(f"metrics.{name}", metric)
+    for group in ("callbacks", "metrics", "figures"):
+        for name, node in (settings.get(group) or {}).items():
+            _check_targets(f"{group}.{name}", node)
     check_callbacks(settings)
     check_network(settings)
     check_logger(settings)

@@ -10,6 +10,7 @@ from bnlab.stacked.early_stopping import early_stopping_lacks
 
 __all__ = ["data_key", "group_key", "why_alone"]
 
+_OF_NO_SHAPE = ("seed", "scheduler", "callbacks", "objective", "figures", "search")  # settings
 # Numbers that shape no tensor; whether they are null decides which tensors there are. All of an optimizer's are such.
 _OF_EACH = {
     "norm": ("eps", "momentum"),
@@ -79,9 +80,7 @@ def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
 
 def group_key(config: Mapping[str, Any]) -> str:
     """Equal for the configs of networks that can be one stack: same data, shapes, rules and length of training."""
-    shape: dict[str, Any] = {
-        key: config[key] for key in config if key not in ("seed", "scheduler", "callbacks", "objective", "search")
-    }
+    shape: dict[str, Any] = {key: config[key] for key in config if key not in _OF_NO_SHAPE}
     knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
     if is_quick(config):  # a stack is no other
         shape["trainer"] = {**config["trainer"], "_target_": LIGHTNINGS_TRAINER}

@@ -1,8 +1,10 @@
 """What a single run does around its training, whoever trains: its folder, its summary, what is shown at the end."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -16,9 +18,13 @@ from bnlab.errors import UserError, one_line
 from bnlab.process.shared_process import forks_end_here
 from bnlab.runs.closing import show
 from bnlab.runs.folder import RunFolder
+from bnlab.runs.own_figures import draw_own_figures
+from bnlab.runs.reading import load
 from bnlab.runs.summary import Summary, beginning
 
 __all__ = ["carry_out"]
+
+log = logging.getLogger(__name__)
 
 
 def carry_out(
@@ -65,6 +71,9 @@ def carry_out(
             raise
         summary["seconds"] = time.monotonic() - start
         run.finish(summary)
+        for line in draw_own_figures(config.get("figures"), run.path, partial(load, run.path, trust=True)):
+            log.warning(line)
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
     show(config, summary, run, console)
     return summary
 

@@ -6,7 +6,7 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from io import StringIO
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -22,6 +22,8 @@ from bnlab.process.outside import is_outside
 from bnlab.process.shared_process import restored
 from bnlab.process.signals import UserInterrupt, leave_to_parent, raise_interrupt
 from bnlab.runs.folder import RunFolder
+from bnlab.runs.own_figures import draw_own_figures
+from bnlab.runs.reading import load
 from bnlab.runs.summary import Summary
 from bnlab.search.study.folder import Definition, SweepFolder, TrialFolder
 from bnlab.stacked.data import load_data
@@ -192,6 +194,10 @@ def _train(
     for trial in finish(ready):
         if trial.status != "interrupted":
             unfinished[trial.job.number].remove()
+        read = partial(load, trial.run.path, trust=True)
+        for line in draw_own_figures(trial.config.get("figures"), trial.run.path, read):
+            trial.log(line)
+            trial.write_log()
         yield trial
 
 

@@ -1,0 +1,37 @@
+"""The figures of the user's own: functions of a run or of a sweep read back, named in the config."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bnlab.config.build import arguments_of
+from bnlab.errors import reason
+from bnlab.internals.hydra_internals import instantiate
+from bnlab.io.atomic_file import write_bytes
+
+__all__ = ["draw_own_figures"]
+
+
+def draw_own_figures(figures: Any, folder: Path, read: Callable[[], Any]) -> Iterator[str]:
+    """Draw each figure into NAME.png; whatever goes wrong with one costs no more than a line, which is yielded.
+
+    Args:
+        figures: {NAME: {_target_, arguments}}; the target is called with what was read and gives a matplotlib Figure.
+        folder: where the pictures go.
+        read: reads back what they are drawn of.
+    """
+    if not figures:
+        return
+    from bnlab.figures import picture  # matplotlib takes half a second
+
+    subject: Any = None
+    for name, settings in figures.items():
+        try:
+            draw = instantiate({**arguments_of(settings), "_partial_": True}, _convert_="all")
+            subject = read() if subject is None else subject
+            figure = draw(subject)
+            if not hasattr(figure, "savefig"):
+                raise TypeError(f"it must give a matplotlib Figure, but gave {figure!r}")
+            write_bytes(folder / f"{name}.png", picture(figure))
+        except Exception as error:
+            yield f"`figures.{name}` is not drawn: {reason(error)}"
