@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from statistics import fmean
 
 __all__ = ["CONFIDENCE", "Difference", "Estimate", "difference", "estimate"]
 
@@ -41,7 +42,7 @@ def estimate(values: Collection[float]) -> Estimate | None:
     """
     if not values:
         return None
-    mean = math.fsum(values) / len(values)
+    mean = fmean(values)
     return Estimate(mean, math.sqrt(_variance(values)) if len(values) > 1 else None, len(values))
 
 
@@ -61,10 +62,10 @@ def difference(of: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     shared = [seed for seed in of if seed in baseline]
     if len(shared) > 1:
         differences = [of[seed] - baseline[seed] for seed in shared]
-        mean, squared_error = _mean(differences), _variance(differences) / len(shared)
+        mean, squared_error = fmean(differences), _variance(differences) / len(shared)
         return _with_interval(mean, squared_error, len(shared) - 1, len(shared))
     a, b = of.values(), baseline.values()
-    mean = _mean(a) - _mean(b)
+    mean = fmean(a) - fmean(b)
     if len(a) < 2 or len(b) < 2:
         return Difference(mean)
     u, v = _variance(a) / len(a), _variance(b) / len(b)
@@ -72,17 +73,13 @@ def difference(of: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     return _with_interval(mean, u + v, freedom, None)
 
 
-def _mean(values: Collection[float]) -> float:
-    return math.fsum(values) / len(values)
-
-
 def _variance(values: Collection[float]) -> float:
-    mean = _mean(values)
+    mean = fmean(values)
     return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
 
 
 def _with_interval(mean: float, squared_error: float, freedom: float, pairs: int | None) -> Difference:
-    from scipy.special import stdtrit  # a tenth of a second, which scipy.stats takes ten of
+    from scipy.special import stdtrit  # which imports much less than scipy.stats
 
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(squared_error)
     return Difference(mean, mean - half, mean + half, pairs)

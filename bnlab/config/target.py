@@ -1,4 +1,7 @@
-"""What a config's `_target_` names, called with the rest of it: by Hydra, or directly where that is the same."""
+"""Replaces `hydra.utils.instantiate` for plain arguments, as it is slow to build a network; delete when it is not.
+
+Figures: bnlab/bench/records/library_functions.md.
+"""
 
 import functools
 from collections.abc import Mapping
@@ -15,9 +18,8 @@ _PLAIN = (str, int, float, bool, type(None))
 def build_target(arguments: Mapping[str, Any], **objects: Any) -> Any:
     """`hydra.utils.instantiate(arguments, **objects)` with plain lists and dicts for the target.
 
-    That takes 5 ms, more than building a network. The known parts of bnlab, `torch.nn` and `torch.optim`
-    (`bnlab.config.trust`) that get only numbers, texts and lists of them are called directly; all others go by Hydra
-    and its rules of what may be called.
+    The known parts of bnlab, `torch.nn` and `torch.optim` (`bnlab.config.trust`) that get only numbers, texts and lists
+    of them are called directly; all others go by Hydra and its rules of what may be called.
 
     Args:
         arguments: the resolved group, with its `_target_`; with `_partial_` the call is left to the caller.

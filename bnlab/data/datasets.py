@@ -39,9 +39,12 @@ def digits(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed:
 
 
 def _digits_table() -> NDArray[np.uint8]:
-    """(1797, 65): the 64 pixels of an image in 0, ..., 16, row by row, and its class.
+    """Replaces scikit-learn's `load_digits`, whose import slows every start; delete when that import is cheap.
 
-    scikit-learn takes a second to import, its file 3 ms to read, as bytes; as floats it took 18.
+    Figures: bnlab/bench/records/library_functions.md.
+
+    Returns:
+        (1797, 65): the 64 pixels of an image in 0, ..., 16, row by row, and its class.
     """
     package = importlib.util.find_spec("sklearn")
     for folder in package.submodule_search_locations or () if package else ():

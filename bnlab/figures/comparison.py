@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median_low
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import NDArray
 
 from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
-from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
+from bnlab.figures.scales import MOST_ABOVE, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
 from bnlab.metrics import metric_of
 from bnlab.text.number_format import label
@@ -142,7 +143,7 @@ def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequenc
         low, high = min(map(min, of_arms)), max(map(max, of_arms))
         if metric.is_logarithmic and low > 0:
             axes.set_yscale("log")
-            axes.set_ylim(low / 1.15, min(high, MOST_ABOVE * lower_median(list(map(max, of_arms)))) * 1.15)
+            axes.set_ylim(low / 1.15, min(high, MOST_ABOVE * median_low(map(max, of_arms))) * 1.15)
             number_log_axis(axes.yaxis, decades_apart=3)
         else:
             if high > metric.least_drawn:

@@ -1,8 +1,13 @@
-"""The figures of many trainings, drawn on one background."""
+"""Replaces one matplotlib figure per training, which a stacked sweep would wait for; delete when drawing one is cheap.
+
+Axes, grid, ticks and legend are drawn once, as matplotlib's animations do (blitting), and the lines of each training
+over a copy. Figures: bnlab/bench/records/library_functions.md.
+"""
 
 import math
 from collections.abc import Iterator, Sequence
 from functools import cache
+from statistics import median_low
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,7 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 from bnlab.curves import Curves
 from bnlab.figures.files import DPI
 from bnlab.figures.png import png
-from bnlab.figures.scales import MOST_ABOVE, lower_median, number_log_axis
+from bnlab.figures.scales import MOST_ABOVE, number_log_axis
 from bnlab.figures.titles import wrapped
 from bnlab.figures.training import (
     COLOURS,
@@ -32,8 +37,7 @@ __all__ = ["pictures_of_many"]
 def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
     """`curves` of each training as PNG, all on the same axes, so that pictures can be compared.
 
-    Axes, grid, ticks and legend are drawn once, and the lines of each training over a copy: 8 ms a picture instead of
-    80. What is drawn on is kept for the next call.
+    The canvas is kept for the next call.
     """
     together = {
         name: [value for training in trainings for value in training.metrics[name]] for name in trainings[0].metrics
@@ -47,7 +51,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
         axes.autoscale_view()
         if axes.get_yscale() == "log":
             highest = [loss for training in trainings if (loss := _highest_loss(training)) is not None]
-            top = min(axes.get_ylim()[1], MOST_ABOVE * lower_median(highest))
+            top = min(axes.get_ylim()[1], MOST_ABOVE * median_low(highest))
             axes.set_ylim(top=top, auto=True)  # the axes are kept for the next call
             number_log_axis(axes.yaxis, decades_apart=3)
     canvas.draw()
@@ -95,7 +99,11 @@ def _set_lines(axes: Axes, training: Curves, quantity: str) -> None:
 
 
 def _title(text: str, width: int) -> NDArray[np.uint8]:
-    """(height, `width`, 4): the one or two lines at the top, by Pillow: matplotlib takes 9 ms."""
+    """Replaces matplotlib's `suptitle`, which costs as much as the lines of a picture; delete with this module.
+
+    Returns:
+        (height, `width`, 4): one or two lines of text, to be laid over the top of a picture.
+    """
     font = _font(TITLE_POINTS * DPI / 72)
     image = Image.new("RGBA", (width, round(2.7 * font.size)), "white")
     for index, line in enumerate(wrapped(text, TITLE_WIDTH).splitlines()):

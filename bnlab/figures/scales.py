@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import NDArray
 
-__all__ = ["MOST_ABOVE", "lower_median", "number_log_axis", "set_scale", "short", "unique"]
+__all__ = ["MOST_ABOVE", "number_log_axis", "set_scale", "short", "unique"]
 
 MOST_ABOVE = 10  # times the highest loss of the median training: one that explodes leaves the picture, else it fills it
 MOST_NAMES = 8  # of choices on an axis; more would lie on one another
@@ -18,18 +18,13 @@ LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
 def number_log_axis(axis: Axis, decades_apart: float) -> None:
     """Plain numbers at powers of ten where these are more than `decades_apart`, else at 1, 2, 5, 10, ...
 
-    Tiny ticks between them, and powers written as such, would take matplotlib as long as all the rest.
+    matplotlib's own locator adds minor ticks and writes powers, which nobody needs to read a learning rate.
     """
     low, high = sorted(axis.get_view_interval())
     decades = np.log10(high) - np.log10(low)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < decades_apart else (1,)))
     axis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axis.set_minor_locator(NullLocator())
-
-
-def lower_median(values: Sequence[float]) -> float:
-    """The median or, of an even number of values, the lower one of the two in the middle."""
-    return sorted(values)[(len(values) - 1) // 2]
 
 
 def short(text: str) -> str:

@@ -32,7 +32,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
     """
     shown = quantities(metrics)
     figure = Figure(figsize=(_PANEL_WIDTH * len(shown), 4.2))
-    # Given places: a layout engine costs more than the rest of the drawing.
+    # Given places: the runs of a stack share their axes, whatever their titles.
     figure.subplots_adjust(left=0.14 / len(shown), right=1 - 0.04 / len(shown), bottom=0.12, top=0.84)
     figure.suptitle(wrapped(said_in_full(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
@@ -42,7 +42,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
             axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
-        # Given places: matplotlib takes 0.1 s to find the same ones.
+        # Given places, as the axes have.
         axes.set_title(label(quantity), fontsize=10, y=1)
         axes.set_xlabel("epoch")
         axes.xaxis.set_label_coords(0.5, -0.09)

@@ -1,4 +1,7 @@
-"""One process at a time in a folder, by a lock that ends with its owner, however that ends."""
+"""Replaces filelock, which locks a file of its own instead of the folder; delete when it can lock a folder.
+
+One process at a time has a folder, by a lock that ends with its owner, however that ends.
+"""
 
 import logging
 import os

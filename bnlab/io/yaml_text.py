@@ -1,4 +1,7 @@
-"""Configs as YAML: what `OmegaConf.to_yaml` writes, by libyaml where PyYAML has it, in a third of the time."""
+"""Replaces `OmegaConf.to_yaml`, which refuses text with a `${` that is no interpolation; delete when it writes that.
+
+Configs are written as it writes them, letter by letter, and so are plain lists and dicts: overrides hold any text.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path

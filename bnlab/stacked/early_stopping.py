@@ -1,4 +1,7 @@
-"""Lightning's EarlyStopping for a network in a stack: the same rule, without Lightning."""
+"""Replaces Lightning's EarlyStopping in stacks, whose workers do not import Lightning; delete when that is cheap.
+
+The rule is the same. Figures: bnlab/bench/records/library_functions.md.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields

@@ -1,4 +1,8 @@
-"""Loss and score of an epoch, accumulated as tensors: nothing waits for the device before the epoch ends."""
+"""Replaces torchmetrics, which rounds to fp32 and takes longer per step; delete when it does neither.
+
+Loss and score of an epoch are accumulated as tensors, so that nothing waits for the device before the epoch ends.
+Figures: bnlab/bench/records/library_functions.md.
+"""
 
 import torch
 from torch import Tensor

@@ -25,7 +25,7 @@ SUBDIR = "hydra.sweep.subdir"  # the one setting of Hydra that the search gives 
 
 
 class SweepConfigLoader(ConfigLoader):
-    """Hydra's loader, which keeps what it composed for a choice of groups and gives it again with other values.
+    """Replaces Hydra's loader, which composes every job of a sweep from scratch; delete when it keeps what it composed.
 
     Hydra composes the groups first, and then sets the overridden values one after the other. The first part is kept;
     the second is done by Hydra's own function, on a copy. Overrides that do neither go to Hydra whole.

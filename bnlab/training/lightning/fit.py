@@ -244,7 +244,10 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
 
 
 class Unprofiled(PassThroughProfiler):
-    """Lightning opens 70 contexts a step for a profiler that does nothing; one for all saves 50 µs of each step."""
+    """Replaces Lightning's idle profiler, which makes dozens of contexts per step; delete when it makes none.
+
+    Figures: bnlab/bench/records/library_functions.md.
+    """
 
     _nothing = nullcontext()
 
