@@ -60,7 +60,7 @@ def strangers(a_run: Path, tmp_path: Path):
         "bnlab.io.atomic_file.write_text",
         "bnlab.data.datasets.pickle.load",
         "bnlab.network.MLP.__init__",
-        "bnlab.config.target.build_target",
+        "bnlab.config.build.build_metric",
         "hydra.utils.instantiate",
         "hydra.utils.get_class",
         "lightning.pytorch.Trainer.fit",

@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.config.settings import WIDTHS
-from bnlab.config.target import build_target
 from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
 from bnlab.internals.hydra_internals import instantiate
@@ -21,7 +20,7 @@ __all__ = ["arguments_of", "build_logger", "build_metric", "build_network", "bui
 
 
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
-    """The group as a plain dict for `build_target`, without the keys that bnlab itself reads."""
+    """The group as a plain dict for Hydra's `instantiate`, without the keys that bnlab itself reads."""
     arguments: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in arguments.items() if key not in not_for_the_target}
 
@@ -33,7 +32,9 @@ def build_splits(config: DictConfig) -> Splits:
         UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
     """
     with user_errors("`data`: "):
-        splits = as_splits(build_target(arguments_of(config.data, "batch_size", "normalize", "normalize_target")))
+        splits = as_splits(
+            instantiate(arguments_of(config.data, "batch_size", "normalize", "normalize_target"), _convert_="all")
+        )
     if splits.task != task_of(config):
         raise UserError(_WRONG_TASK[splits.task])
     return splits
@@ -64,16 +65,17 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs
     with user_errors("`norm`: "):
         if norm._target_ is not None:
             layers = {
-                "norm": build_target({**arguments_of(norm, "placement"), "_partial_": True}),
+                "norm": instantiate({**arguments_of(norm, "placement"), "_partial_": True}, _convert_="all"),
                 "placement": norm.get("placement", "before"),
             }
     with user_errors("`model`: "), torch.random.fork_rng():
         torch.manual_seed(config.seed)
-        return build_target(
+        return instantiate(
             arguments_of(config.model, *(WIDTHS if "hidden" in config.model else ())),
             input_shape=sample_shape,
             num_classes=num_outputs,
             **layers,
+            _convert_="all",
         )
 
 
@@ -124,4 +126,4 @@ def build_logger(config: DictConfig, folder: Path) -> Any:
         arguments = arguments_of(logger)
         if arguments.get("save_dir", "") is None:
             arguments["save_dir"] = str(folder)
-        return build_target(arguments)
+        return instantiate(arguments, _convert_="all")

@@ -9,8 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
-from bnlab.config.target import build_target
 from bnlab.errors import UserError
+from bnlab.internals.hydra_internals import instantiate
 
 __all__ = ["build_optimizer", "build_scheduler", "check_length", "inverse_time", "try_out"]
 
@@ -25,7 +25,7 @@ def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> O
                 "set these, or take them away with ~optimizer.beta1 ~optimizer.beta2."
             )
         arguments["betas"] = (float(arguments.pop("beta1")), float(arguments.pop("beta2")))  # torch wants no whole 0
-    optimizer = build_target(arguments, params=list(parameters))
+    optimizer = instantiate(arguments, params=list(parameters), _convert_="all")
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"`optimizer` must make an optimizer of torch's, but {arguments.get('_target_')} does not.")
     return optimizer
@@ -45,7 +45,7 @@ def build_scheduler(config: DictConfig, optimizer: Optimizer) -> LRScheduler | N
     if config._target_ is None:
         return None
     arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
-    scheduler = build_target(arguments, optimizer=optimizer)
+    scheduler = instantiate(arguments, optimizer=optimizer, _convert_="all")
     if not isinstance(scheduler, LRScheduler):
         raise UserError(f"`scheduler` must make a schedule of torch's, but {config._target_} does not.")
     return scheduler

@@ -6,8 +6,8 @@ from typing import Any
 
 from optuna.samplers import BaseSampler
 
-from bnlab.config.target import build_target
 from bnlab.errors import UserError, user_errors
+from bnlab.internals.hydra_internals import instantiate
 from bnlab.search.samplers.place import PlaceSampler, seed_from
 from bnlab.search.samplers.random_draws import RandomSampler
 
@@ -33,7 +33,7 @@ def build_sampler(
     if target is None:
         return RandomSampler(seed)
     with user_errors("`search`: "):
-        make = build_target({**target, "_partial_": True})
+        make = instantiate({**target, "_partial_": True}, _convert_="all")
         takes = inspect.signature(make.func).parameters
         known = {"num_done": num_done, "names": list(names), "num_points": num_points, "seeds": seeds}
         given = {name: value for name, value in known.items() if name in takes and name not in target}

@@ -10,8 +10,8 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from bnlab.config.target import build_target
 from bnlab.errors import UserError, reason, user_errors
+from bnlab.internals.hydra_internals import instantiate
 from bnlab.process.outside import is_outside
 from bnlab.search.study.folder import Definition, TrialFolder
 from bnlab.search.study.storage import open_storage, study_id, trial_id
@@ -46,7 +46,7 @@ def build_pruner(target: Mapping[str, Any]) -> BasePruner:
         UserError: it cannot be made, or is no pruner.
     """
     with user_errors("`search.pruner`: "):
-        pruner = build_target(target)
+        pruner = instantiate(dict(target), _convert_="all")
     if not isinstance(pruner, BasePruner):
         raise UserError(
             f"`search.pruner._target_` must make a pruner of Optuna's, but {target['_target_']} makes a "
