@@ -19,6 +19,7 @@ from bnlab.process.import_path import python, safe_environment
 from bnlab.process.signals import EXIT_INTERRUPTED
 from bnlab.runs.reading import Run, load
 from bnlab.runs.sweeps import Sweep, load_sweep
+from bnlab.status import Status
 from bnlab.text.command_line import Origin, override
 
 __all__ = ["run", "sweep"]
@@ -45,7 +46,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     if any(line.startswith("+") for line in lines):
         check_added(config, lines, vocabulary_of(Origin()).choices, Origin(), None)
     summary = fit(config, place)
-    if summary["status"] == "interrupted":
+    if summary["status"] == Status.INTERRUPTED:
         raise KeyboardInterrupt
     return load(place, trust=True)
 

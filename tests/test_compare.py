@@ -26,6 +26,7 @@ from bnlab.figures import Series, picture
 from bnlab.figures import compare as draw
 from bnlab.figures.palette import COLOURS, MOST_LINES
 from bnlab.search.study.folder import SweepFolder
+from bnlab.status import Status
 
 
 @pytest.fixture
@@ -296,4 +297,4 @@ def test_a_table_fits_the_terminal_or_says_what_is_left_out(runs: Path, width: i
 
 def result(number: int) -> Result:
     values = {"val_accuracy": number / 30, "test_accuracy": number / 31}
-    return Result("run", "run", Settings({"optimizer.lr": number}), 0, "completed", values=values)
+    return Result("run", "run", Settings({"optimizer.lr": number}), 0, Status("completed"), values=values)

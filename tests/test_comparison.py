@@ -25,6 +25,7 @@ from bnlab.composing import compose
 from bnlab.config.folder import config_folder
 from bnlab.errors import UserError
 from bnlab.io.yaml_text import read_yaml
+from bnlab.status import Status
 
 GROUPS = ("data", "model", "norm", "optimizer", "scheduler")
 
@@ -138,7 +139,7 @@ def test_a_setting_that_came_later_is_none_where_it_has_its_default() -> None:
 
 def result(seed: int, accuracy: float | None, status: str = "completed", owner: str = "sweep", **values) -> Result:
     found = {} if accuracy is None else {"val_accuracy": accuracy, "test_accuracy": accuracy / 2}
-    return Result(f"{owner}/{seed}", owner, Settings(values), seed, status, values=found)
+    return Result(f"{owner}/{seed}", owner, Settings(values), seed, Status(status), values=found)
 
 
 def test_runs_equal_but_for_the_seed_make_one_arm() -> None:

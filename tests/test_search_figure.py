@@ -11,13 +11,14 @@ from bnlab.search.results.figure import points_of
 from bnlab.search.results.leaderboard import Leaderboard, axis_of
 from bnlab.search.spaces.space import Choice, Parameter, Space
 from bnlab.search.study.trials import Trial
+from bnlab.status import Status
 from bnlab.text.command_line import Origin
 
 TRIALS = [
-    {"lr": 0.001, "momentum": 0.9, "units": 16, "optimizer": "sgd", "objective": 0.5, "state": "completed"},
-    {"lr": 0.1, "momentum": 0.99, "units": 64, "optimizer": "adam", "objective": 0.9, "state": "completed"},
-    {"lr": 1.0, "momentum": 0.999, "units": 32, "optimizer": "adam", "objective": 0.1, "state": "diverged"},
-    {"lr": 0.01, "units": 20, "optimizer": "sgd", "objective": 0.95, "state": "pruned"},
+    {"lr": 0.001, "momentum": 0.9, "units": 16, "optimizer": "sgd", "objective": 0.5, "status": "completed"},
+    {"lr": 0.1, "momentum": 0.99, "units": 64, "optimizer": "adam", "objective": 0.9, "status": "completed"},
+    {"lr": 1.0, "momentum": 0.999, "units": 32, "optimizer": "adam", "objective": 0.1, "status": "diverged"},
+    {"lr": 0.01, "units": 20, "optimizer": "sgd", "objective": 0.95, "status": "pruned"},
 ]
 AXES = {"lr": "log", "momentum": "one_minus_log", "units": "linear", "optimizer": ["sgd", "adam"]}
 
@@ -82,7 +83,7 @@ def test_numbers_among_which_is_chosen_go_from_low_to_high(values: tuple[object,
 
 def test_of_many_choices_some_are_named() -> None:
     rates = [f"{number / 100:g}" for number in range(1, 31)]
-    trials = [{"lr": rate, "objective": 0.5, "state": "completed"} for rate in rates]
+    trials = [{"lr": rate, "objective": 0.5, "status": "completed"} for rate in rates]
     panel = search(trials, {"lr": rates}, "val_accuracy", minimize=False).axes[0]
     assert [text.get_text() for text in panel.get_xticklabels()] == rates[::4]
     assert [x for x, _ in points(panel, "completed")] == list(range(30))
@@ -90,7 +91,7 @@ def test_of_many_choices_some_are_named() -> None:
 
 def test_choices_are_named_as_they_are_written_however_odd() -> None:
     texts = ["$a_b$", "$x^", "[10]", "a\nb", "long" * 100, "long" * 101]
-    trials = [{"x": text, "objective": 0.5, "state": "completed"} for text in texts]
+    trials = [{"x": text, "objective": 0.5, "status": "completed"} for text in texts]
     assert picture(search(trials, {"x": texts, "k" * 200: "log"}, "val_accuracy", minimize=False))
     figure = search(trials, {"x": texts}, "val_accuracy", minimize=False)
     assert picture(figure).startswith(b"\x89PNG")
@@ -106,23 +107,23 @@ def test_choices_are_named_as_they_are_written_however_odd() -> None:
     ids=str,
 )
 def test_any_range_can_be_drawn(values: tuple[float, ...], scale: str) -> None:
-    trials = [{"x": value, "objective": 0.5, "state": "completed"} for value in values]
-    trials += [{"objective": 1e300, "state": "completed"}]  # without x
+    trials = [{"x": value, "objective": 0.5, "status": "completed"} for value in values]
+    trials += [{"objective": 1e300, "status": "completed"}]  # without x
     panel = search(trials, {"x": scale}, "val_loss", minimize=True)
     assert picture(panel).startswith(b"\x89PNG")
     assert [x for line in panel.axes[0].lines if line.get_label() == "completed" for x in line.get_xdata()] == [*values]
 
 
 GRID = [
-    {"norm": norm, "lr": lr, "objective": value, "deviation": 0.01, "state": "completed"}
+    {"norm": norm, "lr": lr, "objective": value, "deviation": 0.01, "status": "completed"}
     for norm, values in (("none", (0.5, 0.9)), ("batch", (0.6, 0.95)))
     for lr, value in zip(("0.1", "1"), values, strict=True)
 ]
 BAD = [
-    {"norm": "none", "lr": "1", "objective": None, "state": "diverged"},
-    {"norm": "none", "lr": "1", "objective": 0.1, "deviation": 0.05, "state": "diverged"},
-    {"norm": "batch", "lr": "0.1", "objective": None, "state": "failed"},
-    {"norm": "batch", "lr": "0.1", "objective": 0.99, "deviation": None, "state": "incomplete"},
+    {"norm": "none", "lr": "1", "objective": None, "status": "diverged"},
+    {"norm": "none", "lr": "1", "objective": 0.1, "deviation": 0.05, "status": "diverged"},
+    {"norm": "batch", "lr": "0.1", "objective": None, "status": "failed"},
+    {"norm": "batch", "lr": "0.1", "objective": 0.99, "deviation": None, "status": "incomplete"},
 ]
 GRID_AXES = {"norm": ["none", "batch"], "lr": ["0.1", "1"]}
 
@@ -192,8 +193,8 @@ def test_the_factor_of_colours_is_a_choice_of_few_names(axes, expected) -> None:
 def test_rounds_have_colours_and_boxes() -> None:
     rounds = [[{"lr": (1e-3, 1.0), "beta": (0.5, 0.999)}], [{"lr": (1e-2, 0.1), "beta": (0.9, 0.99)}]]
     trials = [
-        {"lr": 0.5, "beta": 0.6, "objective": 0.1, "state": "completed", "round": 0},
-        {"lr": 0.05, "beta": 0.95, "objective": 0.9, "state": "completed", "round": 1},
+        {"lr": 0.5, "beta": 0.6, "objective": 0.1, "status": "completed", "round": 0},
+        {"lr": 0.05, "beta": 0.95, "objective": 0.9, "status": "completed", "round": 1},
     ]
     figure = search(trials, {"lr": "log", "beta": "one_minus_log"}, "val_accuracy", minimize=False, rounds=rounds)
     picture(figure)
@@ -216,8 +217,8 @@ def test_rounds_have_colours_and_boxes() -> None:
     assert colours == [to_hex(patch.get_edgecolor()) for patch in plane.patches]
 
 
-def trial(number: int, point: int, repeat: int, objective: float | None, state: str = "completed") -> Trial:
-    return Trial(number, point, repeat, state, objective, {"lr": str(point)}, None, None, "", None)
+def trial(number: int, point: int, repeat: int, objective: float | None, status: str = "completed") -> Trial:
+    return Trial(number, point, repeat, Status(status), objective, {"lr": str(point)}, None, None, "", None)
 
 
 def test_a_configuration_over_seeds_is_one_point() -> None:
@@ -230,16 +231,16 @@ def test_a_configuration_over_seeds_is_one_point() -> None:
     ]
     leaderboard = Leaderboard(trials, space, [], "val_accuracy", False, 2, 0, None, Origin())
     assert points_of(leaderboard) == [
-        {"lr": "0", "objective": 0.6, "deviation": pytest.approx(0.2 / 2**0.5), "state": "completed"},
-        {"lr": "1", "objective": 0.9, "deviation": None, "state": "incomplete"},
-        {"lr": "2", "objective": 0.3, "deviation": None, "state": "diverged"},
-        {"lr": "3", "objective": None, "state": "failed"},
+        {"lr": "0", "objective": 0.6, "deviation": pytest.approx(0.2 / 2**0.5), "status": "completed"},
+        {"lr": "1", "objective": 0.9, "deviation": None, "status": "incomplete"},
+        {"lr": "2", "objective": 0.3, "deviation": None, "status": "diverged"},
+        {"lr": "3", "objective": None, "status": "failed"},
     ]
 
 
 def test_an_r2_far_below_zero_does_not_flatten_the_axis() -> None:
     values = ((0.1, 0.5, 0.1), (1, 0.2, 0.1), (10, -1e6, 2e6))
-    trials = [{"lr": lr, "objective": r2, "deviation": s, "state": "completed"} for lr, r2, s in values]
+    trials = [{"lr": lr, "objective": r2, "deviation": s, "status": "completed"} for lr, r2, s in values]
     figure = search(trials, {"lr": "log"}, "val_r2", minimize=False)
     panel = figure.axes[0]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["completed", "off the axis", "best"]

@@ -118,7 +118,7 @@ def test_a_trial_that_goes_on_with_an_interrupted_one_competes_in_its_place():
 
     interrupted, heir, *others = (study.ask() for _ in range(6))
     assert report(interrupted, 0.9, range(1, 5)) == ([False] * 4, {"completed_rung_0": 0.9})
-    interrupted.set_user_attr(RESULT, {"state": "interrupted"})
+    interrupted.set_user_attr(RESULT, {"status": "interrupted"})
     study.tell(interrupted, state=optuna.trial.TrialState.FAIL)
     rule = rule_of(study, heir, "successive_halving")
     rows = [{"epoch": epoch, "val_accuracy": 0.9} for epoch in range(1, 5)]

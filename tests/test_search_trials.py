@@ -6,11 +6,12 @@ import re
 from simulated_sweep import LR, smooth
 
 from bnlab.search.study.trials import Trial, rank
+from bnlab.status import Status
 from bnlab.text.number_format import percent
 
 
-def trial(number: int, point: int | None, repeat: int, objective: float | None, state: str = "completed") -> Trial:
-    return Trial(number, point, repeat, state, objective, {}, None, None, "", None)
+def trial(number: int, point: int | None, repeat: int, objective: float | None, status: str = "completed") -> Trial:
+    return Trial(number, point, repeat, Status(status), objective, {}, None, None, "", None)
 
 
 def ranked(trials, minimize: bool = False, seeds: int = 3) -> list[tuple[int | None, bool]]:

@@ -5,10 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bnlab.comparison.settings import Settings
+from bnlab.status import Status
 
 __all__ = ["Arm", "Result"]
-
-_COUNTED = ("completed", "diverged")  # what a diverged run had reached before is its result, as on a leaderboard
 
 
 @dataclass(frozen=True)
@@ -19,8 +18,7 @@ class Result:
         name: where it is, as it is shown.
         owner: the folder that it was asked for by: its own, or that of a sweep.
         settings: all but the seed.
-        status: completed, diverged, pruned, interrupted, failed, running or unfinished.
-        reason: why it failed.
+        error: why it failed.
         values: val_accuracy and the like at the best epoch, and test_accuracy and the like; what there is of them.
         curves: the columns of metrics.csv.
         objective: the name of the metric that picked the best epoch.
@@ -31,8 +29,8 @@ class Result:
     owner: str
     settings: Settings
     seed: int
-    status: str
-    reason: str = ""
+    status: Status
+    error: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
     objective: str = "val_accuracy"
@@ -54,18 +52,20 @@ class Arm:
     results: tuple[Result, ...]
 
     @property
-    def states(self) -> Counter[str]:
+    def statuses(self) -> Counter[Status]:
         return Counter(result.status for result in self.results)
 
     def values(self, metric: str) -> dict[int, float]:
         """By seed, of the runs that count: those that ended by themselves or, without any such, of all."""
-        counted = [result for result in self.results if result.status in _COUNTED] or self.results
+        counted = [result for result in self.results if result.status.is_ranked] or self.results
         return {result.seed: result.values[metric] for result in counted if metric in result.values}
 
     def runs(self) -> str:
-        """As "5", or "5 (2 diverged)" where some did not complete; of a single run its state."""
+        """As "5", or "5 (2 diverged)" where some did not complete; of a single run its status."""
         number = len(self.results)
         if number == 1:
             return self.results[0].status
-        others = [f"{count} {state}" for state, count in sorted(self.states.items()) if state != "completed"]
+        others = [
+            f"{count} {status}" for status, count in sorted(self.statuses.items()) if status is not Status.COMPLETED
+        ]
         return f"{number} ({', '.join(others)})" if others else str(number)

@@ -12,6 +12,7 @@ from bnlab.comparison.grouping import arms_of
 from bnlab.comparison.reading import read_results
 from bnlab.comparison.table import Table, baselines, make_table, metrics_of
 from bnlab.comparison.title import title_of
+from bnlab.status import Status
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,7 +37,7 @@ class Comparison:
         for number, arm in enumerate(self.arms, 1):
             drawn = [result for result in arm.results if result.curves.get("epoch")]
             label = f"{number}: {arm.label}{_remark(arm)}" if len(self.arms) > 1 else f"{arm.label}{_remark(arm)}"
-            unsteady = [result.status == "diverged" for result in drawn]
+            unsteady = [result.status == Status.DIVERGED for result in drawn]
             series.append(Series(label, [result.curves for result in drawn], unsteady))
         title = title_of(self.arms)
         if any(len(one.runs) > 1 for one in series):
@@ -46,7 +47,7 @@ class Comparison:
     def failures(self) -> list[str]:
         """A line for each run that failed, with the reason, and for each that left nothing."""
         results = [result for arm in self.arms for result in arm.results]
-        failed = [f"{result.name} failed: {result.reason}" for result in results if result.status == "failed"]
+        failed = [f"{result.name} failed: {result.error}" for result in results if result.status == Status.FAILED]
         return [*failed, *self.remarks]
 
 
@@ -86,7 +87,7 @@ def _rank(arm: Arm, metric: str, minimize: bool) -> float:
 
 def _remark(arm: Arm) -> str:
     """What became of runs that did not complete: " (2 of 5 diverged)"."""
-    others = Counter({state: count for state, count in arm.states.items() if state != "completed"})
+    others = Counter({status: count for status, count in arm.statuses.items() if status is not Status.COMPLETED})
     number = len(arm.results)
-    parts = [state if number == 1 else f"{count} of {number} {state}" for state, count in sorted(others.items())]
+    parts = [status if number == 1 else f"{count} of {number} {status}" for status, count in sorted(others.items())]
     return f" ({', '.join(parts)})" if parts else ""

@@ -9,6 +9,7 @@ from bnlab.comparison.labels import short_keys
 from bnlab.comparison.latex_text import latex_text, not_in_its_fonts
 from bnlab.comparison.statistics import CONFIDENCE, Difference
 from bnlab.comparison.table import Row, Table
+from bnlab.status import Status
 from bnlab.text.number_format import difference as difference_text
 from bnlab.text.number_format import is_share, label, mean_and_deviation
 
@@ -68,10 +69,13 @@ def to_markdown(table: Table) -> str:
     return "\n".join([*lines, "", *table.notes()]).rstrip() + "\n"
 
 
+_COUNTED = (Status.COMPLETED, Status.DIVERGED, Status.FAILED, Status.INTERRUPTED)
+
+
 def to_csv(table: Table) -> str:
     """Numbers at full precision, shares of 1 as such; a row for each arm."""
     interval = f"{CONFIDENCE:.0%}"
-    heading = [*table.keys, "runs", "completed", "diverged", "failed", "interrupted", "seeds"]
+    heading = [*table.keys, "runs", *_COUNTED, "seeds"]
     for metric in table.metrics:
         heading += [f"{metric}_{part}" for part in ("mean", "deviation", "number")]
         heading += [f"{metric}_{part}" for part in ("difference", f"low_{interval}", f"high_{interval}", "pairs")]
@@ -79,9 +83,8 @@ def to_csv(table: Table) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(heading)
     for row in table.rows:
-        states = row.arm.states
         line: list[object] = [row.arm.settings.get(key, "") for key in table.keys]
-        line += [len(row.arm.results), *(states[name] for name in ("completed", "diverged", "failed", "interrupted"))]
+        line += [len(row.arm.results), *(row.arm.statuses[status] for status in _COUNTED)]
         line.append(" ".join(str(result.seed) for result in row.arm.results))
         for metric in table.metrics:
             found = row.estimates.get(metric)

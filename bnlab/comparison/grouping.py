@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from bnlab.comparison.arms import Arm, Result
 from bnlab.comparison.labels import short_keys, value_texts
 from bnlab.comparison.settings import differing
+from bnlab.status import Status
 
 __all__ = ["arms_of"]
 
@@ -54,7 +55,10 @@ def _parts(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
     return [(owner, list(of_owner.values())) for owner, of_owner in owners.items()]
 
 
-_PROGRESS = ("unfinished", "running", "failed", "interrupted", "pruned", "diverged", "completed")
+_PROGRESS = (
+    *(Status.UNFINISHED, Status.RUNNING, Status.FAILED, Status.INTERRUPTED),
+    *(Status.PRUNED, Status.DIVERGED, Status.COMPLETED),
+)
 
 
 def _progress(result: Result) -> int:

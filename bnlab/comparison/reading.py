@@ -1,11 +1,8 @@
 """Runs and sweeps read back for a comparison, whatever became of them: no torch, and nothing is built or run."""
 
 import csv
-import json
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bnlab.comparison.arms import Result
 from bnlab.comparison.settings import read_settings
@@ -16,13 +13,14 @@ from bnlab.io.yaml_text import read_yaml
 from bnlab.metrics import minimizes, objectives
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.reading import read_metrics
+from bnlab.runs.summary import Summary, metric_values, read_summary
+from bnlab.status import Status
 from bnlab.text.command_line import shown
 
-__all__ = ["read_results", "values_of"]
+__all__ = ["read_results"]
 
 _DEFINITION, _TRIALS = "sweep.yaml", "trials.csv"
-_STATES = ("completed", "diverged", "pruned", "failed", "interrupted")
-_METRICS = ("train_", "val_", "test_")
+_OF_A_RUN = [status for status in Status if status.is_of_a_run]
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
@@ -69,7 +67,7 @@ def _read_sweep(path: Path) -> tuple[list[Result], list[str]]:
         folder = RunFolder(path / name)
         if folder.config.is_file():
             state = rows.get(name, {}).get("state", "")
-            results.append(_read_run(folder, shown(path), state if state in _STATES else ""))
+            results.append(_read_run(folder, shown(path), state if state in _OF_A_RUN else ""))
     if not results:
         raise UserError(f"The sweep in {str(path)!r} has no trial that has begun.")
     remarks = []
@@ -103,15 +101,13 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
         config = read_yaml(folder.config)
         if not isinstance(config, dict):
             raise ValueError("config.yaml has no settings")
-        summary = json.loads(read_text(folder.summary)) if folder.summary.is_file() else {}
-        if not isinstance(summary, dict):
-            raise ValueError("summary.json is damaged")
+        summary: Summary = read_summary(folder.summary) if folder.summary.is_file() else {}
         curves = read_metrics(folder.metrics) if folder.metrics.is_file() else {}
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"The run in {str(folder.path)!r} cannot be read: {one_line(error)}") from error
     status = state or summary.get("status")
-    if status not in _STATES:
-        status = "running" if is_locked(folder.path) else "unfinished"
+    if status not in _OF_A_RUN:
+        status = Status.RUNNING if is_locked(folder.path) else Status.UNFINISHED
     seed = config.get("seed")
     objective = str(summary.get("objective_name") or config.get("objective") or objectives(config)[0])
     return Result(
@@ -119,19 +115,10 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
         owner=owner,
         settings=read_settings(config),
         seed=seed if type(seed) is int else 0,
-        status=status,
-        reason=str(summary.get("error") or ""),
-        values=values_of(summary),
+        status=Status(status),
+        error=str(summary.get("error") or ""),
+        values=metric_values(summary),
         curves=curves,
         objective=objective,
         minimize=minimizes({**config, "objective": objective}),
     )
-
-
-def values_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Its metrics; null stands for one that is not finite, or that there is none."""
-    return {
-        name: float(value)
-        for name, value in summary.items()
-        if str(name).startswith(_METRICS) and type(value) in (int, float) and math.isfinite(value)
-    }

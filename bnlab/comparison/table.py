@@ -8,6 +8,7 @@ from functools import cached_property
 from bnlab.comparison.arms import Arm
 from bnlab.comparison.statistics import CONFIDENCE, Difference, Estimate, difference, estimate
 from bnlab.errors import UserError
+from bnlab.status import Status
 from bnlab.text.number_format import metric as metric_text
 
 __all__ = ["Row", "Table", "baselines", "make_table", "metrics_of"]
@@ -84,7 +85,7 @@ class Table:
                 f"In brackets: Student's {CONFIDENCE:.0%} confidence interval ({kind}), each for itself: one "
                 "of twenty misses by chance."
             )
-        if any(row.arm.states["diverged"] for row in self.rows):
+        if any(row.arm.statuses[Status.DIVERGED] for row in self.rows):
             notes.append("A run that diverged counts by its best epoch before, if it had one.")
         return notes
 

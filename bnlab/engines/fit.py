@@ -1,13 +1,13 @@
 """Training one network into a folder, by Lightning or by the engine of stacks; only what is needed is imported."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from bnlab.config.trainer import is_quick
-from bnlab.runs.summary import Summary
+from bnlab.runs.summary import Owner, Summary
 
 if TYPE_CHECKING:
     from lightning import Callback
@@ -24,7 +24,7 @@ def fit(
     *,
     overrides: Sequence[str] | None = None,
     command: str | None = None,
-    sweep: Mapping[str, str] | None = None,
+    sweep: Owner | None = None,
     console: "Console | None" = None,
     callbacks: "Sequence[Callback]" = (),
     pruning: "Pruning | None" = None,
@@ -37,7 +37,7 @@ def fit(
         overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
             "command" is null where no overrides make the config: config.yaml says what was trained).
         command: the line that repeats the run, where it takes more than the overrides.
-        sweep: whose trial it is, {"id", "folder"}.
+        sweep: whose trial it is.
         console: where the progress bar and the closing table go; None for stdout.
         callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
         pruning: the rule of a sweep that may end the training.

@@ -1,7 +1,7 @@
 """`trainer=quick`: a single run by the engine of stacks, with one network in the stack and without Lightning."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from bnlab.config.trainer import by_lightning
 from bnlab.engines.run_plotter import RunPlotter
 from bnlab.errors import UserError
-from bnlab.runs.summary import Summary
+from bnlab.runs.summary import Owner, Summary
 from bnlab.stacked.grouping import why_alone
 from bnlab.training.single_run import carry_out
 
@@ -52,7 +52,7 @@ def fit_quickly(
     *,
     overrides: Sequence[str] | None = None,
     command: str | None = None,
-    sweep: Mapping[str, str] | None = None,
+    sweep: Owner | None = None,
     console: Console | None = None,
     callbacks: Sequence[Any] = (),
     pruning: "Pruning | None" = None,

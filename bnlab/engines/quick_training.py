@@ -21,6 +21,7 @@ from bnlab.stacked.data import Data, load_data
 from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
 from bnlab.stacked.trial import Job, Trial, draw
+from bnlab.status import Status
 from bnlab.training.interrupt import InterruptRequest
 from bnlab.training.own_metrics import OwnMetrics
 from bnlab.training.threads import suitable_num_threads, use_threads
@@ -92,13 +93,15 @@ def train_quickly(
                 raise
         draw([trial], pictures_of)
         trial.write_results()
-    summary |= {name: value for name, value in trial.summary.items() if name not in ("command", "sweep")}
-    if trial.status == "failed":
+    found = trial.summary
+    found.pop("command")  # and whose trial it is: they are known to whoever asks for this training
+    summary |= found
+    if trial.status == Status.FAILED:
         raise UserError(trial.summary["error"])
 
 
 def _write_what_there_is(trial: Trial) -> None:
-    trial.end_training("failed")
+    trial.end_training(Status.FAILED)
     if trial.history.rows:
         trial.write_progress()
 

@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from bnlab.engines.fit import fit
 from bnlab.errors import UserError, one_line
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.reading import load, read_metrics
+from bnlab.runs.summary import Summary
+from bnlab.status import Status
 
 __all__ = ["Difference", "Repetition", "differences", "repeat"]
 
@@ -87,7 +89,7 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
         UserError: the folder holds no run that can be trained again.
     """
     run = load(folder, trust=trust, used=_BUILT)
-    if run.summary["status"] == "interrupted":
+    if run.summary["status"] == Status.INTERRUPTED:
         raise UserError(
             f"The run in {str(run.folder.path)!r} was interrupted, so that there is no end to compare with."
         )
@@ -99,10 +101,10 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
         raise UserError(f"The run in {str(run.folder.path)!r} cannot be repeated: {one_line(error)}") from error
     new = RunFolder(Path(into))
     metrics = read_metrics(new.metrics)
-    if run.summary["status"] == "pruned":  # a search ended it; its test is that of an earlier epoch
+    if run.summary["status"] == Status.PRUNED:  # a search ended it; its test is that of an earlier epoch
         num_epochs = len(run.metrics["epoch"])
         metrics = {name: column[:num_epochs] for name, column in metrics.items()}
-        summary = {**summary, **{name: run.summary.get(name) for name in summary}}
+        summary = summary | cast(Summary, {name: value for name, value in run.summary.items() if name in summary})
     found, num_numbers = differences(run.metrics, run.summary, metrics, summary)
     return Repetition(new.path, num_numbers, found, list(_reasons(run.summary, summary)))
 

@@ -32,6 +32,7 @@ def task(config: "DictConfig") -> float | None:
     from bnlab.config.confidential import conceal_files_of_hydra, learn, warn_of_literals
     from bnlab.config.folder import config_folder
     from bnlab.process.signals import EXIT_INTERRUPTED, UserInterrupt
+    from bnlab.status import Status
     from bnlab.text.command_line import Origin, command, given_overrides
 
     hydra_config = HydraConfig.get()
@@ -67,7 +68,7 @@ def task(config: "DictConfig") -> float | None:
                 arguments["sweep"] = trial.identity(definition.id)
                 arguments["pruning"] = pruning_of(trial, definition, config.objective)
         summary = fit(config, folder, **arguments)
-    if summary["status"] == "interrupted":
+    if summary["status"] == Status.INTERRUPTED:
         if hydra_config.mode == RunMode.MULTIRUN:
             raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end
         raise SystemExit(EXIT_INTERRUPTED)

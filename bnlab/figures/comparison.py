@@ -16,6 +16,7 @@ from bnlab.figures.palette import MOST_LINES, OTHERS, SOLID, Dashes, line_style
 from bnlab.figures.scales import MOST_ABOVE, number_log_axis
 from bnlab.figures.titles import SIZE, wrapped
 from bnlab.metrics import metric_of
+from bnlab.status import Status
 from bnlab.text.number_format import label
 
 __all__ = ["Series", "compare"]
@@ -55,7 +56,7 @@ def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = ("
     if has_training:
         handles.append(Line2D([], [], color="0.3", linestyle="--", linewidth=1, label="in training"))
     if any(flag for one in series for flag in one.unsteady):
-        handles.append(Line2D([], [], color="0.3", linestyle="", marker="x", label="diverged"))
+        handles.append(Line2D([], [], color="0.3", linestyle="", marker="x", label=Status.DIVERGED))
     longest = max(len(str(handle.get_label())) for handle in handles)
     num_columns = max(1, min(len(handles), _LETTERS_A_LINE // (longest + 8)))
     num_lines = -(-len(handles) // num_columns)

@@ -15,6 +15,7 @@ from matplotlib.ticker import PercentFormatter
 from bnlab.figures.palette import COLOURS, ordered_colours
 from bnlab.figures.scales import number_log_axis, set_scale, short, unique
 from bnlab.metrics import metric_of
+from bnlab.status import Status
 from bnlab.text.number_format import label as metric_label
 
 __all__ = ["Axis", "Box", "SearchView", "factor_of"]
@@ -25,9 +26,15 @@ Axis = str | Sequence[str]
 Box = Mapping[str, tuple[float, float]]
 """Of each parameter that it bounds, its ends."""
 
-# What each state looks like.
-MARKERS = {"completed": "o", "incomplete": "o", "pruned": "v", "diverged": "x", "failed": "+"}
-_PLACELESS = ("diverged", "failed")  # at the edge they look as they do elsewhere
+# What each status looks like.
+MARKERS: dict[str, str] = {
+    Status.COMPLETED: "o",
+    Status.INCOMPLETE: "o",
+    Status.PRUNED: "v",
+    Status.DIVERGED: "x",
+    Status.FAILED: "+",
+}
+_PLACELESS = (Status.DIVERGED, Status.FAILED)  # at the edge they look as they do elsewhere
 _GREY = "0.6"
 _BEST: dict[str, Any] = {
     "color": "#F0E442",
@@ -68,7 +75,7 @@ class SearchView:
         object.__setattr__(self, "levels", self._levels())
         object.__setattr__(self, "limits", self._limits())
         placed = [trial for trial in self.trials if trial["objective"] is not None]
-        ranked = [trial for trial in placed if trial["state"] not in ("pruned", "incomplete")] or placed
+        ranked = [trial for trial in placed if trial["status"] not in (Status.PRUNED, Status.INCOMPLETE)] or placed
         sign = 1 if self.minimize else -1
         best = min(ranked, key=lambda trial: sign * trial["objective"], default=None)
         object.__setattr__(self, "best", best)
@@ -96,7 +103,7 @@ class SearchView:
             return self.levels[min(level, len(self.levels) - 1)][1]
         if self.levels:
             return _GREY
-        return {"pruned": _GREY, "failed": _GREY, "diverged": "#CC79A7"}.get(trial["state"], COLOURS[0])
+        return {Status.PRUNED: _GREY, Status.FAILED: _GREY, Status.DIVERGED: "#CC79A7"}.get(trial["status"], COLOURS[0])
 
     def _is_log(self) -> bool:
         """A loss over more than a decade."""
@@ -110,7 +117,7 @@ class SearchView:
     def _limits(self) -> tuple[float, float] | None:
         """The least and the greatest objective of trials that completed, or of all where none did, with their bars."""
         placed = [trial for trial in self.trials if trial["objective"] is not None]
-        steady = [trial for trial in placed if trial["state"] != "diverged"] or placed
+        steady = [trial for trial in placed if trial["status"] != Status.DIVERGED] or placed
         least = metric_of(self.objective).least_drawn
         steady = [trial for trial in steady if trial["objective"] >= least] or steady
         ends = [trial["objective"] + sign * (trial.get("deviation") or 0.0) for trial in steady for sign in (-1, 1)]
@@ -164,7 +171,7 @@ class SearchView:
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for trial in self.trials:
             if all(key in trial for key in keys):
-                groups.setdefault((trial["state"], self._colour(trial)), []).append(trial)
+                groups.setdefault((trial["status"], self._colour(trial)), []).append(trial)
         return [(state, colour, of_group) for (state, colour), of_group in groups.items()]
 
     def _has_place(self, trial: Mapping[str, Any]) -> bool:
@@ -176,7 +183,7 @@ class SearchView:
 
     def _mark(self, panel: Axes, key: str, trials: Sequence[Mapping[str, Any]], state: str, colour: str) -> None:
         x, y = [self._place(trial, key) for trial in trials], [trial["objective"] for trial in trials]
-        face = "none" if state == "incomplete" else colour
+        face = "none" if state == Status.INCOMPLETE else colour
         panel.plot(x, y, MARKERS.get(state, "o"), color=colour, markerfacecolor=face, alpha=0.75, label=state)
         if any(trial.get("deviation") is not None for trial in trials):
             deviations = [trial.get("deviation") or 0.0 for trial in trials]
@@ -196,7 +203,7 @@ class SearchView:
                 if self._level(trial) == level
                 and key in trial
                 and self._has_place(trial)
-                and trial["state"] != "diverged"
+                and trial["status"] != Status.DIVERGED
             ]
             if 1 < len(of_level) <= _MOST_CONNECTED and len({x for x, _ in of_level}) == len(of_level):
                 panel.plot(*zip(*sorted(of_level), strict=True), color=colour, linewidth=1, alpha=0.6, label="_level")
@@ -271,15 +278,15 @@ class SearchView:
             Line2D([], [], color=colour, marker="o", linestyle=line, linewidth=2.5, label=name)
             for name, colour in self.levels
         ]
-        states = [state for state in MARKERS if any(trial["state"] == state for trial in self.trials)]
-        for state in states if not self.levels or states != ["completed"] else []:
-            colour = "0.3" if self.levels else self._colour({"state": state})
-            face = "none" if state == "incomplete" else colour
-            label = "lacks seeds" if state == "incomplete" else state
+        states = [state for state in MARKERS if any(trial["status"] == state for trial in self.trials)]
+        for state in states if not self.levels or states != [Status.COMPLETED] else []:
+            colour = "0.3" if self.levels else self._colour({"status": state})
+            face = "none" if state == Status.INCOMPLETE else colour
+            label = "lacks seeds" if state == Status.INCOMPLETE else state
             found.append(
                 Line2D([], [], color=colour, markerfacecolor=face, marker=MARKERS[state], linestyle="", label=label)
             )
-        if any(trial["state"] not in _PLACELESS and not self._has_place(trial) for trial in self.trials):
+        if any(trial["status"] not in _PLACELESS and not self._has_place(trial) for trial in self.trials):
             found.append(Line2D([], [], color="0.3", marker=self._arrow, linestyle="", label="off the axis"))
         if self.best is not None:
             found.append(Line2D([], [], **_BEST, marker="*", markersize=11, linestyle="", label="best"))

@@ -27,7 +27,7 @@ def search(
     completed: what diverged or failed is in the picture, at its edge if it has no place there.
 
     Args:
-        trials: with "state", "objective" (None if it has none), and the parameters by their key; one that a trial does
+        trials: with "status", "objective" (None if it has none), and the parameters by their key; one that a trial does
             not have is left out. With "deviation", of the mean over seeds, and "round", from 0, where there are such.
         axes: a parameter's scale, or its choices in order, as the trials have them.
         objective: its name.

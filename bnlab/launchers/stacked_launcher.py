@@ -25,8 +25,10 @@ from bnlab.engines.train import task
 from bnlab.errors import UserError
 from bnlab.launchers.n_jobs import num_processes
 from bnlab.process.process_limit import require_room
+from bnlab.runs.summary import Owner, Summary
 from bnlab.search.study.folder import TrialFolder
 from bnlab.search.sweeps.launcher import SweepLauncher
+from bnlab.status import Status
 from bnlab.text.command_line import Origin, command, given_overrides
 from bnlab.text.concealing import known
 
@@ -158,7 +160,7 @@ class _Batch:
             self._jobs[index] = config.hydra.job.name
             yield job
 
-    def _about(self, hydra: DictConfig) -> tuple[list[str], str, dict[str, str] | None]:
+    def _about(self, hydra: DictConfig) -> tuple[list[str], str, Owner | None]:
         """The overrides of a job, the command that runs it alone, and the sweep whose trial it is."""
         overrides = given_overrides(hydra.overrides.task)
         sweep_id = getattr(self._task_function, "sweep_id", None)
@@ -168,9 +170,9 @@ class _Batch:
         """The keys that are the task's; how a search found a run is not what it is."""
         return [str(key) for key in self._config if key not in ("hydra", "search")]
 
-    def ended(self, index: int, summary: dict[str, Any]) -> None:
+    def ended(self, index: int, summary: Summary) -> None:
         status = summary["status"]
-        if status in ("failed", "interrupted"):
+        if status in (Status.FAILED, Status.INTERRUPTED):
             error = TrialFailedError(summary.get("error", status), summary.get("outside", False))
             self._return(index, JobStatus.FAILED, error)
         else:

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bnlab.metrics import metrics_of
+from bnlab.status import Status
 from bnlab.text.command_line import shown, word
 from bnlab.text.number_format import label, metric
 
@@ -28,7 +29,7 @@ _SPARK_WIDTH = 30
 def show(config: DictConfig, summary: "Summary", run: "RunFolder", console: Console) -> None:
     """Print the end of a run of `config` whose folder is complete."""
     status = summary["status"]
-    style = {"completed": "bold green", "diverged": "bold red"}.get(status, "bold yellow")
+    style = {Status.COMPLETED: "bold green", Status.DIVERGED: "bold red"}.get(status, "bold yellow")
     console.print(headline(summary), style=style, highlight=False)
     console.print(closing_table(config, summary, run, is_plain=not console.encoding.startswith("utf")))
     for line in _next(config, summary, run):
@@ -37,9 +38,9 @@ def show(config: DictConfig, summary: "Summary", run: "RunFolder", console: Cons
 
 def headline(summary: "Summary") -> str:
     status, epochs = summary["status"], summary.get("epochs")
-    if status == "diverged":
+    if status == Status.DIVERGED:
         return f"diverged: the loss of epoch {summary['diverged_epoch']} is not finite"
-    if status in ("interrupted", "pruned"):
+    if status in (Status.INTERRUPTED, Status.PRUNED):
         return f"{status} after {epochs} {'epoch' if epochs == 1 else 'epochs'}"
     return status
 
@@ -49,13 +50,15 @@ def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder
     table = Table(show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
-    if summary["status"] != "completed":
-        table.add_row("status", Text(headline(summary), style="red" if summary["status"] == "diverged" else "yellow"))
+    if summary["status"] != Status.COMPLETED:
+        style = "red" if summary["status"] == Status.DIVERGED else "yellow"
+        table.add_row("status", Text(headline(summary), style=style))
     best = summary["best_epoch"]
     table.add_row("best epoch", f"{'none' if best is None else f'{best:.0f}'} of {summary['epochs']}")
+    results: Mapping[str, Any] = summary
     measured = [name for name in metrics_of(config) if name != "loss"]
     for name in (*(f"val_{name}" for name in measured), "val_loss", *(f"test_{name}" for name in measured)):
-        text = metric(name, summary.get(name))
+        text = metric(name, results.get(name))
         curve = "" if is_plain else spark_line(_column(run.metrics, name))
         table.add_row(label(name), f"{text:8} {curve}".rstrip())
     table.add_row("seconds", f"{summary['seconds']:.1f}")
@@ -91,12 +94,12 @@ def _next(config: DictConfig, summary: "Summary", run: "RunFolder") -> list[str]
     if run.curves.is_file():
         lines.append(f"Picture: {shown(run.curves)}")
     lines += _of_logger(config, run)
-    if summary["status"] == "diverged":
+    if summary["status"] == Status.DIVERGED:
         lines.append(
             f"Diverged in epoch {summary['diverged_epoch']}: a smaller optimizer.lr, trainer.gradient_clip_val=1 or "
             "norm=batch may keep the loss finite."
         )
-    elif summary["status"] == "interrupted":
+    elif summary["status"] == Status.INTERRUPTED:
         lines.append("Interrupted: what there is stays in the folder. This begins the same run again:")
         lines.append(str(summary["command"]))
     return lines

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -18,8 +18,8 @@ from bnlab.errors import UserError, one_line, user_errors
 from bnlab.io.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.io.folder_lock import FolderLock, is_locked
 from bnlab.io.folder_name import require_readable_name
-from bnlab.io.stored_file import read_text
 from bnlab.io.yaml_text import to_yaml
+from bnlab.runs.summary import Summary, read_summary
 from bnlab.text.concealing import override_to_write
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ class RunFolder:
         writer.writerows(rows)
         write_text(self.metrics, buffer.getvalue())
 
-    def write_summary(self, summary: Mapping[str, Any]) -> None:
+    def write_summary(self, summary: Summary) -> None:
         """JSON; a number that is not finite becomes null, which every reader of JSON takes."""
         self.require_in_place()
         finite = {
@@ -171,22 +171,19 @@ class RunFolder:
         }
         write_text(self.summary, json.dumps(finite, indent=2) + "\n")
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self, summary: Summary) -> None:
         """Write the summary when all that it sums up is on the disk, and wait until it is, too."""
         to_disk([self.path])
         self.write_summary(summary)
         to_disk([self.path])
 
-    def read_summary(self) -> dict[str, Any]:
+    def read_summary(self) -> Summary:
         """
         Raises:
             UserError: it cannot be read, or is no summary.
         """
         with reading(self, self.summary):
-            summary = json.loads(read_text(self.summary))
-            if not isinstance(summary, dict) or "status" not in summary:
-                raise ValueError("it has no `status`")
-        return summary
+            return read_summary(self.summary)
 
     def write_figure(self, figure: "Figure") -> None:
         from bnlab.figures import picture  # matplotlib takes half a second

@@ -18,6 +18,8 @@ from bnlab.io.yaml_text import read_yaml
 from bnlab.metrics import test_metric
 from bnlab.runs.folder import RunFolder, reading
 from bnlab.runs.notebook_table import as_html, as_markdown, as_pandas
+from bnlab.runs.summary import Summary, metric_values
+from bnlab.status import Status
 from bnlab.task import task_of
 from bnlab.text.command_line import shown
 from bnlab.text.number_format import label, metric
@@ -44,7 +46,7 @@ class Run:
     config: DictConfig
     overrides: list[str]
     metrics: dict[str, list[float]]
-    summary: dict[str, Any]
+    summary: Summary
     best_network: "nn.Module | None"
     normalization: "Normalization | None"
     target_scale: "TargetScale | None" = None
@@ -71,13 +73,14 @@ class Run:
         return as_pandas(self.metrics)
 
     def _rows(self) -> list[tuple[str, str]]:
-        found = [(label(name), metric(name, value)) for name, value in self.summary.items() if _is_metric(name, value)]
+        results = metric_values(self.summary).items()
+        found = [(label(name), metric(name, value)) for name, value in results if not name.startswith("train_")]
         epochs = [("epochs", str(len(self.metrics["epoch"])))]
         return [("status", str(self.summary["status"])), *epochs, *found, ("folder", shown(self.folder.path))]
 
     def __repr__(self) -> str:
         tested = test_metric(self.summary)
-        result = "" if tested is None else f", {label(tested)} {metric(tested, self.summary[tested])}"
+        result = "" if tested is None else f", {label(tested)} {metric(tested, metric_values(self.summary)[tested])}"
         return f"Run({shown(self.folder.path)!r}, {self.summary['status']}{result})"
 
     def _repr_html_(self) -> str:
@@ -112,10 +115,6 @@ class Run:
             )
         if self.summary.get("data_sha256") not in (None, fingerprint):
             print(f"The data are not those that the run in {str(self.folder.path)!r} was trained on.", file=sys.stderr)
-
-
-def _is_metric(name: str, value: Any) -> bool:
-    return name.startswith(("val_", "test_")) and isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model", "norm")) -> Run:
@@ -177,15 +176,15 @@ def _missing(folder: RunFolder) -> Path | None:
 
 def _has_diverged_at_once(folder: RunFolder) -> bool:
     summary = folder.read_summary()
-    return summary["status"] == "diverged" and summary.get("best_epoch") is None
+    return summary["status"] == Status.DIVERGED and summary.get("best_epoch") is None
 
 
 def _why_missing(folder: RunFolder, missing: Path) -> str:
     if missing in (folder.metrics, folder.best_checkpoint):
         summary = folder.read_summary()
-        if summary["status"] == "failed":
+        if summary["status"] == Status.FAILED:
             return f"it failed ({summary.get('error')})"
-        if summary["status"] == "interrupted":
+        if summary["status"] == Status.INTERRUPTED:
             return "it was interrupted before its first epoch ended"
     return f"it has no {missing.name}"
 

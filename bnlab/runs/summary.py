@@ -1,59 +1,103 @@
-"""What a run came to: the fields of summary.json that every way of training fills, and the table that closes a run."""
+"""The summary of a run: the fields of summary.json, which every way of training fills, and reading them back."""
 
 import functools
 import importlib.metadata
+import json
+import math
 import platform
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from omegaconf import DictConfig
 
+from bnlab.io.stored_file import read_text
 from bnlab.metrics import columns_of
 from bnlab.own_version import own_version
 from bnlab.runs.history import History
 from bnlab.runs.repository import git_state
+from bnlab.status import Status
 from bnlab.text.command_line import command as command_line
 
 if TYPE_CHECKING:
     from bnlab.data import Splits
 
-__all__ = ["Summary", "beginning", "ending", "versions"]
+__all__ = ["Owner", "Summary", "beginning", "ending", "metric_values", "read_summary", "versions"]
 
-Summary = dict[str, Any]
+_METRICS = ("train_", "val_", "test_")
+
+
+class Owner(TypedDict):
+    """The sweep whose trial a run is, and the run's folder relative to that of the sweep."""
+
+    id: str
+    folder: str
+
+
+class Summary(TypedDict, total=False):
+    """What summary.json holds. The metrics stand beside these fields, under their names (`metric_values`).
+
+    `bnlab.runs.folder.RunFolder.write_summary` writes it, `read_summary` reads it; a sweep, its study and its results
+    take over its fields as they are.
+    """
+
+    status: Status
+    error: str  # why there are no results
+    outside: bool  # whether that was no fault of the run's own (`bnlab.process.outside`)
+    objective: float | None  # at the best epoch; None where there is none
+    objective_name: str
+    best_epoch: float | None
+    diverged_epoch: int | None
+    epochs: int
+    steps: int
+    seconds: float | None
+    samples_per_second: float
+    parameters: int
+    command: str | None
+    seed: int
+    versions: dict[str, str]
+    git: dict[str, Any] | None
+    sweep: Owner
+    sample_shape: list[int]
+    data_sha256: str
+    num_classes: int | None
+    class_names: list[str] | None
 
 
 def beginning(
     config: DictConfig,
     overrides: Sequence[str] | None,
     command: str | None = None,
-    sweep: Mapping[str, str] | None = None,
+    sweep: Owner | None = None,
 ) -> Summary:
     """What is known before the training; a status of failed stands until something better is known.
 
     Args:
         overrides: what made the config; None where no overrides make it.
         command: the line that repeats the run, where it takes more than the overrides.
-        sweep: whose trial it is, {"id", "folder"}; the folder is relative to the sweep's.
+        sweep: whose trial it is.
     """
     if command is None and overrides is not None:
         command = command_line(overrides)
-    return {
-        "status": "failed",
+    summary: Summary = {
+        "status": Status.FAILED,
         "objective": None,
         "objective_name": config.objective,
         "command": command,
         "seed": config.seed,
         "versions": versions(),
         "git": git_state(),
-        **({} if sweep is None else {"sweep": dict(sweep)}),
     }
+    if sweep is not None:
+        summary["sweep"] = sweep
+    return summary
 
 
 def ending(
     history: History,
     config: DictConfig,
     *,
-    status: str,
+    status: Status,
     steps: int,
     test_metrics: Mapping[str, float],
     num_parameters: int,
@@ -67,7 +111,7 @@ def ending(
         test_metrics: those of the best epoch's weights, empty without one.
         splits, fingerprint: the data, and which they are (`bnlab.data.fingerprint`).
     """
-    return {
+    fields = {
         "status": status,
         "diverged_epoch": history.diverged_epoch,
         **best_of(history.best, config),
@@ -81,6 +125,7 @@ def ending(
         "num_classes": splits.num_classes,
         "class_names": None if splits.class_names is None else list(splits.class_names),
     }
+    return cast(Summary, fields)
 
 
 def _of_the_test(config: DictConfig) -> list[str]:
@@ -90,11 +135,49 @@ def _of_the_test(config: DictConfig) -> list[str]:
 def best_of(row: Mapping[str, float] | None, config: DictConfig) -> Summary:
     """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
     best = row or {}
+    fields = {"objective": best.get(config.objective), "best_epoch": best.get("epoch")}
+    return cast(Summary, fields | {name: best.get(name) for name in columns_of(config)})
+
+
+def metric_values(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Those at the best epoch and on the test set; null stands for one that is not finite, or that there is none."""
     return {
-        "objective": best.get(config.objective),
-        "best_epoch": best.get("epoch"),
-        **{name: best.get(name) for name in columns_of(config)},
+        name: float(value)
+        for name, value in summary.items()
+        if str(name).startswith(_METRICS) and _is_number(value) and math.isfinite(value)
     }
+
+
+_STATUSES = [status for status in Status if status.is_of_a_run]
+
+
+def read_summary(file: Path) -> Summary:
+    """
+    Raises:
+        ValueError, OSError: it cannot be read, or is no summary.
+    """
+    try:
+        summary = json.loads(read_text(file))
+    except (IsADirectoryError, RecursionError) as error:
+        raise ValueError(f"{file.name} is damaged") from error
+    is_sound = (
+        isinstance(summary, dict)
+        and summary.get("status") in _STATUSES
+        and all(
+            value is None or _is_number(value)
+            for key, value in summary.items()
+            if key in ("objective", "seconds") or key.startswith("test_")
+        )
+        and isinstance(summary.get("error", ""), str)
+    )
+    if not is_sound:
+        raise ValueError(f"{file.name} is damaged")
+    summary["status"] = Status(summary["status"])
+    return cast(Summary, summary)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @functools.cache

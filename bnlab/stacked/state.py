@@ -12,11 +12,11 @@ from typing import Any
 from torch import Tensor
 
 from bnlab.stacked.checkpoint import Snapshot
+from bnlab.status import Status
 
 __all__ = ["State"]
 
 _COLUMNS = {"epoch", "step", "lr", "train_loss", "val_loss", "seconds"}  # which every training has
-_ENDED = ("completed", "diverged", "pruned")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class State:
 
     rows: list[dict[str, float]]
     lines: list[str]
-    status: str | None
+    status: Status | None
     samples: int
     seconds: float
     network: dict[str, Tensor]
@@ -57,7 +57,8 @@ class State:
     def plain(self) -> dict[str, Any]:
         """Of types that `torch.load` gives back with `weights_only=True`."""
         best, last = (None if snapshot is None else snapshot.plain() for snapshot in (self.best, self.last))
-        return vars(self) | {"best": best, "last": last}
+        status = None if self.status is None else str(self.status)
+        return vars(self) | {"status": status, "best": best, "last": last}
 
     @classmethod
     def of(cls, plain: Any) -> "State":
@@ -73,14 +74,14 @@ class State:
             _require(is_row and row["epoch"] == number and type(row["step"]) is int, f"its row {number} is none")
         lines = plain["lines"]
         _require(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "its lines are no texts")
-        _require(plain["status"] in (None, *_ENDED), "its status is none")
+        status = None if plain["status"] is None else _status(plain["status"])
         _require(type(plain["samples"]) is int and plain["samples"] >= 0, "its samples are no number")
         _require(_is_number(plain["seconds"]) and 0 <= plain["seconds"] < math.inf, "its seconds are no number")
         _require(all(_are_tensors(plain[name]) for name in ("network", "moments")), "its numbers are no tensors")
         rungs = plain["rungs"]
         _require(isinstance(rungs, dict) and all(map(_is_number, rungs.values())), "its rungs are no numbers")
         best, last = (None if plain[name] is None else Snapshot.of(plain[name]) for name in ("best", "last"))
-        state = cls(**plain | {"best": best, "last": last})
+        state = cls(**plain | {"status": status, "best": best, "last": last})
         _require((state.status is None) == (last is None), "its status and its last epoch do not go together")
         _require(last is None or last.epoch == state.epoch, "its last epoch is another")
         return state
@@ -89,6 +90,11 @@ class State:
 def _require(holds: bool, otherwise: str) -> None:
     if not holds:
         raise ValueError(otherwise)
+
+
+def _status(word: Any) -> Status:
+    _require(word in [status for status in Status if status.has_results], "its status is none")
+    return Status(word)
 
 
 def _is_number(value: Any) -> bool:

@@ -24,6 +24,7 @@ from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.pace import Pace
 from bnlab.stacked.trial import Trial
+from bnlab.status import Status
 from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["DTYPES", "Interrupted", "Training", "criterion_of", "evaluate", "stacked_model"]
@@ -199,7 +200,7 @@ class Training:
             if self._keeps_last and self._amid[0]:
                 self._keep_amid_epoch(*self._amid)
             for trial in self._trials:
-                trial.end_training("interrupted")
+                trial.end_training(Status.INTERRUPTED)
             self._trials = []
             is_interrupted = True
         self._test_best()
@@ -241,9 +242,9 @@ class Training:
                 trial.schedule(val[index], after_the_checkpoints=False)
             trial.end_epoch(rates[index], train[index] | val[index], partial(self._snapshot, index, num_steps))
             if trial.status is None and self._after_epoch(trial):
-                trial.status = "pruned"
+                trial.status = Status.PRUNED
             elif trial.status is None and is_last:
-                trial.status = "completed"
+                trial.status = Status.COMPLETED
         for index, trial in enumerate(self._trials if self._keeps_last else ()):
             trial.last = self._snapshot(index, num_steps)
         self._let_go(num_steps)
@@ -267,7 +268,7 @@ class Training:
 
     def _test_best(self) -> None:
         """The test metrics of the best weights of each network that was not interrupted, in one stack once more."""
-        ended = ("interrupted", "failed")
+        ended = (Status.INTERRUPTED, Status.FAILED)
         trials = [trial for trial in self.all_trials if trial.best is not None and trial.status not in ended]
         if not trials:
             return
@@ -340,7 +341,7 @@ class Training:
             self._has_said_why_not = True
             return
         for trial in self.all_trials:
-            if trial.status not in (None, "failed") and id(trial) not in self._kept:
+            if trial.status not in (None, Status.FAILED) and id(trial) not in self._kept:
                 self._keep(trial, {}, {})
                 self._kept.add(id(trial))
         for index, trial in enumerate(self._trials):

@@ -27,12 +27,13 @@ from bnlab.metrics import columns_of, minimizes
 from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
-from bnlab.runs.summary import Summary, beginning, ending
+from bnlab.runs.summary import Owner, Summary, beginning, ending
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.stacked.networks.optimizers import moment_names
 from bnlab.stacked.state import State
+from bnlab.status import Status
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.training.own_metrics import OwnMetrics
 
@@ -50,7 +51,7 @@ class Job:
     folder: Path
     overrides: Sequence[str] | None = ()
     command: str | None = None
-    sweep: Mapping[str, str] | None = None
+    sweep: Owner | None = None
 
 
 @dataclass
@@ -68,7 +69,7 @@ class Trial:
     begun: float = field(default_factory=time.monotonic)
     steps: int = 0
     samples: int = 0
-    status: str | None = None
+    status: Status | None = None
     best: Snapshot | None = None
     last: Snapshot | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
@@ -166,7 +167,7 @@ class Trial:
             if True in [stopping.should_stop(row) for stopping in self.stoppings]:
                 raise ValueError(f"the training was to end with epoch {row['epoch']}")
         is_diverged, best = self.history.diverged_epoch is not None, self.history.best
-        if is_diverged != (state.status == "diverged") or self.history.diverged_epoch not in (None, state.epoch):
+        if is_diverged != (state.status == Status.DIVERGED) or self.history.diverged_epoch not in (None, state.epoch):
             raise ValueError("its status is not what its rows say")
         if (best and best["epoch"]) != (state.best and state.best.epoch):
             raise ValueError("its best epoch is not what its rows say")
@@ -216,18 +217,18 @@ class Trial:
             return
         if self.history.diverged_epoch is not None:
             self.log(f"the loss of epoch {epoch} is not finite: the training diverged and ends here")
-            self.status = "diverged"
+            self.status = Status.DIVERGED
         elif True in [stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]:  # each is to see it
             self.log(f"epoch {epoch}: early stopping ends the training here")
-            self.status = "completed"
+            self.status = Status.COMPLETED
 
     def break_off(self, error: UserError) -> None:
         """Fail, and leave the other networks of the stack to go on."""
         self.log(str(error))
         self.summary["error"] = str(error)
-        self.status = "failed"
+        self.status = Status.FAILED
 
-    def end_training(self, status: str) -> None:
+    def end_training(self, status: Status) -> None:
         self._training_ended = time.monotonic()
         self.status = status
 
@@ -265,7 +266,7 @@ class Trial:
             fingerprint=self.data.fingerprint,
         )
 
-    def fail(self, error: BaseException, status: str = "failed") -> Summary:
+    def fail(self, error: BaseException, status: Status = Status.FAILED) -> Summary:
         """Write why there are no results, unless the folder is another run's, or has no room for it."""
         self.summary |= {"status": status, "error": one_line(error)}
         if is_outside(error):
@@ -331,7 +332,7 @@ def _write_while_possible(
 def draw(trials: Sequence[Trial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
     """Give each trial the picture of its curves; those that went the same way share their axes."""
     for diverged in (False, True):  # whose losses would leave nothing to see of the others
-        drawn = [trial for trial in trials if trial.history.rows and (trial.status == "diverged") == diverged]
+        drawn = [trial for trial in trials if trial.history.rows and (trial.status == Status.DIVERGED) == diverged]
         if drawn:
             curves = [
                 Curves(trial.history.columns(), describe(trial.config), trial.history.best_epoch) for trial in drawn

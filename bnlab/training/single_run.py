@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,8 @@ from bnlab.runs.closing import show
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.own_figures import draw_own_figures
 from bnlab.runs.reading import load
-from bnlab.runs.summary import Summary, beginning
+from bnlab.runs.summary import Owner, Summary, beginning
+from bnlab.status import Status
 
 __all__ = ["carry_out"]
 
@@ -34,7 +35,7 @@ def carry_out(
     *,
     overrides: Sequence[str] | None = None,
     command: str | None = None,
-    sweep: Mapping[str, str] | None = None,
+    sweep: Owner | None = None,
     console: Console,
 ) -> Summary:
     """Let `train` fill the folder of a run and its summary, which says status failed and why if it raises.
@@ -65,7 +66,7 @@ def carry_out(
         except BaseException as error:
             summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
             if isinstance(error, Exception):
-                summary["status"] = "failed"
+                summary["status"] = Status.FAILED
             with suppress(OSError):  # the disk may be what failed
                 run.finish(summary)
             raise

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bnlab.status import Status
+
 __all__ = ["differences", "faults"]
 
 # They differ from one time to the next, or with the number of a trial.
@@ -51,7 +53,7 @@ def faults(folder: Path, num_trials: int) -> list[str]:
         name = summary["objective_name"]
         if summary["status"] != row["state"]:
             lines.append(f"{_shown(key)}: {row['state']} in trials.csv, {summary['status']} in summary.json")
-        if summary["status"] == "completed" and summary["best_epoch"] <= len(rows):
+        if summary["status"] == Status.COMPLETED and summary["best_epoch"] <= len(rows):
             best = rows[summary["best_epoch"] - 1][name]
             if not float(best) == float(row[name]) == summary["objective"]:
                 lines.append(f"{_shown(key)}: its objective is {row[name]}, {summary['objective']} and {best}")
@@ -65,7 +67,7 @@ def faults(folder: Path, num_trials: int) -> list[str]:
 def _finished(folder: Path) -> dict[tuple[tuple[str, str], ...], _Row]:
     """The rows of trials.csv of trials that were not interrupted, by their parameters."""
     with (folder / "trials.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["state"] not in ("interrupted", "running")]
+        rows = [row for row in csv.DictReader(file) if row["state"] not in (Status.INTERRUPTED, Status.RUNNING)]
     if not rows:
         return {}
     objective = list(rows[0])[2]

@@ -22,6 +22,7 @@ from bnlab.bench.chaos.kinds import DATABASE, LAUNCHERS, STORAGES, Kind, draw_ki
 from bnlab.bench.chaos.memory import MemoryGroup
 from bnlab.bench.chaos.processes import MARK, find, send
 from bnlab.process.signals import REQUESTS
+from bnlab.status import Status
 
 __all__ = ["References", "Round", "draw_round"]
 
@@ -319,7 +320,7 @@ def _failures(sweep: Path) -> list[str]:
     import csv
 
     with suppress(FileNotFoundError), (sweep / "trials.csv").open(newline="") as file:
-        return [row["reason"] for row in csv.DictReader(file) if row["state"] == "failed"]
+        return [row["reason"] for row in csv.DictReader(file) if row["state"] == Status.FAILED]
     return []
 
 

@@ -6,10 +6,10 @@ from typing import Any
 from bnlab.comparison.arms import Result
 from bnlab.comparison.formats import FORMATS, SUFFIXES
 from bnlab.comparison.grouping import arms_of
-from bnlab.comparison.reading import values_of
 from bnlab.comparison.settings import Settings
 from bnlab.comparison.table import Table, make_table, metrics_of
 from bnlab.io.atomic_file import write_text
+from bnlab.runs.summary import metric_values
 from bnlab.search.results.leaderboard import Leaderboard
 from bnlab.search.spaces.space import Choice
 from bnlab.search.study.folder import SweepFolder, read_result
@@ -18,7 +18,6 @@ from bnlab.search.study.trials import Trial
 __all__ = ["ablation_of", "write_ablation"]
 
 _SEED = "seed"  # which may be searched like any setting, as seed=0,1,2
-_ENDED = ("completed", "diverged", "pruned", "failed")
 
 
 def write_ablation(leaderboard: Leaderboard, folder: SweepFolder) -> bool:
@@ -37,7 +36,7 @@ def ablation_of(leaderboard: Leaderboard) -> Table | None:
     A grid keeps its order, and its first configuration is the baseline. Of a search that drew its configurations the
     first one says nothing: they go from the best on, and the differences are from that.
     """
-    results = [_result(trial, leaderboard) for trial in leaderboard.trials if trial.state in _ENDED]
+    results = [_result(trial, leaderboard) for trial in leaderboard.trials if trial.status.is_final]
     has_seeds = leaderboard.seeds > 1 or any(_SEED in trial.values for trial in leaderboard.trials)
     if not has_seeds or not any(result.values for result in results):
         return None
@@ -63,8 +62,8 @@ def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
         owner="",
         settings=Settings(elements),
         seed=seed,
-        status=trial.state,
-        reason=trial.reason,
+        status=trial.status,
+        error=trial.error,
         values=_all_values(trial) | values,
         objective=leaderboard.objective,
         minimize=leaderboard.minimize,
@@ -79,4 +78,4 @@ def _all_values(trial: Trial) -> dict[str, float]:
         summary = read_result(trial.folder)
     except (OSError, ValueError):
         return {}
-    return {} if summary is None or summary.get("objective") != trial.objective else values_of(summary)
+    return {} if summary is None or summary.get("objective") != trial.objective else metric_values(summary)

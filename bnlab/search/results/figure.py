@@ -14,10 +14,9 @@ from bnlab.search.results.leaderboard import Leaderboard, axis_of
 from bnlab.search.results.rounds import Box
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trials import Configuration, Trial
+from bnlab.status import Status
 
 __all__ = ["points_of", "write_figure"]
-
-_ENDED = ("completed", "diverged", "pruned", "failed")
 
 
 def write_figure(
@@ -57,12 +56,12 @@ def points_of(leaderboard: Leaderboard, trials_per_round: int = 0) -> list[dict[
     """
     configurations: dict[int | tuple[int], list[Trial]] = {}
     for trial in leaderboard.trials:
-        if trial.state in _ENDED:
+        if trial.status.is_final:
             configurations.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
     points = []
     for trials in configurations.values():
         placed = [trial for trial in trials if trial.objective is not None and math.isfinite(trial.objective)]
-        point: dict[str, Any] = {**trials[0].values, "objective": None, "state": _state(trials, leaderboard.seeds)}
+        point: dict[str, Any] = {**trials[0].values, "objective": None, "status": _status(trials, leaderboard.seeds)}
         if placed:
             found = Configuration(tuple(placed), leaderboard.seeds)
             point |= {"objective": found.mean, "deviation": found.deviation}
@@ -72,13 +71,13 @@ def points_of(leaderboard: Leaderboard, trials_per_round: int = 0) -> list[dict[
     return points
 
 
-def _state(trials: Sequence[Trial], seeds: int) -> str:
-    states = {trial.state for trial in trials}
-    if len(states) == 1 and (seeds == 1 or len(trials) >= seeds):
-        return states.pop()
-    if "diverged" in states:
-        return "diverged"
-    return "failed" if states == {"failed"} else "incomplete"
+def _status(trials: Sequence[Trial], seeds: int) -> Status:
+    statuses = {trial.status for trial in trials}
+    if len(statuses) == 1 and (seeds == 1 or len(trials) >= seeds):
+        return statuses.pop()
+    if Status.DIVERGED in statuses:
+        return Status.DIVERGED
+    return Status.FAILED if statuses == {Status.FAILED} else Status.INCOMPLETE
 
 
 def _title(leaderboard: Leaderboard) -> str:

@@ -21,6 +21,7 @@ from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Choice, Parameter, Point, Space
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trials import Configuration, Trial, rank
+from bnlab.status import Status
 from bnlab.text.command_line import Origin, key_of, shown
 from bnlab.text.command_line import command as command_line
 from bnlab.text.concealing import override_to_write
@@ -120,8 +121,8 @@ class Leaderboard:
             table.add_row(*map(Text, row))  # not markup, which [relu] would be taken for
         return table
 
-    def counts(self) -> Counter[str]:
-        return Counter(trial.state for trial in self.trials)
+    def counts(self) -> Counter[Status]:
+        return Counter(trial.status for trial in self.trials)
 
     def _columns(self) -> list[str]:
         keys = [parameter.key for parameter in self.space.parameters]
@@ -178,14 +179,14 @@ class Leaderboard:
             writer.writerow(
                 [
                     trial.number,
-                    trial.state,
+                    trial.status,
                     trial.objective,
                     *texts,
                     *([self.base_seed + trial.repeat] if seed else []),
                     trial.test and trial.test[1],
                     trial.seconds,
                     _inside(trial, folder),
-                    trial.reason,
+                    trial.error,
                 ]
             )
         return buffer.getvalue()
@@ -212,7 +213,7 @@ class Leaderboard:
             "# Leaderboard",
             "",
             f"{len(self.trials)} trials: "
-            + ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+            + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
             + ".",
             f"Ranked by {'the mean ' if self.seeds > 1 else ''}{self.objective}, "
             f"the {'lowest' if self.minimize else 'highest'} first"
@@ -225,11 +226,10 @@ class Leaderboard:
             lines += _markdown_table(self._columns(), self._rows(ranking[:NUM_IN_FILE]))
             if len(ranking) > NUM_IN_FILE:
                 lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]
-        others = [trial for trial in self.trials if trial.state in ("failed", "pruned", "diverged", "interrupted")]
+        others = [trial for trial in self.trials if trial.status.is_of_a_run and trial.status is not Status.COMPLETED]
         if others:
-            reasons = {"pruned": "stopped early by search.pruner", "diverged": "its loss became infinite or NaN"}
             rows = [
-                [str(trial.number), trial.state, trial.reason or reasons.get(trial.state, ""), _inside(trial, folder)]
+                [str(trial.number), trial.status, trial.error or trial.status.meaning, _inside(trial, folder)]
                 for trial in others
             ]
             lines += ["", "## Not completed", "", *_markdown_table(["trial", "state", "reason", "folder"], rows)]

@@ -16,9 +16,10 @@ from omegaconf import OmegaConf
 from bnlab.errors import UserError, user_errors
 from bnlab.io.atomic_file import remove_unfinished, write_text
 from bnlab.io.folder_lock import FolderLock
-from bnlab.io.stored_file import read_bytes, read_text
+from bnlab.io.stored_file import read_text
 from bnlab.io.yaml_text import read_yaml, to_yaml
 from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Owner, Summary, read_summary
 from bnlab.search.study.address import anchored
 from bnlab.text.command_line import Origin, command, override, shown
 from bnlab.text.concealing import conceal_address, is_masked, override_to_write, remember_address, revealed
@@ -255,7 +256,7 @@ class SweepFolder:
         """Whether `result` has something to read, without reading it."""
         return os.path.exists(f"{self.path}/{name}/{_SUMMARY}")
 
-    def result(self, name: str) -> dict[str, Any] | None:
+    def result(self, name: str) -> Summary | None:
         """The summary.json of a trial, None while it has none that can be read."""
         try:
             return read_result(self.trial(name))
@@ -295,9 +296,9 @@ class TrialFolder:
         """From its path, which ends with its name."""
         return cls(SweepFolder(path.parents[len(Path(name).parts) - 1]), name)
 
-    def identity(self, sweep_id: str) -> dict[str, str]:
+    def identity(self, sweep_id: str) -> Owner:
         """What the summary of a trial says, so that nothing else is taken for it."""
-        return {"id": sweep_id, "folder": self.name}
+        return Owner(id=sweep_id, folder=self.name)
 
 
 def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage: bool = False) -> str:
@@ -312,7 +313,7 @@ def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage
     return command([override("search.resume", shown(folder.path)), *trusting, *storage], multirun=True)
 
 
-def is_owned(summary: Mapping[str, Any], sweep_id: str, name: str) -> bool:
+def is_owned(summary: Summary, sweep_id: str, name: str) -> bool:
     return summary.get("sweep") == {"id": sweep_id, "folder": name}
 
 
@@ -320,43 +321,16 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
-def read_result(folder: Path) -> dict[str, Any] | None:
+def read_result(folder: Path) -> Summary | None:
     """The summary.json in `folder`, None if it has none.
 
     Raises:
         ValueError: it is damaged.
     """
     try:
-        return _read_summary(folder / _SUMMARY)
+        return read_summary(folder / _SUMMARY)
     except FileNotFoundError:
         return None
-
-
-_STATUSES = ("completed", "diverged", "pruned", "failed", "interrupted")
-
-
-def _read_summary(file: Path) -> dict[str, Any]:
-    try:
-        summary = json.loads(read_bytes(file))
-    except (IsADirectoryError, RecursionError) as error:
-        raise ValueError(f"{file.name} is damaged") from error
-    is_sound = (
-        isinstance(summary, dict)
-        and summary.get("status") in _STATUSES
-        and all(
-            value is None or _is_number(value)
-            for key, value in summary.items()
-            if key in ("objective", "seconds") or key.startswith("test_")
-        )
-        and isinstance(summary.get("error", ""), str)
-    )
-    if not is_sound:
-        raise ValueError(f"{file.name} is damaged")
-    return summary
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _read_config(file: Path) -> None:
@@ -376,7 +350,7 @@ def _read_metrics(file: Path) -> None:
 
 
 _READERS: dict[str, Callable[[Path], object]] = {
-    _SUMMARY: _read_summary,
+    _SUMMARY: read_summary,
     "config.yaml": _read_config,
     "metrics.csv": _read_metrics,
 }

@@ -20,13 +20,15 @@ from optuna.trial import FrozenTrial, TrialState
 from bnlab.internals.optuna_internals import id_of
 from bnlab.metrics import test_metric
 from bnlab.process.outside import is_outside
+from bnlab.runs.summary import Summary
 from bnlab.search.samplers.fixed import FixedSampler
 from bnlab.search.samplers.place import AGAIN, POINT
 from bnlab.search.samplers.random_draws import RandomSampler
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
 from bnlab.search.spaces.space import Parameter, Point, Space
 from bnlab.search.study.storage import study_id, trial_id
-from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name
+from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name, result_of
+from bnlab.status import Status
 
 __all__ = ["MOST_ENDS", "PATIENCE_S", "Plan", "TakenTrial"]
 
@@ -104,10 +106,10 @@ class Plan:
         interrupted: dict[tuple[int, int], dict[str, Any]] = {}
         for trial in self._study.get_trials(deepcopy=False):
             place = (trial.user_attrs.get(POINT, -1), trial.user_attrs.get(REPEAT, 0))
-            state = trial.user_attrs.get(RESULT, {}).get("state")
+            status = result_of(trial).get("status")
             if trial.state != TrialState.FAIL:
                 done.add(place)
-            elif retry_failed or state != "failed":
+            elif retry_failed or status != Status.FAILED:
                 interrupted[place] = trial.params or trial.system_attrs.get("fixed_params", {})
                 failed.discard(place)
             else:
@@ -146,7 +148,7 @@ class Plan:
 
     def recover(
         self,
-        read_result: Callable[[str], Mapping[str, Any] | None],
+        read_result: Callable[[str], Summary | None],
         has_started: Callable[[str], bool],
         is_damaged: Callable[[str], bool],
         goes_on: bool = False,
@@ -170,7 +172,7 @@ class Plan:
                     self._tell_interrupted(trial.number)
                     continue
                 result = read_result(name)
-                if result is not None and result["status"] != "interrupted":
+                if result is not None and result["status"] != Status.INTERRUPTED:
                     self.tell(trial.number, result)
                 elif result is not None:
                     self._tell_interrupted(trial.number)
@@ -183,14 +185,14 @@ class Plan:
                 self._tell_interrupted(trial.number)
             elif self._num_ends_with_its_process(trial) + 1 >= MOST_ENDS:
                 error = f"its process was killed or ended, {MOST_ENDS} times"
-                self.tell(trial.number, {"status": "failed", "error": error})
+                self.tell(trial.number, {"status": Status.FAILED, "error": error})
             else:
-                self.tell(trial.number, {"status": "interrupted", "error": _ENDED_WITH_ITS_PROCESS})
+                self.tell(trial.number, {"status": Status.INTERRUPTED, "error": _ENDED_WITH_ITS_PROCESS})
 
     def _num_ends_with_its_process(self, trial: FrozenTrial) -> int:
         """How often it is tried again because it was half done when its process ended."""
         return sum(
-            earlier.user_attrs.get(RESULT, {}).get("reason") == _ENDED_WITH_ITS_PROCESS
+            result_of(earlier).get("error") == _ENDED_WITH_ITS_PROCESS
             and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]
             == [trial.user_attrs.get(key) for key in (POINT, REPEAT)]
             for earlier in self._study.get_trials(deepcopy=False, states=(TrialState.FAIL,))
@@ -213,7 +215,7 @@ class Plan:
         return isinstance(self._storage, optuna.storages.JournalStorage)
 
     def _tell_interrupted(self, number: int) -> None:
-        self.tell(number, {"status": "interrupted", "error": "interrupted; its values are tried again"})
+        self.tell(number, {"status": Status.INTERRUPTED, "error": "interrupted; its values are tried again"})
 
     def take(self, limit: int, per_round: int | None) -> list[TakenTrial]:
         """Up to `limit` trials that waited; with `per_round` points in a round, all of the first of which some wait.
@@ -335,8 +337,8 @@ class Plan:
                 point[parameter.key] = from_optuna(parameter, trial.params[name])
         return True
 
-    def tell(self, number: int, result: Mapping[str, Any]) -> None:
-        """End trial `number` as a run's summary says: {"status", "objective", "seconds", "error", "test_..."}.
+    def tell(self, number: int, result: Summary) -> None:
+        """End trial `number` as the summary of its run says.
 
         One that failed for reasons from "outside" (`bnlab.process.outside`) was interrupted. A storage that fails is
         asked again, for a while; what it had done of the first try is not done twice.
@@ -351,25 +353,25 @@ class Plan:
                     raise
                 time.sleep(0.5)
 
-    def _tell_once(self, number: int, result: Mapping[str, Any]) -> None:
+    def _tell_once(self, number: int, result: Summary) -> None:
         identifier = trial_id(self._storage, self._study_id, number)
         if self._storage.get_trial(identifier).state.is_finished():
             return
-        status = "interrupted" if result.get("outside") else result["status"]
+        status = Status.INTERRUPTED if result.get("outside") else result["status"]
         tested = test_metric(result)
         kept = {
-            "state": status,
+            "status": status,
             "objective": result.get("objective"),
             "seconds": result.get("seconds"),
-            "reason": result.get("error", ""),
-            **({} if tested is None else {tested: result[tested]}),
+            "error": result.get("error", ""),
+            **{name: value for name, value in result.items() if name == tested},
         }
         self._storage.set_trial_user_attr(identifier, RESULT, kept)
-        if status in ("completed", "diverged"):
-            value = kept["objective"]
+        if status.is_ranked:
+            value = result.get("objective")
             self._study.tell(number, self._worst if value is None else value)
         else:
-            self._study.tell(number, state=TrialState.PRUNED if status == "pruned" else TrialState.FAIL)
+            self._study.tell(number, state=TrialState.PRUNED if status == Status.PRUNED else TrialState.FAIL)
 
 
 def _text(params: Mapping[str, Any]) -> str:

@@ -15,7 +15,8 @@ from bnlab.internals.hydra_internals import instantiate
 from bnlab.process.outside import is_outside
 from bnlab.search.study.folder import Definition, TrialFolder
 from bnlab.search.study.storage import open_storage, study_id, trial_id
-from bnlab.search.study.trials import RESULT, SWEEP, folder_name
+from bnlab.search.study.trials import SWEEP, folder_name, result_of
+from bnlab.status import Status
 
 __all__ = ["Pruning", "pruning_of"]
 
@@ -124,7 +125,7 @@ def _competitors(study: optuna.Study) -> optuna.Study:
 
     def without_interrupted(*arguments: Any, **settings: Any) -> list[FrozenTrial]:
         trials = get_trials(*arguments, **settings)
-        return [trial for trial in trials if trial.user_attrs.get(RESULT, {}).get("state") != "interrupted"]
+        return [trial for trial in trials if result_of(trial).get("status") != Status.INTERRUPTED]
 
     seen.get_trials = without_interrupted  # type: ignore[method-assign]
     return seen

@@ -12,6 +12,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bnlab.search.samplers.place import POINT, REPEAT
 from bnlab.search.spaces.distributions import from_optuna, name_in_optuna
 from bnlab.search.spaces.space import Point, Space
+from bnlab.status import Status
 
 __all__ = [
     "FOLDER",
@@ -24,20 +25,23 @@ __all__ = [
     "folder_name",
     "rank",
     "read_trials",
+    "result_of",
 ]
 
 # A trial's user attributes, beside those of the samplers
 SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
 SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
 FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
-RESULT = "result"  # {"state", "objective", "seconds", "reason", and the test metric that tables show, under its name}
+RESULT = "result"  # of its summary: status, objective, seconds, error, and the test metric that tables show
 
-_STATES = {
-    TrialState.WAITING: "waiting",
-    TrialState.RUNNING: "running",
-    TrialState.COMPLETE: "completed",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
+_OLD_NAMES = {"state": "status", "reason": "error"}
+
+_STATUSES = {
+    TrialState.WAITING: Status.WAITING,
+    TrialState.RUNNING: Status.RUNNING,
+    TrialState.COMPLETE: Status.COMPLETED,
+    TrialState.PRUNED: Status.PRUNED,
+    TrialState.FAIL: Status.FAILED,
 }
 
 
@@ -49,27 +53,27 @@ class Trial:
         number: its number in the study.
         point: which configuration it runs, from 0.
         repeat: which of the seeds of that configuration, from 0.
-        state: waiting, running, completed, diverged, pruned, failed, or interrupted (it was tried again).
+        status: interrupted where it was tried again.
         objective: at its best epoch; None if there was none.
         values: the parameters, by their key in the config.
-        reason: why it failed.
+        error: why it failed.
         test: the name of its test score and the score; None where it was not tested.
     """
 
     number: int
     point: int | None
     repeat: int
-    state: str
+    status: Status
     objective: float | None
     values: Point
     seconds: float | None
     folder: Path | None
-    reason: str
+    error: str
     test: tuple[str, float] | None
 
     @property
     def is_finished(self) -> bool:
-        return self.state not in ("waiting", "running", "interrupted")
+        return self.status.is_final
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,12 @@ def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) 
     }
     trials = [_read(trial, space, sweep_id, folder) for trial in frozen if trial.state != TrialState.WAITING]
     trials = [
-        replace(trial, state="interrupted")
-        if trial.state == "failed" and last.get((trial.point, trial.repeat), -1) > trial.number
+        replace(trial, status=Status.INTERRUPTED)
+        if trial.status == Status.FAILED and last.get((trial.point, trial.repeat), -1) > trial.number
         else trial
         for trial in trials
     ]
-    return [trial for trial in trials if trial.state != "running" or _has_started(trial)]
+    return [trial for trial in trials if trial.status != Status.RUNNING or _has_started(trial)]
 
 
 def _has_started(trial: Trial) -> bool:
@@ -148,18 +152,24 @@ def _folder_of(trial: FrozenTrial, sweep_id: str, folder: Path) -> Path | None:
     return None if elsewhere is None else Path(elsewhere) / folder_name(trial)
 
 
-def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Trial:
+def result_of(trial: FrozenTrial) -> dict[str, Any]:
+    """What the summary said of a trial that ended, empty before; older studies have other names for two fields."""
     result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
+    return {_OLD_NAMES.get(name, name): value for name, value in result.items()}
+
+
+def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Trial:
+    result = result_of(trial) if trial.state.is_finished() else {}
     return Trial(
         number=trial.number,
         point=trial.user_attrs.get(POINT),
         repeat=trial.user_attrs.get(REPEAT, 0),
-        state=result.get("state", _STATES[trial.state]) if trial.state.is_finished() else _STATES[trial.state],
+        status=Status(result.get("status", _STATUSES[trial.state])),
         objective=result.get("objective"),
         values=values_of(trial, space),
         seconds=result.get("seconds"),
         folder=_folder_of(trial, sweep_id, folder),
-        reason=result.get("reason", ""),
+        error=result.get("error", ""),
         test=next(
             ((name, value) for name, value in result.items() if name.startswith("test_") and value is not None), None
         ),
@@ -181,7 +191,7 @@ def rank(trials: Sequence[Trial], minimize: bool, seeds: int = 1) -> list[Config
     """
     points: dict[int | tuple[int], list[Trial]] = {}
     for trial in trials:
-        if trial.state in ("completed", "diverged") and trial.objective is not None:
+        if trial.status.is_ranked and trial.objective is not None:
             points.setdefault(trial.number if trial.point is None else (trial.point,), []).append(trial)
     sign = 1 if minimize else -1
     return sorted(

@@ -1,6 +1,5 @@
 """What a launcher runs for each trial: the task, with a record of its end in the trial's folder, however it ends."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -14,12 +13,14 @@ from omegaconf import DictConfig
 
 from bnlab.config.confidential import conceal_files_of_hydra, learn
 from bnlab.errors import reason
-from bnlab.io.atomic_file import write_text
 from bnlab.io.folder_lock import FolderLock
 from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.shared_process import restored
 from bnlab.process.signals import UserInterrupt, is_interrupt
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Owner, Summary
 from bnlab.search.study.folder import TrialFolder, read_result
+from bnlab.status import Status
 from bnlab.text.concealing import remember_all
 
 __all__ = ["Job", "JobEndedError"]
@@ -53,7 +54,7 @@ class Job:
     def __call__(self, config: DictConfig) -> Any:
         hydra = HydraConfig.get()
         folder = Path(hydra.runtime.output_dir)
-        identity = TrialFolder.of(hydra).identity(self.sweep_id)
+        owner = TrialFolder.of(hydra).identity(self.sweep_id)
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.CRITICAL)
@@ -67,40 +68,42 @@ class Job:
                 value = self.task(config)
         except BaseException as error:
             if isinstance(error, Exception | UserInterrupt) and is_interrupt(error):
-                seconds = time.monotonic() - start
-                _complete(folder, identity, {"status": "interrupted", "seconds": seconds}, changes=True)
+                result = Summary(status=Status.INTERRUPTED, seconds=time.monotonic() - start)
+                _complete(folder, owner, result, changes=True)
                 raise UserInterrupt from error
             log.error("the trial failed", exc_info=True)
-            outside = {"outside": True} if is_outside(error) else {}
-            result = {"status": "failed", "error": reason(error), "seconds": time.monotonic() - start} | outside
-            if outside:  # else it would be the next trial's, too
+            result = Summary(status=Status.FAILED, error=reason(error), seconds=time.monotonic() - start)
+            if is_outside(error):  # else it would be the next trial's, too
+                result["outside"] = True
                 wait_for_room(folder.parent, PATIENCE_S)
-            _complete(folder, identity, result)
+            _complete(folder, owner, result)
             if isinstance(error, Exception):
                 raise
             raise JobEndedError(reason(error)) from error  # a sys.exit() ends the job, not the sweep
-        _complete(folder, identity, {"status": "completed", "objective": value, "seconds": time.monotonic() - start})
+        result = Summary(status=Status.COMPLETED, objective=value, seconds=time.monotonic() - start)
+        _complete(folder, owner, result)
         return value
 
 
-def _complete(folder: Path, identity: dict[str, str], result: dict[str, Any], changes: bool = False) -> None:
+def _complete(folder: Path, owner: Owner, result: Summary, changes: bool = False) -> None:
     """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
     with suppress(BlockingIOError), FolderLock(folder):  # else the folder is another run's
         try:
             summary = read_result(folder)
         except ValueError:
             summary = None  # whatever it was, it is none
-        merged = {**(summary or {}), **result} if changes else {**result, **(summary or {})}
-        merged["sweep"] = identity
+        written = Summary() if summary is None else summary
+        merged = written | result if changes else result | written
+        merged["sweep"] = owner
         if merged != summary:
-            _write_patiently(folder / "summary.json", json.dumps(merged, indent=2) + "\n")
+            _write_patiently(RunFolder(folder), merged)
 
 
-def _write_patiently(path: Path, content: str) -> None:
+def _write_patiently(run: RunFolder, summary: Summary) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            write_text(path, content)
+            run.write_summary(summary)
             return
         except OSError as error:
             if not is_outside(error) or time.monotonic() > deadline:

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from bnlab.runs.progress import clock
 from bnlab.search.study.trials import Trial
+from bnlab.status import Status
 from bnlab.text.number_format import metric
 
 __all__ = ["SweepProgress"]
@@ -43,7 +44,7 @@ class SweepProgress:
         self._start = time.monotonic()
         self._next_line = self._start + LINE_EVERY_S
         self._last_line = ""
-        self._counts: Counter[str] = Counter()
+        self._counts: Counter[Status] = Counter()
         self._running = 0
         self._activity = ""
         self._best: tuple[float, int, str] | None = None  # mean, first number, what they are called
@@ -54,7 +55,7 @@ class SweepProgress:
 
         for trial in before:
             place = trial.number if trial.point is None else trial.point
-            self._count(trial.number, trial.state, trial.objective, place, trial.repeat)
+            self._count(trial.number, trial.status, trial.objective, place, trial.repeat)
 
     def __enter__(self) -> "SweepProgress":
         self._bar.start()
@@ -68,22 +69,22 @@ class SweepProgress:
     def ended(
         self,
         number: int,
-        state: str,
+        status: Status,
         objective: float | None,
-        reason: str,
+        error: str,
         place: int,
         repeat: int = 0,
         is_lost: bool = False,
     ) -> None:
         """Count a trial, seed `repeat` of the configuration at `place`. What failed, or `is_lost`, is said at once."""
-        self._count(number, state, objective, place, repeat)
-        if state == "failed" or is_lost:
-            end = "was lost" if is_lost else "failed"
-            self._console.print(f"trial {number} {end}: {escape(reason)}", highlight=False, soft_wrap=True)
+        self._count(number, status, objective, place, repeat)
+        if status is Status.FAILED or is_lost:
+            end = "was lost" if is_lost else status
+            self._console.print(f"trial {number} {end}: {escape(error)}", highlight=False, soft_wrap=True)
 
-    def _count(self, number: int, state: str, objective: float | None, place: int, repeat: int) -> None:
-        self._counts[state] += 1
-        if state not in ("completed", "diverged") or objective is None:
+    def _count(self, number: int, status: Status, objective: float | None, place: int, repeat: int) -> None:
+        self._counts[status] += 1
+        if not status.is_ranked or objective is None:
             return
         of_place = self._of_place.setdefault(place, {})
         of_place[repeat] = objective, number
@@ -116,7 +117,7 @@ class SweepProgress:
 
     @property
     def _num_done(self) -> int:
-        return sum(count for state, count in self._counts.items() if state != "interrupted")
+        return sum(count for status, count in self._counts.items() if status is not Status.INTERRUPTED)
 
     def _line(self) -> str:
         done = self._num_done
@@ -126,7 +127,8 @@ class SweepProgress:
             parts.append(self._activity)
         elif self._running:
             parts.append(f"{self._running} running")
-        parts += [f"{self._counts[state]} {state}" for state in ("failed", "diverged", "pruned") if self._counts[state]]
+        told = (Status.FAILED, Status.DIVERGED, Status.PRUNED)
+        parts += [f"{self._counts[each]} {each}" for each in told if self._counts[each]]
         if self._best is not None:
             parts.append(f"best {self._objective} {metric(self._objective, self._best[0])} ({self._best[2]})")
         used = time.monotonic() - self._start

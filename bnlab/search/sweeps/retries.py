@@ -2,8 +2,9 @@
 
 import threading
 from collections import Counter
-from collections.abc import Mapping
-from typing import Any
+
+from bnlab.runs.summary import Summary
+from bnlab.status import Status
 
 __all__ = ["Retries"]
 
@@ -29,11 +30,11 @@ class Retries:
         self._lock = threading.Lock()
         self.reason = ""
 
-    def ended(self, number: int, place: _Place, result: Mapping[str, Any]) -> None:
+    def ended(self, number: int, place: _Place, result: Summary) -> None:
         """Trial `number`, a try of `place`, ended so."""
         with self._lock:
             if not result.get("outside"):
-                if result["status"] != "interrupted":
+                if result["status"] != Status.INTERRUPTED:
                     self._row.clear()
                 return
             self.reason = result.get("error", "")

@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
@@ -22,6 +21,7 @@ from bnlab.io.atomic_file import to_disk
 from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.shared_process import leave_removed_folder
 from bnlab.process.signals import EXIT_INTERRUPTED, REQUESTS, is_for_us
+from bnlab.runs.summary import Summary
 from bnlab.search.definition.composition import SweepConfigLoader
 from bnlab.search.definition.definition import Search
 from bnlab.search.definition.subdir import Subdirs, job_override
@@ -42,6 +42,7 @@ from bnlab.search.sweeps.progress import SweepProgress
 from bnlab.search.sweeps.retries import IN_A_ROW, Retries
 from bnlab.search.sweeps.trust import needs_trust
 from bnlab.search.sweeps.watch import Watch
+from bnlab.status import Status
 from bnlab.text.command_line import shown
 from bnlab.text.concealing import holds_address_secret
 
@@ -224,7 +225,7 @@ class RunningSweep:
             except KeyboardInterrupt:
                 watch.collect()
                 for number in filter(self.has_started, list(watch.open)):
-                    self.tell(number, {"status": "interrupted"})
+                    self.tell(number, {"status": Status.INTERRUPTED})
                 raise
             except BaseException as error:  # a callback of Hydra's may call sys.exit()
                 watch.collect()
@@ -251,13 +252,13 @@ class RunningSweep:
         left = []
         for trial in unfinished:
             if self.has_started(trial.number):
-                result = {"status": "failed", "error": f"the launcher failed: {reason(error)}"}
-                self.tell(trial.number, result | {"outside": is_outside(error)})
+                text = f"the launcher failed: {reason(error)}"
+                self.tell(trial.number, Summary(status=Status.FAILED, error=text, outside=is_outside(error)))
                 continue
             try:
                 self._loader.load_sweep_config(self._config, self._job(trial))
             except Exception as reason_of_job:
-                self.tell(trial.number, {"status": "failed", "error": one_line(reason_of_job)})
+                self.tell(trial.number, {"status": Status.FAILED, "error": one_line(reason_of_job)})
             else:
                 left.append(trial)
         return left
@@ -265,24 +266,21 @@ class RunningSweep:
     def tell_return(self, number: int, job_return: JobReturn | None) -> None:
         """End a trial that left no summary, by what the launcher says of it."""
         if job_return is not None and job_return.status == JobStatus.COMPLETED:
-            result = {"status": "completed", "objective": job_return.return_value}
+            result = Summary(status=Status.COMPLETED, objective=job_return.return_value)
         else:
             error = None if job_return is None else error_of(job_return)
-            result = {
-                "status": "failed",
-                "error": "the launcher said nothing of it" if error is None else reason(error),
-                "outside": is_outside(error),
-            }
+            text = "the launcher said nothing of it" if error is None else reason(error)
+            result = Summary(status=Status.FAILED, error=text, outside=is_outside(error))
         self.tell(number, result)
 
-    def tell(self, number: int, result: dict[str, Any]) -> None:
+    def tell(self, number: int, result: Summary) -> None:
         self._plan.tell(number, result)
         self.ended(number, result)
 
-    def ended(self, number: int, result: dict[str, Any]) -> None:
+    def ended(self, number: int, result: Summary) -> None:
         place, repeat = self._seed_of[number]
         is_lost = bool(result.get("outside"))
-        status, error = "interrupted" if is_lost else result["status"], result.get("error", "")
+        status, error = Status.INTERRUPTED if is_lost else result["status"], result.get("error", "")
         self._has_changed = True
         self._progress.ended(number, status, result.get("objective"), error, place, repeat, is_lost=is_lost)
         self._retries.ended(number, (place, repeat), result)
@@ -300,7 +298,7 @@ class RunningSweep:
         self._progress.update(num_running, self._offers.activity)
         self._write_now_and_then()
 
-    def result(self, number: int) -> dict[str, Any] | None:
+    def result(self, number: int) -> Summary | None:
         """While a batch runs, in a folder that is new: it may lack the identity, which another sweep's would have."""
         name = self._names[number]
         if not self._folder.has_result(name):
@@ -308,7 +306,7 @@ class RunningSweep:
         summary = self._folder.result(name)
         return summary if summary is None or "sweep" not in summary else self._own_result(name)
 
-    def _own_result(self, name: str) -> dict[str, Any] | None:
+    def _own_result(self, name: str) -> Summary | None:
         """What the folder `name` says, if a trial of this sweep wrote it there."""
         summary = self._folder.result(name)
         return summary if summary is not None and is_owned(summary, self._definition.id, name) else None
@@ -379,11 +377,9 @@ class RunningSweep:
             table = leaderboard.table(self._console.width)
             if table is not None:
                 say(table)
-        counts = leaderboard.counts()
-        if counts["failed"]:
-            self._say(
-                f"{counts['failed']} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}"
-            )
+        num_failed = leaderboard.counts()[Status.FAILED]
+        if num_failed:
+            self._say(f"{num_failed} of {len(leaderboard.trials)} trials failed: see {shown(self._folder.leaderboard)}")
         with _going_on(self._folder.ablation[0].name):
             if write_ablation(leaderboard, self._folder):
                 self._say(f"Mean ± deviation over seeds, with differences: {shown(self._folder.ablation[0])}")
@@ -401,7 +397,7 @@ class RunningSweep:
             self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
         if interrupted:
             raise SystemExit(EXIT_INTERRUPTED)
-        if counts["failed"] or goes_on:
+        if num_failed or goes_on:
             raise SystemExit(EXIT_FAILED)
         return list(leaderboard.trials)
 

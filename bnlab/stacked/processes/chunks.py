@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Owner
 from bnlab.stacked.grouping import data_key, group_key, why_alone
 
 __all__ = ["Chunk", "Chunks", "PlainJob", "Refusal"]
@@ -37,7 +38,7 @@ class PlainJob:
     folder: str
     overrides: Sequence[str] | None
     command: str | None = None
-    sweep: Mapping[str, str] | None = None
+    sweep: Owner | None = None
     from_environment: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict)
 

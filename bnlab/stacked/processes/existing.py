@@ -9,10 +9,12 @@ from bnlab.errors import UserError, user_errors
 from bnlab.io.yaml_text import read_yaml
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.summary import Summary
+from bnlab.status import Status
 
 __all__ = ["Replacement", "stored_summary"]
 
-_COMPLETE = ("completed", "diverged", "pruned")
+
+_COMPLETE = [status for status in Status if status.has_results]
 
 
 def stored_summary(run: RunFolder, config: Mapping[str, Any]) -> Summary | None:
@@ -57,7 +59,7 @@ class Replacement:
 
     def end(self, summary: Summary) -> None:
         """Take the place; a run that has no results does not take that of one that may have some."""
-        is_better = summary["status"] in _COMPLETE or _status(self._replaced) == "failed"
+        is_better = summary["status"] in _COMPLETE or _status(self._replaced) == Status.FAILED
         if not (is_better and self.folder.is_dir()):
             self.discard()
             return
@@ -80,7 +82,7 @@ def _remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _status(folder: Path) -> str | None:
+def _status(folder: Path) -> Status | None:
     try:
         return RunFolder(folder).read_summary()["status"]
     except UserError:

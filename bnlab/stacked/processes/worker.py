@@ -32,6 +32,7 @@ from bnlab.stacked.processes.plotter import plot_here
 from bnlab.stacked.training import Interrupted, Training
 from bnlab.stacked.trial import Job, Trial, draw, finish
 from bnlab.stacked.unfinished import Unfinished
+from bnlab.status import Status
 from bnlab.text.command_line import shown
 from bnlab.text.concealing import remember_all
 
@@ -192,7 +193,7 @@ def _train(
         is_interrupted = not training.run(is_interrupted)
     draw(ready, pictures_of)
     for trial in finish(ready):
-        if trial.status != "interrupted":
+        if trial.status != Status.INTERRUPTED:
             unfinished[trial.job.number].remove()
         read = partial(load, trial.run.path, trust=True)
         for line in draw_own_figures(trial.config.get("figures"), trial.run.path, read):
@@ -277,7 +278,7 @@ def train_alone(job: Job, reason: str) -> Summary:
             pruning=_pruning_of(job),
         )
     except UserInterrupt as error:
-        return Trial(job, begun=start).fail(error, "interrupted")
+        return Trial(job, begun=start).fail(error, Status.INTERRUPTED)
     except BaseException as error:
         log.error("the trial failed", exc_info=True)
         return Trial(job, begun=start).fail(error)

@@ -3,7 +3,7 @@
 import logging
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,8 @@ from bnlab.internals.hydra_internals import instantiate
 from bnlab.metrics import minimizes
 from bnlab.network import num_parameters
 from bnlab.runs.folder import RunFolder
-from bnlab.runs.summary import Summary, ending
+from bnlab.runs.summary import Owner, Summary, ending
+from bnlab.status import Status
 from bnlab.training.interrupt import Interrupted
 from bnlab.training.lightning.callbacks import build_callbacks
 from bnlab.training.lightning.classifier import Classifier
@@ -55,7 +56,7 @@ def fit_by_lightning(
     *,
     overrides: Sequence[str] | None = None,
     command: str | None = None,
-    sweep: Mapping[str, str] | None = None,
+    sweep: Owner | None = None,
     console: Console | None = None,
     callbacks: Sequence[L.Callback] = (),
     pruning: "Pruning | None" = None,
@@ -95,7 +96,7 @@ def fit_and_test(
                 check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
             try_out(config.optimizer, trainer.strategy.root_device)
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
-        status, test_metrics = "failed", {}
+        status, test_metrics = Status.FAILED, {}
         start = time.monotonic()
         try:
             try:
@@ -108,17 +109,17 @@ def fit_and_test(
             if recorder.best is not None:
                 test_metrics = test(trainer, learner, data, run.best_checkpoint)
             if recorder.diverged_epoch is not None:
-                status = "diverged"
+                status = Status.DIVERGED
             elif any(getattr(callback, "stopped", False) for callback in callbacks):
-                status = "pruned"
+                status = Status.PRUNED
             else:
-                status = "completed"
+                status = Status.COMPLETED
         except (Interrupted, KeyboardInterrupt, SystemExit):  # the last is what Lightning makes of a second Ctrl-C
             if not interrupt.is_requested:
                 raise
-            status = "interrupted"
+            status = Status.INTERRUPTED
         finally:
-            if recorder.rows or status == "interrupted":
+            if recorder.rows or status == Status.INTERRUPTED:
                 summary |= ending(
                     recorder,
                     config,
@@ -132,7 +133,7 @@ def fit_and_test(
                 )
             if recorder.rows:
                 # Why a run failed is not to be hidden by a picture that cannot be written either.
-                with suppress(OSError) if status == "failed" else nullcontext():
+                with suppress(OSError) if status == Status.FAILED else nullcontext():
                     run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
 
 
