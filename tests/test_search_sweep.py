@@ -14,6 +14,7 @@ from rich.console import Console
 from simulated_sweep import LR, MOMENTUM, smooth
 
 from bnlab.search.sweeps.progress import SweepProgress
+from bnlab.status import Status
 
 
 def test_a_sweep_leaves_a_row_a_trial_with_every_parameter_at_full_precision(sweep):
@@ -296,7 +297,7 @@ def test_progress_is_readable_in_a_log(sweep, monkeypatch):
 def test_of_equally_good_trials_the_progress_names_the_first_in_whatever_order_they_end():
     progress = SweepProgress(Console(), 3, [], "val_accuracy", minimize=False)
     for number, objective in ((2, 0.9), (1, 0.9), (0, 0.8)):
-        progress.ended(number, "completed", objective, "", place=number)
+        progress.ended(number, Status.COMPLETED, objective, "", place=number)
     assert "(trial 1)" in progress._line()
 
 

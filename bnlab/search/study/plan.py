@@ -158,6 +158,7 @@ class Plan:
         One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
         alone half done when its process ended is tried again, for others may have ended that; what is so `MOST_ENDS`
         times is taken for what ends it, and has failed, unless the half-done `goes_on` from where it was.
+        A result is no use without its values, which a damaged journal may have lost: that one is tried again, too.
         """
         half_done: list[FrozenTrial] = []
         for trial in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
@@ -172,7 +173,7 @@ class Plan:
                     self._tell_interrupted(trial.number)
                     continue
                 result = read_result(name)
-                if result is not None and result["status"] != Status.INTERRUPTED:
+                if result is not None and result["status"] != Status.INTERRUPTED and self._has_all(trial):
                     self.tell(trial.number, result)
                 elif result is not None:
                     self._tell_interrupted(trial.number)
