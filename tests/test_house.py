@@ -1,9 +1,12 @@
 """The order of the house: what may import what, the linter, the type checker, the wheel."""
 
 import ast
+import io
 import os
+import re
 import subprocess
 import sys
+import tokenize
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -166,6 +169,43 @@ def test_importing_bnlab_or_its_commands_costs_no_torch() -> None:
     )
     outcome = subprocess.run([sys.executable, "-c", code, *names], capture_output=True, text=True, check=False)
     assert outcome.returncode == 0, outcome.stderr
+
+
+def comments_and_docstrings(path: Path) -> Iterator[str]:
+    text = path.read_text()
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield ast.get_docstring(node) or ""
+
+
+# A figure that somebody measured: a time, a size, a ratio of times. It belongs to bnlab/bench/records, with its date.
+MEASURED = re.compile(
+    r"\b\d[\d.,]* ?(?:ns|us|µs|ms|s|seconds?|minutes?|[KkMG]i?B)\b"
+    r"|\b(?:half|thirds?|quarters?|fifths?|tenths?) (?:of )?(?:the|its|their) time\b"
+    r"|\btimes (?:as (?:fast|slow|long)|faster|slower|longer)\b"
+)
+NOT_MEASURED = "called every 0.2 s"  # a period that the code sets
+
+
+def test_figures_that_were_measured_are_in_the_records() -> None:
+    said = [
+        f"bnlab.{name}: {text}"
+        for name, path in modules().items()
+        for text in comments_and_docstrings(path)
+        if MEASURED.search(text) and NOT_MEASURED not in text
+    ]
+    assert not said
+
+
+def test_each_module_says_in_its_first_line_what_it_is_for() -> None:
+    first = {
+        name: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+        for name, path in modules().items()
+    }
+    assert not {name: line for name, line in first.items() if not line.endswith((".", "?"))}
 
 
 def test_public_names_are_where_they_are_said_to_be() -> None:

@@ -1,5 +1,6 @@
-"""Draws that depend on the seed and the place in the search alone, so that a resumed search goes on as the
-uninterrupted one would have.
+"""Draws that depend on the seed and the place in the search alone.
+
+So a resumed search goes on as the uninterrupted one would have.
 
 In a sweep, a trial carries its place in the user attribute "point" (a trial that repeats another has the other's
 place); in any other Optuna study, the place is the trial's number.
