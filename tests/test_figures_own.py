@@ -90,3 +90,24 @@ def test_a_run_of_somebody_else_draws_only_with_trust(train, tmp_path, monkeypat
     assert train("trainer=quick", *OWN, "hydra.run.dir=run").exit_code == 0
     with pytest.raises(UserError, match=r"own_figure.learning_rate' in `figures"):
         repeat("run", "again")
+
+
+def test_a_sweep_draws_them_of_its_trials(train, tmp_path, monkeypatch) -> None:
+    from own_figure import seconds
+
+    monkeypatch.chdir(tmp_path)
+    own = ["+search.figures.seconds._target_=own_figure.seconds", "+search.figures.bad._target_=own_figure.raises"]
+    quick = ["trainer=quick", "trainer.max_epochs=1", "hydra.sweep.dir=sweep", "optimizer.lr=0.1,0.01"]
+    outcome = train("-m", *quick, *own)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert "`figures.bad` is not drawn: ZeroDivisionError: of the figure" in outcome.stdout + outcome.stderr
+    sweep = bnlab.load_sweep("sweep")
+    assert np.array_equal(pixels(Path("sweep/seconds.png").read_bytes()), pixels(picture(seconds(sweep))))
+
+
+@pytest.mark.parametrize("own", ["+search.figures.own=seconds", "+search.figures.search._target_=own_figure.seconds"])
+def test_a_sweep_refuses_what_is_no_figure(train, tmp_path, monkeypatch, own) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = train("-m", "optimizer.lr=0.1,0.01", own)
+    assert outcome.exit_code == 2
+    assert "`search.figures." in outcome.stderr

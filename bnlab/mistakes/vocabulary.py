@@ -17,7 +17,7 @@ from bnlab.text.command_line import Origin
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 
-_KEYED_BY_NAMES = ("search.space", "callbacks", "metrics", "figures")  # whose keys are the user's own
+_KEYED_BY_NAMES = ("search.space", "search.figures", "callbacks", "metrics", "figures")  # whose keys are the user's own
 _GROUPS_OF_HYDRA = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
 

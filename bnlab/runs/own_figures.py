@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bnlab.config.build import arguments_of
+from omegaconf import OmegaConf
+
 from bnlab.errors import reason
 from bnlab.internals.hydra_internals import instantiate
 from bnlab.io.atomic_file import write_bytes
@@ -25,9 +26,10 @@ def draw_own_figures(figures: Any, folder: Path, read: Callable[[], Any]) -> Ite
     from bnlab.figures import picture  # matplotlib takes half a second
 
     subject: Any = None
-    for name, settings in figures.items():
+    plain: Any = OmegaConf.to_container(OmegaConf.create(figures), resolve=True)
+    for name, settings in plain.items():
         try:
-            draw = instantiate({**arguments_of(settings), "_partial_": True}, _convert_="all")
+            draw = instantiate({**settings, "_partial_": True}, _convert_="all")
             subject = read() if subject is None else subject
             figure = draw(subject)
             if not hasattr(figure, "savefig"):

@@ -7,7 +7,7 @@ from typing import Any
 from bnlab.errors import UserError
 from bnlab.mistakes.signature import arguments_of_target
 from bnlab.preflight.targets import check_target
-from bnlab.rules import Rule, boolean, integer, optional, string
+from bnlab.rules import Rule, boolean, integer, mapping, optional, string
 
 __all__ = ["GIVEN_TO_SAMPLERS", "SearchSettings"]
 
@@ -21,6 +21,7 @@ _RULES: dict[str, Rule] = {
     "resume": optional(string(), "a new sweep"),
     "trust": boolean(),
     "retry_failed": boolean(),
+    "figures": mapping("a mapping of names to figures of your own, {} for none"),
 }
 _TARGET = "_target_"
 GIVEN_TO_SAMPLERS = ("seed", "num_done", "names", "num_points", "seeds")  # those of them that its target takes
@@ -46,6 +47,7 @@ class SearchSettings:
     resume: str | None
     trust: bool
     retry_failed: bool
+    figures: Mapping[str, Any]
 
     @classmethod
     def read(cls, search: Mapping[str, Any], kind: str = "random") -> "SearchSettings":
@@ -60,6 +62,8 @@ class SearchSettings:
                 raise UserError(f"`search.{name}` is not there, without which no sweep runs: take nothing out of it.")
         for name, rule in _RULES.items():
             rule.check(f"search.{name}", search[name])
+        for name, figure in search["figures"].items():
+            _check_figure(name, figure)
         of_sampler = {name: value for name, value in search.items() if name not in (*own, "space")}
         settings = cls(
             sampler=_target("search", of_sampler, own),
@@ -72,6 +76,14 @@ class SearchSettings:
                 "null."
             )
         return settings
+
+
+def _check_figure(name: str, node: Any) -> None:
+    if not isinstance(node, Mapping) or not isinstance(node.get(_TARGET), str):
+        raise UserError(f"`search.figures.{name}` must name a function as `_target_`, but got {node!r}.")
+    if name == "search":
+        raise UserError("`search.figures.search` must have another name: a sweep draws search.png itself.")
+    check_target(f"search.figures.{name}.{_TARGET}", node[_TARGET])
 
 
 def _pruner(node: Any) -> dict[str, Any] | None:

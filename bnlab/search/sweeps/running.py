@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 
 from hydra.core.utils import JobReturn, JobStatus
@@ -21,7 +22,9 @@ from bnlab.io.atomic_file import to_disk
 from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.shared_process import leave_removed_folder
 from bnlab.process.signals import EXIT_INTERRUPTED, REQUESTS, is_for_us
+from bnlab.runs.own_figures import draw_own_figures
 from bnlab.runs.summary import Summary
+from bnlab.runs.sweeps import load_sweep
 from bnlab.search.definition.composition import SweepConfigLoader
 from bnlab.search.definition.definition import Search
 from bnlab.search.definition.subdir import Subdirs, job_override
@@ -388,6 +391,9 @@ class RunningSweep:
             write_figure(leaderboard, self._folder, rounds, trials_per_round)
             if self._folder.figures[0].is_file():
                 self._say(f"Picture: {shown(self._folder.figures[0])}")
+        own = self._search.settings.figures
+        for line in draw_own_figures(own, self._folder.path, partial(load_sweep, self._folder.path)):
+            self._say(line)
         goes_on = interrupted or self._stopped or self._retries.num_left
         if not goes_on:
             shutil.rmtree(self._folder.unfinished, ignore_errors=True)  # of trials that failed
