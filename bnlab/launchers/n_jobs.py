@@ -4,7 +4,9 @@ from typing import Any
 
 from bnlab.errors import UserError
 
-__all__ = ["num_processes"]
+__all__ = ["N_JOBS", "num_processes"]
+
+N_JOBS = "hydra.launcher.n_jobs"
 
 
 def num_processes(n_jobs: Any, num_cores: int) -> int:
@@ -15,7 +17,7 @@ def num_processes(n_jobs: Any, num_cores: int) -> int:
     """
     if not isinstance(n_jobs, int) or isinstance(n_jobs, bool) or n_jobs == 0:
         raise UserError(
-            "`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one process a core, -2 for one less, and "
+            f"`{N_JOBS}` must be a whole number >= 1, or -1 for one process a core, -2 for one less, and "
             f"so on, but got {n_jobs!r}."
         )
     return n_jobs if n_jobs > 0 else max(1, num_cores + 1 + n_jobs)

@@ -3,6 +3,7 @@
 import atexit
 import copy
 import gc
+import logging
 import os
 import sys
 import threading
@@ -22,11 +23,12 @@ from bnlab.config.confidential import holds_secrets, learn, resolved, unresolved
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import interpolations_of
 from bnlab.engines.train import task
-from bnlab.errors import UserError
-from bnlab.launchers.n_jobs import num_processes
+from bnlab.launchers.n_jobs import N_JOBS, num_processes
+from bnlab.launchers.one_job import compose_job, run_here
 from bnlab.process.process_limit import require_room
 from bnlab.runs.summary import Owner, Summary
 from bnlab.search.study.folder import TrialFolder
+from bnlab.search.sweeps.job import Job
 from bnlab.search.sweeps.launcher import SweepLauncher
 from bnlab.status import Status
 from bnlab.text.command_line import Origin, command, given_overrides
@@ -34,7 +36,8 @@ from bnlab.text.concealing import known
 
 __all__ = ["StackedLauncher", "TrialFailedError"]
 
-_N_JOBS = "hydra.launcher.n_jobs"
+log = logging.getLogger(__name__)
+
 _TASKS_OF_A_WORKER = 3  # its process, its parent, and who draws for it
 _OTHER_TASKS = 8  # what workers are forked from, the watch of the sweep, a compiler
 
@@ -54,50 +57,65 @@ class TrialFailedError(RuntimeError):
 class StackedLauncher(Launcher, SweepLauncher):
     """Trains the jobs of a batch together: networks that differ only in numbers as one (see `bnlab.stacked`).
 
-    It runs the task of `python -m bnlab.train` and no other. Its worker processes stay for the batches to come.
+    It stacks the task of `python -m bnlab.train` and no other: the jobs of another task run one after another in this
+    process, and a line says so. Its worker processes stay for the batches to come.
 
     Args:
         n_jobs: worker processes, one thread each; -1 for one a core, -2 for one less, and so on.
     """
-
-    num_threads_in_a_job = 1
-    jobs_end_together = True
 
     def __init__(self, n_jobs: int = -1) -> None:
         self._asked_for = n_jobs
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         from bnlab.stacked.processes.jobs import num_cores
-        from bnlab.stacked.processes.memory import CHUNK_SIZE
-        from bnlab.stacked.processes.pool import Pool
 
         n_jobs = num_processes(self._asked_for, num_cores())
-        require_room(f"{_N_JOBS}={n_jobs}", _TASKS_OF_A_WORKER * n_jobs + _OTHER_TASKS, _N_JOBS)
-        self._pool = Pool(n_jobs)
-        self.num_parallel = n_jobs * CHUNK_SIZE
-        inner = getattr(task_function, "task", task_function)  # a sweep wraps it
-        if (inner.__module__, inner.__name__) != (task.__module__, task.__name__):
-            raise UserError(
-                f"hydra/launcher=stacked runs the task of `python -m bnlab.train`, but got {inner.__module__}."
-                f"{inner.__name__}: use hydra/launcher=joblib."
-            )
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
+        self._stacks = (task_function.task if isinstance(task_function, Job) else task_function) is task
+        if self._stacks:
+            self._start(n_jobs)
+
+    def _start(self, num_workers: int) -> None:
+        from bnlab.stacked.processes.memory import CHUNK_SIZE
+        from bnlab.stacked.processes.pool import Pool
+
+        require_room(f"{N_JOBS}={num_workers}", _TASKS_OF_A_WORKER * num_workers + _OTHER_TASKS, N_JOBS)
+        self.num_parallel = num_workers * CHUNK_SIZE
+        self.num_threads_in_a_job = 1
+        self.jobs_end_together = True
+        self._pool = Pool(num_workers)
         atexit.register(self._pool.close, wait=False)
         atexit.register(_leave_garbage)
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        from bnlab.stacked.processes.jobs import run_jobs
-
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
         Path(self._config.hydra.sweep.dir).mkdir(parents=True, exist_ok=True)
+        return (self._train if self._stacks else self._run)(job_overrides, initial_job_idx)
+
+    def _train(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        from bnlab.stacked.processes.jobs import run_jobs
+
         batch = _Batch(self, job_overrides, initial_job_idx)
         run_jobs(self._pool, batch.jobs(), len(job_overrides), batch.ended, self._show)
         self.activity = ""
         return [batch.returns[index] for index in range(len(job_overrides))]
+
+    def _run(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        if initial_job_idx == 0:
+            log.warning(
+                "hydra/launcher=stacked stacks no task but that of `python -m bnlab.train`: the jobs run one "
+                "after another; hydra/launcher=joblib runs them in parallel."
+            )
+        returns = []
+        for number, overrides in enumerate(job_overrides, initial_job_idx):
+            returns.append(run_here(self._hydra_context, self._config, self._task_function, number, overrides))
+            configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)  # which the job has changed
+        return returns
 
     def _show(self, report: Any) -> None:
         epochs = f", epochs {min(report.epochs)} to {max(report.epochs)}" if report.epochs else ""
@@ -134,10 +152,7 @@ class _Batch:
                 # From here on this process has little to do: time for what the end of the sweep will need.
                 threading.Thread(target=import_module, args=("bnlab.figures",), daemon=True).start()
             try:
-                config = self._context.config_loader.load_sweep_config(self._config, overrides)
-                with open_dict(config):
-                    config.hydra.job.id = str(self._initial + index)
-                    config.hydra.job.num = self._initial + index
+                config = compose_job(self._context, self._config, self._initial + index, overrides)
                 has_callbacks = bool(self._context.callbacks.callbacks)
                 if self._reads_hydra or has_callbacks or "${hydra:" in "".join(overrides):
                     HydraConfig.instance().set_config(config)  # which takes longer than all the rest
@@ -163,8 +178,9 @@ class _Batch:
     def _about(self, hydra: DictConfig) -> tuple[list[str], str, Owner | None]:
         """The overrides of a job, the command that runs it alone, and the sweep whose trial it is."""
         overrides = given_overrides(hydra.overrides.task)
-        sweep_id = getattr(self._task_function, "sweep_id", None)
-        return overrides, command(overrides, self._origin), sweep_id and TrialFolder.of(hydra).identity(sweep_id)
+        job = self._task_function
+        sweep = TrialFolder.of(hydra).identity(job.sweep_id) if isinstance(job, Job) else None
+        return overrides, command(overrides, self._origin), sweep
 
     def _of_task(self) -> list[str]:
         """The keys that are the task's; how a search found a run is not what it is."""

@@ -1,0 +1,178 @@
+"""A worker of the joblib launcher: a thread that feeds one process with jobs, and replaces it when it dies."""
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from concurrent.futures import wait
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.utils import JobReturn, JobStatus
+
+from bnlab.internals.hydra_internals import error_of
+from bnlab.internals.loky_internals import processes_of
+from bnlab.launchers import worker_process
+from bnlab.launchers.n_jobs import N_JOBS
+from bnlab.process.import_path import Environment
+from bnlab.process.outside import is_outside, wait_for_room
+from bnlab.process.process_limit import is_process_limit, require_room
+from bnlab.process.signals import ASK_TO_END
+
+__all__ = ["TASKS_OF_A_WORKER", "Worker", "WorkerDiedError"]
+
+TASKS_OF_A_WORKER = 5  # its process and a thread in it; here, its own thread and two of loky's
+
+# One thread each, or n processes of n threads would fight for n cores. Set before torch or numpy is loaded.
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_FROM_OUTSIDE = ("SIGKILL(-9)", "SIGTERM(-15)", "exit code -9", "exit code -15")
+_POLL_S = 0.5
+PATIENCE_S = 60.0  # with a full disk
+_PATIENCE_FOR_A_PROCESS_S = 5.0  # where no more can be started
+_GRACE_S = 1.0  # in which loky sees itself that a process is gone, and says more of it
+_starting = threading.Lock()  # one worker at a time: what there is room for, another would take
+
+
+class WorkerDiedError(RuntimeError):
+    """A worker process ended in the middle of its job.
+
+    Attributes:
+        is_outside: whether another process ended it, the kernel for want of memory, say; a job that ends its own is
+            not told apart where it sends itself the same signals.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.is_outside = any(f"({code})" in message for code in _FROM_OUTSIDE)
+
+
+class Worker(threading.Thread):
+    """Feeds one process with jobs, and replaces it when it dies."""
+
+    def __init__(
+        self,
+        context: str | bytes,
+        environment: Environment,
+        folder: Path,
+        jobs: "queue.SimpleQueue[tuple[int, Sequence[str]]]",
+        returns: dict[int, JobReturn],
+        initial_job_idx: int,
+    ) -> None:
+        super().__init__(daemon=True)
+        self._context = context
+        self._environment = environment
+        self._folder = folder
+        self._jobs = jobs
+        self._returns = returns
+        self._initial_job_idx = initial_job_idx
+        self._process: Any = None
+        self._stopped = False
+        self._gone_since: float | None = None
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._run()
+        except BaseException as error:  # for the launcher to raise in its own thread
+            self.error = error
+        finally:
+            self._end_process()
+
+    def _run(self) -> None:
+        from loky.process_executor import BrokenProcessPool
+
+        while not self._stopped:
+            try:
+                index, overrides = self._jobs.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                future = self._submit(self._initial_job_idx + index, list(overrides))
+                while not wait([future], _POLL_S).done:
+                    self._look_after_process()
+                result = future.result()
+                if result.status == JobStatus.FAILED and is_outside(error_of(result)):
+                    self._wait_for_room()  # before the next meets the same end
+                self._returns[index] = result
+            except (BrokenProcessPool, WorkerDiedError) as error:
+                if self._stopped:
+                    return
+                if not isinstance(error, WorkerDiedError):
+                    error = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
+                self._returns[index] = _failed(overrides, error)
+                self._end_process(kill=True)
+            except Exception as error:  # what a job raises is in its return: this is its way there
+                if is_outside(error):
+                    self._wait_for_room()
+                self._returns[index] = _failed(overrides, error)
+
+    def _submit(self, number: int, overrides: list[str]) -> Any:
+        """
+        Raises:
+            NoRoomError: it takes a new process, which cannot be started.
+        """
+        from loky.process_executor import ProcessPoolExecutor
+
+        if self._process is not None:
+            return self._process.submit(worker_process.run, number, overrides)
+        deadline = time.monotonic() + _PATIENCE_FOR_A_PROCESS_S
+        while True:
+            try:
+                with _starting:
+                    require_room("a process of the sweep", TASKS_OF_A_WORKER, N_JOBS)
+                    self._process = ProcessPoolExecutor(
+                        max_workers=1,
+                        initializer=worker_process.prepare,
+                        initargs=(self._context, self._environment, os.getpid()),
+                        env=_ONE_THREAD,
+                    )
+                    return self._process.submit(worker_process.run, number, overrides)
+            except Exception as error:
+                self._end_process(kill=True)
+                if not is_process_limit(error) or self._stopped or time.monotonic() > deadline:
+                    raise
+                time.sleep(_POLL_S)
+
+    def _wait_for_room(self) -> None:
+        wait_for_room(self._folder, PATIENCE_S, lambda: self._stopped)
+
+    def _look_after_process(self) -> None:
+        """Find out that it is gone where loky does not: what it forked still holds the pipe that loky listens at."""
+        now = time.monotonic()
+        for worker in list(processes_of(self._process).values()):
+            if worker.exitcode is None:
+                self._gone_since = None
+            elif self._gone_since is None:
+                self._gone_since = now
+            elif now > self._gone_since + _GRACE_S:
+                self._gone_since = None
+                raise WorkerDiedError(f"its worker process was killed or crashed (exit code {worker.exitcode})")
+
+    def ask_to_end(self) -> None:
+        self._stopped = True
+        for pid in list(processes_of(self._process)):
+            with suppress(ProcessLookupError):
+                os.kill(pid, ASK_TO_END)
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._end_process(kill=True)
+
+    def _end_process(self, kill: bool = False) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            with suppress(RuntimeError, OSError) if kill else nullcontext():  # of threads that could not be started
+                process.shutdown(wait=not kill, kill_workers=kill)
+
+
+def _exit_codes(error: BaseException) -> str:
+    _, found, codes = str(error).partition("The exit codes of the workers are {")
+    return codes.partition("}")[0] if found else type(error).__name__
+
+
+def _failed(overrides: Sequence[str], error: Exception) -> JobReturn:
+    job_return = JobReturn(overrides=overrides, status=JobStatus.FAILED)
+    job_return.return_value = error
+    return job_return
