@@ -1,9 +1,11 @@
 """From the settings under `search` to its sampler."""
 
 import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler
 
 from bnlab.errors import UserError, user_errors
@@ -32,7 +34,8 @@ def build_sampler(
     """
     if target is None:
         return RandomSampler(seed)
-    with user_errors("`search`: "):
+    with user_errors("`search`: "), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it
         make = instantiate({**target, "_partial_": True}, _convert_="all")
         takes = inspect.signature(make.func).parameters
         known = {"num_done": num_done, "names": list(names), "num_points": num_points, "seeds": seeds}

@@ -2,10 +2,12 @@
 
 import copy
 import logging
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
@@ -46,7 +48,8 @@ def build_pruner(target: Mapping[str, Any]) -> BasePruner:
     Raises:
         UserError: it cannot be made, or is no pruner.
     """
-    with user_errors("`search.pruner`: "):
+    with user_errors("`search.pruner`: "), warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it
         pruner = instantiate(dict(target), _convert_="all")
     if not isinstance(pruner, BasePruner):
         raise UserError(
