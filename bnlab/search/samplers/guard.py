@@ -12,9 +12,10 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.errors import UserError, reason
 from bnlab.process.outside import is_outside
+from bnlab.search.samplers.sweep_sampler import SweepSampler
 from bnlab.search.spaces.distributions import holds
 
-__all__ = ["GuardedSampler"]
+__all__ = ["GuardedSampler", "draws_together"]
 
 
 class GuardedSampler(BaseSampler):
@@ -88,6 +89,14 @@ class GuardedSampler(BaseSampler):
     @property
     def _name(self) -> str:
         return type(self.sampler).__name__
+
+
+def draws_together(sampler: BaseSampler) -> bool:
+    """Whether the draws of a study depend on each other where it matters that none comes twice.
+
+    A `SweepSampler` is asked for each parameter by itself there, any other for those that it draws together.
+    """
+    return isinstance(sampler, GuardedSampler) and not isinstance(sampler.sampler, SweepSampler)
 
 
 def _shown(distribution: BaseDistribution) -> str:

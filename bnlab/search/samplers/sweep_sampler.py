@@ -14,7 +14,7 @@ class SweepSampler(BaseSampler, ABC):
     """A sampler that says how many configurations it can draw at once.
 
     Of any other sampler of Optuna's, a sweep draws as many at once as the launcher trains at once, so that the sampler
-    learns from all results that there are.
+    learns from all results that there are. Where draws could repeat, a `SweepSampler` draws each parameter by itself.
     """
 
     @abstractmethod

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
@@ -22,6 +22,7 @@ from bnlab.metrics import test_metric
 from bnlab.process.outside import is_outside
 from bnlab.runs.summary import Summary
 from bnlab.search.samplers.fixed import FixedSampler
+from bnlab.search.samplers.guard import draws_together
 from bnlab.search.samplers.place import AGAIN, POINT
 from bnlab.search.samplers.random_draws import RandomSampler
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
@@ -284,16 +285,19 @@ class Plan:
         others = {_text(params) for other, params in self._drawn.items() if other != place}
         sampler: BaseSampler = self._study.sampler
         sampler.before_trial(self._study, frozen)
+        together: dict[str, BaseDistribution] = {}
+        relative: dict[str, Any] = {}
+        if draws_together(sampler):  # once: what comes up again is drawn one by one
+            together = sampler.infer_relative_search_space(self._study, frozen)
+            relative = sampler.sample_relative(self._study, frozen, together)
         for again in range(_REDRAWS):
             trial = copy.copy(frozen)
             trial.user_attrs = frozen.user_attrs | ({AGAIN: again} if again else {})
-            together = sampler.infer_relative_search_space(self._study, trial)
             params: dict[str, Any] = {}
-            relative = sampler.sample_relative(self._study, trial, together)
 
             def value_of(parameter: Parameter) -> Any:
                 name, distribution = name_in_optuna(parameter), distribution_of(parameter)
-                if name in relative and together[name] == distribution:  # noqa: B023
+                if not again and name in relative and together[name] == distribution:  # noqa: B023
                     params[name] = relative[name]  # noqa: B023
                 else:
                     params[name] = sampler.sample_independent(self._study, trial, name, distribution)  # noqa: B023
