@@ -20,7 +20,7 @@ PACKAGE = REPOSITORY / "bnlab"
 # From the ground up: a module imports from its own room and from those before it. What a floor has in a line, in any
 # order, does not know of each other.
 FLOORS = (
-    ("internals", "task", "curves", "own_version", "status"),
+    ("internals", "task", "curves", "data_sets", "own_version", "status"),
     ("metrics",),
     ("text",),
     ("errors", "commands"),

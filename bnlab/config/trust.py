@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from bnlab.data_sets import DATA_SETS, PUBLISHED
 from bnlab.errors import UserError
 
 __all__ = [
@@ -32,10 +33,7 @@ _OURS = {
         for package in ("bnlab.batch_norm", "bnlab")
         for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
     },
-    **{
-        f"bnlab.data.{name}": f"bnlab.data.{name}"
-        for name in ("diabetes", "digits", "from_csv", "from_npz", "from_torchvision")
-    },
+    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in DATA_SETS},
     "bnlab.training.optimizer.inverse_time": "bnlab.training.optimizer.inverse_time",
     **{
         f"bnlab.search.{name}": f"bnlab.search.{name}"
@@ -54,7 +52,7 @@ _TORCHS = ("torch.nn.", "torch.optim.")
 _OPTUNAS = ("optuna.samplers.", "optuna.pruners.")
 _CLASS_OF_A_LIBRARY = re.compile(r"(torch\.(nn|optim)|optuna\.(samplers|pruners))(\.[a-z_]\w*)*\.[A-Z]\w*")
 # Those of torchvision that are checked against a published sum before they are read.
-UNTRUSTED_DATA_SETS = ("MNIST", "FashionMNIST", "KMNIST", "CIFAR10")
+UNTRUSTED_DATA_SETS = tuple(PUBLISHED)
 
 # Interpolations that give the same on every machine: of another setting, the time, or what Hydra says of the job.
 _HARMLESS_RESOLVERS = {"now", "unique", "repeat", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values"}

@@ -8,22 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bnlab.data_sets import DataSet, Published, data_set_of
 from bnlab.errors import UserError
 from bnlab.io.own_file import require_own_file
 from bnlab.preflight.targets import is_mentioned
 
 __all__ = ["check_data", "num_training_samples"]
 
-_DIGITS = 1797
 _IDX = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 _CIFAR10 = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch", "batches.meta")
-# Samples to train and validate on, and where torchvision downloads from.
-_PUBLISHED = {
-    "MNIST": (60_000, ("ossci-datasets.s3.amazonaws.com", "storage.googleapis.com", "yann.lecun.com")),
-    "FashionMNIST": (60_000, ("fashion-mnist.s3-website.eu-central-1.amazonaws.com",)),
-    "KMNIST": (60_000, ("codh.rois.ac.jp",)),
-    "CIFAR10": (50_000, ("www.cs.toronto.edu",)),
-}
 PATIENCE_S = 1.0
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -35,13 +28,14 @@ def check_data(settings: Mapping[str, Any]) -> None:
             batch that is larger than what they leave.
     """
     data = settings["data"]
-    if data.get("_target_") == "bnlab.data.digits":
+    known = data_set_of(data)
+    if isinstance(known, DataSet) and known.num_samples is not None:
         val, test = _fractions(data)
         if val + test >= 1:
             raise UserError(f"`data.val_fraction` + `data.test_fraction` must stay below 1, but got {val} + {test}.")
     elif data.get("_target_") == "bnlab.data.from_torchvision":
         name = data.get("name")
-        if name not in _PUBLISHED and not (isinstance(name, str) and is_mentioned("torchvision.datasets", name)):
+        if known is None and not (isinstance(name, str) and is_mentioned("torchvision.datasets", name)):
             raise UserError(
                 f"`data.name` must be a class of torchvision.datasets with a training and a test set, but got {name!r}."
             )
@@ -50,25 +44,24 @@ def check_data(settings: Mapping[str, Any]) -> None:
     num_samples = num_training_samples(data)
     if num_samples is not None:
         _check_batch_size(data["batch_size"], num_samples)
-    is_published = data.get("_target_") == "bnlab.data.from_torchvision" and data["name"] in _PUBLISHED
-    if is_published and isinstance(data.get("root"), str):
-        _check_files(data["name"], Path(data["root"]), _PUBLISHED[data["name"]][1])
+    if isinstance(known, Published) and isinstance(data.get("root"), str):
+        _check_files(data["name"], Path(data["root"]), known.hosts)
 
 
 def num_training_samples(data: Any) -> int | None:
     """Of the settings of a data set; None where they do not say it."""
-    if data.get("_target_") == "bnlab.data.digits":
-        val, test = _fractions(data)
-        rest = _DIGITS - math.ceil(test * _DIGITS)
-        return rest - math.ceil(val / (1 - test) * rest)
-    if data.get("_target_") == "bnlab.data.from_torchvision" and data.get("name") in _PUBLISHED:
-        num_samples = _PUBLISHED[data["name"]][0]
-        return num_samples - math.ceil(data.get("val_fraction", 0.1) * num_samples)
-    return None
+    known = data_set_of(data)
+    if known is None or known.num_samples is None:
+        return None
+    if isinstance(known, Published):
+        return known.num_samples - math.ceil(data.get("val_fraction", 0.1) * known.num_samples)
+    val, test = _fractions(data)
+    rest = known.num_samples - math.ceil(test * known.num_samples)
+    return rest - math.ceil(val / (1 - test) * rest)
 
 
 def _fractions(data: Mapping[str, Any]) -> tuple[float, float]:
-    """For validation and test, of digits."""
+    """For validation and test, of what is cut here."""
     return data.get("val_fraction", 0.2), data.get("test_fraction", 0.2)
 
 

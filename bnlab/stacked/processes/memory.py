@@ -6,6 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from bnlab.data_sets import num_features
 from bnlab.errors import UserError
 
 __all__ = ["CHUNK_SIZE", "available_memory", "bytes_per_network", "chunk_size"]
@@ -16,10 +17,6 @@ CHUNK_SIZE = 16  # more networks in a stack save nothing more: what Python does 
 CACHE = 6 * 2**20
 USABLE = 0.7  # of the free memory: data, and what the allocator keeps, want their part
 _EVALUATED_AT_ONCE = 1024
-
-
-# Of a sample, by data.name or the last part of data._target_.
-_NUM_FEATURES = {"digits": 64, "MNIST": 784, "FashionMNIST": 784, "KMNIST": 784, "CIFAR10": 3072}
 
 
 def bytes_per_network(config: Mapping[str, Any], num_classes: int = 10) -> int:
@@ -44,10 +41,8 @@ def bytes_of_an_update(config: Mapping[str, Any], num_classes: int = 10) -> int:
 
 
 def _widths(config: Mapping[str, Any], num_classes: int) -> list[int]:
-    data = config["data"]
-    known = data.get("name", str(data.get("_target_")).rpartition(".")[2])
     hidden = (config.get("model") or {}).get("hidden", (100, 100, 100))
-    return [_NUM_FEATURES.get(known, 3072), *hidden, num_classes]
+    return [num_features(config["data"]), *hidden, num_classes]
 
 
 def _num_parameters(widths: Sequence[int]) -> int:
