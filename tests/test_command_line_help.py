@@ -15,7 +15,7 @@ from bnlab.composing import compose
 from bnlab.config.folder import config_folder
 from bnlab.config.settings import plain
 from bnlab.hydra_plugins.help_text import EXAMPLES, LAUNCHERS, SYNTAX, comments_of
-from bnlab.search.spaces.space import parameter_of
+from bnlab.search.spaces.from_override import parameter_of
 
 CONFIGS = Path(config_folder())
 

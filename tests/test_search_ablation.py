@@ -9,8 +9,9 @@ from simulated_sweep import LR, smooth
 from bnlab.search.results.rounds import rounds_of
 from bnlab.search.samplers.coarse_to_fine import CoarseToFineSampler
 from bnlab.search.samplers.random_draws import RandomSampler
+from bnlab.search.spaces.parameter import Parameter
 from bnlab.search.spaces.scales import Log, OneMinusLog
-from bnlab.search.spaces.space import Parameter, Space
+from bnlab.search.spaces.space import Space
 from bnlab.search.study.trials import Trial
 
 

@@ -9,7 +9,8 @@ from bnlab.figures import picture, search
 from bnlab.figures.search_view import factor_of
 from bnlab.search.results.figure import points_of
 from bnlab.search.results.leaderboard import Leaderboard, axis_of
-from bnlab.search.spaces.space import Choice, Parameter, Space
+from bnlab.search.spaces.parameter import Choice, Parameter
+from bnlab.search.spaces.space import Space
 from bnlab.search.study.trials import Trial
 from bnlab.status import Status
 from bnlab.text.command_line import Origin

@@ -7,8 +7,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from bnlab import UserError
 from bnlab.search import RandomSampler
 from bnlab.search.spaces.distributions import distribution_of
+from bnlab.search.spaces.from_override import parameter_of
+from bnlab.search.spaces.parameter import Choice, Condition, Parameter
 from bnlab.search.spaces.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
-from bnlab.search.spaces.space import Choice, Condition, Parameter, Space, parameter_of
+from bnlab.search.spaces.space import Space
 
 
 def parse(text, seed=0):

@@ -31,8 +31,10 @@ from bnlab.search.definition.settings import SearchSettings
 from bnlab.search.samplers.building import build_sampler
 from bnlab.search.spaces.conditions import without_the_impossible
 from bnlab.search.spaces.distributions import name_in_optuna
+from bnlab.search.spaces.from_override import parameter_of
+from bnlab.search.spaces.parameter import Choice, Parameter, Point, is_interpolation
 from bnlab.search.spaces.scales import Scale
-from bnlab.search.spaces.space import Choice, Parameter, Point, Space, is_interpolation, parameter_of
+from bnlab.search.spaces.space import Space
 from bnlab.text.command_line import Origin
 from bnlab.text.concealing import is_named_secret
 

@@ -6,8 +6,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from bnlab.config.read_settings import NOTHING_READS_IT, is_unread, may_be_unread, read_settings
+from bnlab.search.spaces.parameter import Parameter, Point
 from bnlab.search.spaces.scales import Scale
-from bnlab.search.spaces.space import Parameter, Point, Space
+from bnlab.search.spaces.space import Space
 
 __all__ = ["without_effect", "without_equals"]
 

@@ -11,7 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from bnlab.mistakes.signature import arguments_of_target
 from bnlab.mistakes.vocabulary import vocabulary_of
 from bnlab.search.definition.composition import SweepConfigLoader
-from bnlab.search.spaces.space import Choice, Condition, Parameter, fixed_parameter
+from bnlab.search.spaces.from_override import fixed_parameter
+from bnlab.search.spaces.parameter import Choice, Condition, Parameter
 from bnlab.text.command_line import Origin
 
 __all__ = ["conditional_on_choices", "with_choices_for_the_absent"]

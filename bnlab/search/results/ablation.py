@@ -11,7 +11,7 @@ from bnlab.comparison.table import Table, make_table, metrics_of
 from bnlab.io.atomic_file import write_text
 from bnlab.runs.summary import metric_values
 from bnlab.search.results.leaderboard import Leaderboard
-from bnlab.search.spaces.space import Choice
+from bnlab.search.spaces.parameter import Choice
 from bnlab.search.study.folder import SweepFolder, read_result
 from bnlab.search.study.trials import Trial
 

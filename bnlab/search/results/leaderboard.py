@@ -17,8 +17,9 @@ from bnlab.comparison.labels import short_keys, value_texts
 from bnlab.comparison.statistics import estimate
 from bnlab.io.atomic_file import write_text
 from bnlab.io.yaml_text import to_yaml
+from bnlab.search.spaces.parameter import Choice, Parameter, Point
 from bnlab.search.spaces.scales import Scale
-from bnlab.search.spaces.space import Choice, Parameter, Point, Space
+from bnlab.search.spaces.space import Space
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trials import Configuration, Trial, rank
 from bnlab.status import Status

@@ -5,8 +5,9 @@ from typing import Any
 
 from bnlab.errors import UserError
 from bnlab.rules import RULES
+from bnlab.search.spaces.parameter import Choice, Condition, Parameter
 from bnlab.search.spaces.scales import Integers, LogIntegers
-from bnlab.search.spaces.space import Choice, Condition, Parameter, Space
+from bnlab.search.spaces.space import Space
 
 __all__ = ["without_the_impossible"]
 

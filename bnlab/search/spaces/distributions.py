@@ -4,8 +4,8 @@ from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
+from bnlab.search.spaces.parameter import Choice, Parameter
 from bnlab.search.spaces.scales import Integers, Log, LogIntegers, OneMinusLog, Uniform
-from bnlab.search.spaces.space import Choice, Parameter
 
 __all__ = ["distribution_of", "from_optuna", "holds", "name_in_optuna", "position", "to_optuna", "value_at"]
 

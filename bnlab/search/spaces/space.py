@@ -1,107 +1,17 @@
-"""The space of a search: which settings vary, over what, and under which condition."""
+"""The space of a search: its parameters, and the points that they make."""
 
 import itertools
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
-
 from bnlab.errors import UserError
-from bnlab.rules import RULES
-from bnlab.search.spaces.scales import Integers, Log, LogIntegers, OneMinusLog, Scale, Uniform
+from bnlab.search.spaces.parameter import Choice, Parameter, Point
+from bnlab.search.spaces.scales import Integers, LogIntegers, Scale
 
-__all__ = ["Choice", "Condition", "Parameter", "Point", "Space"]
-
-Point = dict[str, Any]
-"""For each parameter that is active there, by its key: a number on a scale, or the text of a choice."""
+__all__ = ["Space"]
 
 _MAX_GRID = 1_000_000
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Some values in order, and how each is written in an override.
-
-    A point, and the study, have the texts: they tell apart what Python or Optuna takes for equal (1, 1.0 and true), and
-    stand for what a storage does not keep (lists, dictionaries). Where the values are integers at equal distances,
-    `step` is that distance; they have an order then, and the integers themselves are kept.
-    """
-
-    values: tuple[Any, ...]
-    texts: tuple[str, ...]
-    step: int | None = None
-
-    @property
-    def elements(self) -> tuple[Any, ...]:
-        """What a point has of them."""
-        return self.texts if self.step is None else self.values
-
-    def value(self, element: Any) -> Any:
-        return self.values[self.elements.index(element)]
-
-
-@dataclass(frozen=True)
-class Condition:
-    """`key` has one of `choices`, written as in an override."""
-
-    key: str
-    choices: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, text: str) -> "Condition":
-        key, _, choices = text.partition("=")
-        return cls(key.strip(), tuple(choice.strip() for choice in choices.split("|")))
-
-    def __str__(self) -> str:
-        return f"{self.key}={'|'.join(self.choices)}"
-
-    def holds(self, value: Any) -> bool:
-        return any(_are_equal(value, choice) for choice in self.values)
-
-    @cached_property
-    def values(self) -> list[Any]:
-        """The choices as the values that an override would give."""
-        return [_value_of(choice) for choice in self.choices]
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """A setting that varies.
-
-    Attributes:
-        key: its name in the config, such as optimizer.lr.
-        values: a scale or a choice.
-        condition: where it exists; None for everywhere.
-        override_key: `key`, with what an override puts before it (+ or ++) or after it (@package).
-    """
-
-    key: str
-    values: Scale | Choice
-    condition: Condition | None = None
-    override_key: str = ""
-
-    def value(self, element: Any) -> Any:
-        """The value that the config gets for what a point has."""
-        return self.values.value(element) if isinstance(self.values, Choice) else element
-
-    def override(self, value: Any) -> str:
-        """`key=value`; a float is written so that reading it gives the same float."""
-        text = value if isinstance(value, str) else repr(value)
-        return f"{self.override_key or self.key}={text}"
-
-    def check_rule(self) -> None:
-        """Hold both ends, or each choice, against the rule of the setting."""
-        rule = RULES.get(self.key)
-        if rule is not None:
-            values = self.values
-            for value in values.values if isinstance(values, Choice) else (values.low, values.high):
-                if not is_interpolation(value):  # known in a composed job only
-                    rule.check(self.key, value)
 
 
 @dataclass(frozen=True)
@@ -214,110 +124,5 @@ class Space:
             yield from self._combinations(rest, {**point, parameter.key: element})
 
 
-def parameter_of(override: Any, seed: int) -> Parameter:
-    """The parameter that a parsed sweep override (Hydra's `Override`) describes; `seed` is for shuffle().
-
-    Raises:
-        UserError: a tag that means nothing, or an impossible range.
-    """
-    key = override.key_or_group
-    # Hydra's tags are for the sweeper to give a meaning to: a scale, or key=choice|choice for a condition.
-    tags = set(getattr(override.value(), "tags", ()))
-    conditions = [Condition.parse(tag) for tag in tags if "=" in tag]
-    scales = sorted(tag for tag in tags if "=" not in tag)
-    if len(conditions) > 1:
-        raise UserError(f"`{key}` has {len(conditions)} conditions: one is possible, '{conditions[0].key}=a|b'.")
-    if len(scales) > 1 or any(tag not in ("log", "one_minus_log") for tag in scales):
-        raise UserError(
-            f"`{key}` has the tag {', '.join(map(repr, scales))}: a tag is log, one_minus_log, or a condition such as "
-            "'optimizer=adam'."
-        )
-    scale = scales[0] if scales else None
-    if override.is_interval_sweep():
-        values: Scale | Choice = _scale_of(key, override.value(), scale)
-    elif scale is not None:
-        raise UserError(f"`{key}` has the tag {scale!r}, which is for an interval, but its values are listed.")
-    else:
-        values = _choice_of(key, override, seed)
-    return Parameter(key, values, conditions[0] if conditions else None, override.get_key_element())
-
-
-def fixed_parameter(override: Any) -> Parameter:
-    """A parameter that has one value wherever it exists, from a parsed override that is no sweep."""
-    text = str(override.input_line).partition("=")[2]
-    return Parameter(override.key_or_group, Choice((_value_of(text),), (text,)), None, override.get_key_element())
-
-
-def _scale_of(key: str, interval: Any, tag: str | None) -> Scale:
-    low, high = interval.start, interval.end
-    whole = isinstance(low, int) and isinstance(high, int)
-    if whole and tag == "one_minus_log":
-        raise UserError(f"`{key}`: one_minus_log is for numbers below 1, not for integers.")
-    kinds: dict[str | None, type[Scale]] = {
-        None: Integers if whole else Uniform,
-        "log": LogIntegers if whole else Log,
-        "one_minus_log": OneMinusLog,
-    }
-    try:
-        return kinds[tag](low, high)
-    except UserError as error:
-        raise UserError(f"`{key}`: {error}") from None
-
-
-def _choice_of(key: str, override: Any, seed: int) -> Choice:
-    shuffled = getattr(override.value(), "shuffle", False)
-    if shuffled:  # Hydra's order would be another one each time that the space is read
-        override = replace(override, _value=replace(override.value(), shuffle=False))
-    texts, values = [], []
-    for text, raw in zip(override.sweep_string_iterator(), override.sweep_iterator(), strict=True):
-        value = raw if raw is None or isinstance(raw, bool | int | float) else _value_of(text)
-        if isinstance(raw, str):
-            if _sets(raw, raw):
-                text = raw  # Hydra's has more backslashes than are needed
-            elif not _sets(text, raw):  # of str(1, 2), whose texts Hydra writes without quotes
-                text, value = QuotedString(raw, Quote.single).with_quotes(), raw
-        texts.append(text)
-        values.append(value)
-    if not texts:
-        raise UserError(f"`{key}` has no values to choose from.")
-    if len(set(map(repr, values))) < len(values):
-        raise UserError(f"`{key}` lists a value twice: {', '.join(texts)}.")
-    if shuffled:
-        order = random.Random(f"{seed} {key}").sample(range(len(texts)), len(texts))
-        return Choice(tuple(values[i] for i in order), tuple(texts[i] for i in order))
-    step = None
-    if override.is_range_sweep():
-        numbers = [value for value in values if isinstance(value, int)]
-        if len(numbers) == len(values) > 1:
-            step = abs(numbers[1] - numbers[0])
-    return Choice(tuple(values), tuple(texts), step)
-
-
-def _sets(text: str, value: str) -> bool:
-    """Whether an override `key=text` sets `value`."""
-    try:
-        return bool(OverridesParser.create().parse_override(f"key={text}").value() == value)
-    except HydraException:
-        return False
-
-
-def _value_of(text: str) -> Any:
-    """What an override `key=text` sets; lists and dictionaries as Python's."""
-    try:
-        return OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return text
-
-
-def _are_equal(a: Any, b: Any) -> bool:
-    """As settings: true is not 1, but 1.0 is."""
-    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
-
-
 def _is_continuous(values: Scale | Choice) -> bool:
     return not isinstance(values, Choice | Integers | LogIntegers)
-
-
-def is_interpolation(value: Any) -> bool:
-    """Whether it, or an item of it, is worked out in a composed config only."""
-    return "${" in str(value)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.config.confidential import to_write
+from bnlab.search.spaces.parameter import Choice, Parameter
 from bnlab.search.spaces.scales import Scale
-from bnlab.search.spaces.space import Choice, Parameter
 from bnlab.text.command_line import same
 from bnlab.text.concealing import is_masked
 

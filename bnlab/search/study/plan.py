@@ -26,7 +26,8 @@ from bnlab.search.samplers.guard import draws_together
 from bnlab.search.samplers.place import AGAIN, POINT
 from bnlab.search.samplers.random_draws import RandomSampler
 from bnlab.search.spaces.distributions import distribution_of, from_optuna, name_in_optuna, to_optuna
-from bnlab.search.spaces.space import Parameter, Point, Space
+from bnlab.search.spaces.parameter import Parameter, Point
+from bnlab.search.spaces.space import Space
 from bnlab.search.study.storage import study_id, trial_id
 from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name, result_of
 from bnlab.status import Status

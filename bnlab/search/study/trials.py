@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.search.samplers.place import POINT, REPEAT
 from bnlab.search.spaces.distributions import from_optuna, name_in_optuna
-from bnlab.search.spaces.space import Point, Space
+from bnlab.search.spaces.parameter import Point
+from bnlab.search.spaces.space import Space
 from bnlab.status import Status
 
 __all__ = [

@@ -1,0 +1,115 @@
+"""A setting that a search varies: its values, and where it exists."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+
+from bnlab.rules import RULES
+from bnlab.search.spaces.scales import Scale
+
+__all__ = ["Choice", "Condition", "Parameter", "Point", "is_interpolation", "value_of_text"]
+
+Point = dict[str, Any]
+"""For each parameter that is active there, by its key: a number on a scale, or the text of a choice."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Some values in order, and how each is written in an override.
+
+    A point, and the study, have the texts: they tell apart what Python or Optuna takes for equal (1, 1.0 and true), and
+    stand for what a storage does not keep (lists, dictionaries). Where the values are integers at equal distances,
+    `step` is that distance; they have an order then, and the integers themselves are kept.
+    """
+
+    values: tuple[Any, ...]
+    texts: tuple[str, ...]
+    step: int | None = None
+
+    @property
+    def elements(self) -> tuple[Any, ...]:
+        """What a point has of them."""
+        return self.texts if self.step is None else self.values
+
+    def value(self, element: Any) -> Any:
+        return self.values[self.elements.index(element)]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """`key` has one of `choices`, written as in an override."""
+
+    key: str
+    choices: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Condition":
+        key, _, choices = text.partition("=")
+        return cls(key.strip(), tuple(choice.strip() for choice in choices.split("|")))
+
+    def __str__(self) -> str:
+        return f"{self.key}={'|'.join(self.choices)}"
+
+    def holds(self, value: Any) -> bool:
+        return any(_are_equal(value, choice) for choice in self.values)
+
+    @cached_property
+    def values(self) -> list[Any]:
+        """The choices as the values that an override would give."""
+        return [value_of_text(choice) for choice in self.choices]
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A setting that varies.
+
+    Attributes:
+        key: its name in the config, such as optimizer.lr.
+        values: a scale or a choice.
+        condition: where it exists; None for everywhere.
+        override_key: `key`, with what an override puts before it (+ or ++) or after it (@package).
+    """
+
+    key: str
+    values: Scale | Choice
+    condition: Condition | None = None
+    override_key: str = ""
+
+    def value(self, element: Any) -> Any:
+        """The value that the config gets for what a point has."""
+        return self.values.value(element) if isinstance(self.values, Choice) else element
+
+    def override(self, value: Any) -> str:
+        """`key=value`; a float is written so that reading it gives the same float."""
+        text = value if isinstance(value, str) else repr(value)
+        return f"{self.override_key or self.key}={text}"
+
+    def check_rule(self) -> None:
+        """Hold both ends, or each choice, against the rule of the setting."""
+        rule = RULES.get(self.key)
+        if rule is not None:
+            values = self.values
+            for value in values.values if isinstance(values, Choice) else (values.low, values.high):
+                if not is_interpolation(value):  # known in a composed job only
+                    rule.check(self.key, value)
+
+
+def value_of_text(text: str) -> Any:
+    """What an override `key=text` sets; lists and dictionaries as Python's."""
+    try:
+        return OverridesParser.create().parse_override(f"key={text}").value()
+    except HydraException:
+        return text
+
+
+def _are_equal(a: Any, b: Any) -> bool:
+    """As settings: true is not 1, but 1.0 is."""
+    return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
+
+
+def is_interpolation(value: Any) -> bool:
+    """Whether it, or an item of it, is worked out in a composed config only."""
+    return "${" in str(value)
