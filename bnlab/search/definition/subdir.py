@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from bnlab.errors import UserError, user_errors
 from bnlab.search.definition.composition import SUBDIR, SweepConfigLoader
-from bnlab.search.definition.definition import Search
+from bnlab.search.definition.search import Search
 from bnlab.search.spaces.parameter import Parameter, Point
 from bnlab.search.spaces.scales import Scale
 from bnlab.search.study.folder import SweepFolder

@@ -15,7 +15,7 @@ from bnlab.text.concealing import is_masked
 
 if TYPE_CHECKING:
     from bnlab.search.definition.composition import SweepConfigLoader
-    from bnlab.search.definition.definition import Search
+    from bnlab.search.definition.search import Search
 
 __all__ = ["Settings", "changes", "composed", "of_the_task"]
 

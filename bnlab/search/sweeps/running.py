@@ -26,7 +26,7 @@ from bnlab.runs.own_figures import draw_own_figures
 from bnlab.runs.summary import Summary
 from bnlab.runs.sweeps import load_sweep
 from bnlab.search.definition.composition import SweepConfigLoader
-from bnlab.search.definition.definition import Search
+from bnlab.search.definition.search import Search
 from bnlab.search.definition.subdir import Subdirs, job_override
 from bnlab.search.results.ablation import write_ablation
 from bnlab.search.results.figure import write_figure

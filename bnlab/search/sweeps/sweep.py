@@ -19,7 +19,8 @@ from bnlab.config.trust import refuse
 from bnlab.errors import UserError, user_errors
 from bnlab.internals.hydra_internals import raw_value
 from bnlab.search.definition.composition import SweepConfigLoader, loader_for
-from bnlab.search.definition.definition import Search, read_search
+from bnlab.search.definition.reading import read_search
+from bnlab.search.definition.search import Search
 from bnlab.search.definition.subdir import Subdirs, check_sweep_dir
 from bnlab.search.study.address import anchored, portable
 from bnlab.search.study.changes import Settings, changes, composed

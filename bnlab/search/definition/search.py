@@ -1,0 +1,87 @@
+"""A search: the settings, the space, and what every job has in common."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from optuna.samplers import BaseSampler
+
+from bnlab.metrics import worst_of
+from bnlab.search.definition.settings import SearchSettings
+from bnlab.search.samplers.building import build_sampler
+from bnlab.search.spaces.distributions import name_in_optuna
+from bnlab.search.spaces.parameter import Point
+from bnlab.search.spaces.space import Space
+
+__all__ = ["Search"]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What to search, and how.
+
+    Attributes:
+        settings: of `search`.
+        space: what varies.
+        fixed: overrides that every job has.
+        points: where all of them are known, as of a grid, else None.
+        objective: its name.
+        minimize: whether a lower one is better.
+        base_seed: the seed of the first of `search.seeds` runs.
+        notes: what the user did not say of it, and should know.
+        names: what was added for the names of the trials' folders alone, such as `who` of
+            `+who=me,you hydra.sweep.subdir='${who}'`; a run by itself would refuse it.
+    """
+
+    settings: SearchSettings
+    space: Space
+    fixed: list[str]
+    points: list[Point] | None
+    objective: str
+    minimize: bool
+    base_seed: int
+    notes: tuple[str, ...] = ()
+    names: frozenset[str] = frozenset()
+
+    @property
+    def worst(self) -> float:
+        """The objective that stands for a training without a finite epoch."""
+        return worst_of(self.objective, minimize=self.minimize)
+
+    @property
+    def num_points(self) -> int:
+        if self.points is None:
+            assert self.settings.num_trials is not None
+            return self.settings.num_trials
+        return len(self.points)
+
+    def sampler(self, num_done: int, num_points: int | None = None) -> BaseSampler:
+        """What draws the points.
+
+        Args:
+            num_done: trials that the study has already.
+            num_points: as many as the search had when it began, if that was another number.
+        Raises:
+            UserError: it cannot be made.
+        """
+        return build_sampler(
+            self.settings.sampler,
+            seed=self.settings.seed,
+            num_done=num_done,
+            names=[name_in_optuna(parameter) for parameter in self.space.parameters],
+            num_points=self.num_points if num_points is None else num_points,
+            seeds=self.settings.seeds,
+        )
+
+    def overrides(self, point: Point, repeat: int) -> list[str]:
+        seed = [f"seed={self.base_seed + repeat}"] if self.settings.seeds > 1 else []
+        return [*self.fixed, *self.space.overrides(point), *seed]
+
+    def signature(self) -> dict[str, Any]:
+        """What sweeps that share a study must agree on; plain values, as a storage keeps them."""
+        space = {p.key: f"{p.values}{f' where {p.condition}' if p.condition else ''}" for p in self.space.parameters}
+        return {
+            "objective": self.objective,
+            "search.seeds": self.settings.seeds,
+            "number of configurations": self.num_points,
+            "space": space,
+        }
