@@ -9,6 +9,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from bnlab.config.hydra_choices import add_choice, add_choices, name_in_hydra
+from bnlab.internals.hydra_internals import end_of_failed_sweep
 from bnlab.launchers.joblib_launcher import JoblibLauncher
 from bnlab.launchers.stacked_launcher import StackedLauncher
 from bnlab.process.signals import answer_by_raising
@@ -30,9 +31,8 @@ class SearchSweeper(Sweeper):
         answer_by_raising()
         try:
             return sweep(self._hydra_context, self._task_function, self._config, arguments)
-        except SystemExit:  # after a failed trial or an interruption, where Hydra would not call them
-            name = self._config.hydra.job.config_name
-            self._hydra_context.callbacks.on_multirun_end(config=self._config, config_name=name)
+        except SystemExit:  # after a failed trial or an interruption
+            end_of_failed_sweep(self._hydra_context, self._config)
             raise
 
 

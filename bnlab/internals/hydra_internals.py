@@ -20,6 +20,7 @@ from bnlab.internals.private_name import private_name
 __all__ = [
     "application",
     "composing_as_for_a_sweep",
+    "end_of_failed_sweep",
     "error_of",
     "help_by",
     "initialized",
@@ -42,12 +43,22 @@ _LOADER = "hydra._internal.config_loader_impl:ConfigLoaderImpl"
 # ---- what differs between versions -----------------------------------------------------------------------------------
 
 
-def _of_version() -> dict[str, Any]:
-    """The `version_base` of Hydra 1.3, which Hydra 1.4 warns of, as it has one behavior."""
+def _is_before_1_4() -> bool:
     import hydra
 
     major, minor = map(int, hydra.__version__.split(".")[:2])
-    return {"version_base": "1.3"} if (major, minor) < (1, 4) else {}
+    return (major, minor) < (1, 4)
+
+
+def _of_version() -> dict[str, Any]:
+    """The `version_base` of Hydra 1.3; Hydra 1.4 has one behavior and warns of the argument."""
+    return {"version_base": "1.3"} if _is_before_1_4() else {}
+
+
+def end_of_failed_sweep(hydra_context: Any, config: DictConfig) -> None:
+    """Call `on_multirun_end` after a sweep that raises, as Hydra 1.4 does itself."""
+    if _is_before_1_4():
+        hydra_context.callbacks.on_multirun_end(config=config, config_name=config.hydra.job.config_name)
 
 
 def application(task: Callable[..., Any], folder: str, name: str | None) -> Callable[[], Any]:
@@ -85,12 +96,26 @@ def instantiate(config: Any, **named: Any) -> Any:
     """
     import hydra.utils
 
-    with _trusting():
+    whitelist = private_name("hydra.utils:execution_whitelist", None)
+    with nullcontext() if whitelist is None else whitelist(list(_targets_in(config)), reset=True):
         return hydra.utils.instantiate(config, **named)
 
 
+def _targets_in(config: Any) -> Iterator[str]:
+    """Every `_target_` in a config: the whitelist under which Hydra 1.4 still refuses what it calls dangerous."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config, resolve=True)
+    if isinstance(config, Mapping):
+        if isinstance(target := config.get("_target_"), str):
+            yield target
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for each in config:
+            yield from _targets_in(each)
+
+
 def _trusting() -> AbstractContextManager[Any]:
-    """Within, Hydra builds what a config names; since Hydra 1.4 it wants to be told so."""
+    """Within, Hydra builds the callbacks and loggers that a config names; since Hydra 1.4 it asks for a whitelist."""
     whitelist = private_name("hydra.utils:execution_whitelist", None)
     everything = private_name("hydra.utils:UNSAFE_DISABLE_EXECUTION_CHECKS", None)
     return nullcontext() if whitelist is None or everything is None else whitelist(everything)
