@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench NAME`: a benchmark side by side, in one table."""
+"""`python -m bnlab.bench NAME`: run a benchmark and print one table."""
 
 import sys
 from importlib import import_module
@@ -28,7 +28,7 @@ def _overview() -> str:
     lines = ["usage: python -m bnlab.bench NAME [options]", ""]
     for command in described(Path(__file__).parent, BENCHMARKS, "bnlab.bench"):
         lines.append(f"  {command.name:12}{command.summary}")
-    return "\n".join([*lines, "", "python -m bnlab.bench NAME --help tells the options of one."])
+    return "\n".join([*lines, "", "python -m bnlab.bench NAME --help shows its options."])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""`python -m bnlab.bench batch_norm`: our batch norm beside torch's, in time and memory, or `--exactness` in errors.
+"""`python -m bnlab.bench batch_norm`: compare our batch norm with torch's in time and memory.
 
-Time is that of forward and backward of the layer in training, fp32, in microseconds, medians of interleaved rounds.
-Beside it stands the time of one copy of the data into existing memory; forward and backward have to pass over the data
-8 times, which is 4 copies. Errors are normwise, max |error| / max |reference|, against float64.
+Times are those of the layer's forward and backward in training, in fp32 and microseconds: medians of interleaved
+rounds. The column "copy" is the time of copying the data once into existing memory; forward and backward must pass over
+the data 8 times, which is 4 copies. `--exactness` compares errors instead: normwise, max |error| / max |reference|,
+against float64.
 """
 
 import math
@@ -36,11 +37,11 @@ def main(argv: list[str]) -> None:
         "--threads", type=int, nargs="+", default=sorted({1, os.cpu_count() or 1}), help="default: 1 and all"
     )
     parser.add_argument("--modes", nargs="+", choices=("eager", "compiled"), default=["eager", "compiled"])
-    parser.add_argument("--rounds", type=int, default=40, help="timed rounds a shape (default 40)")
-    parser.add_argument("--shapes", nargs="+", help="such as 64x256 64x128x256; default: all of the table")
+    parser.add_argument("--rounds", type=int, default=40, help="timed rounds per shape (default 40)")
+    parser.add_argument("--shapes", nargs="+", help="such as 64x256 64x128x256 (default: all)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument(
-        "--samples", type=int, nargs="+", default=EXACTNESS_N, help="of --exactness (default: %(default)s)"
+        "--samples", type=int, nargs="+", default=EXACTNESS_N, help="batch sizes of --exactness (default: %(default)s)"
     )
     options = parser.parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 120)
@@ -95,7 +96,7 @@ def time_table(shapes: Iterable[tuple[int, ...]], mode: str, threads: int, round
 
 
 def time_shape(shape: tuple[int, ...], mode: str, rounds: int, device: str) -> dict[str, float]:
-    """Seconds per step of every candidate."""
+    """Return the seconds per step of every candidate."""
     x = torch.randn(shape, device=device, requires_grad=True)
     g, into = torch.randn(shape, device=device), torch.empty(shape, device=device)
     torchs, ours = (cls(shape[1], device=device) for cls in (nn.BatchNorm1d, BatchNorm1d))
@@ -112,7 +113,7 @@ def time_shape(shape: tuple[int, ...], mode: str, rounds: int, device: str) -> d
         torch.compiler.reset()
         for name, cls in {"torch compiled": nn.BatchNorm1d, "ours compiled": BatchNorm1d}.items():
             candidates[name] = step(torch.compile(cls(shape[1], device=device), fullgraph=True), x, g)
-    # Small steps are timed several at a time, or the clock and the cold caches between candidates would be measured.
+    # Time several small steps together, or the clock and cold caches would dominate.
     repeats = max(1, 200_000 // x.numel())
     repeated = {name: repeat(candidate, repeats, device) for name, candidate in candidates.items()}
     warmups = 1 if x.numel() > 1e7 else 3
@@ -175,7 +176,7 @@ def memory_table(shapes: Iterable[tuple[int, ...]]) -> Table:
 
 
 def bytes_kept(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """Bytes of the distinct tensors that forward keeps for backward."""
+    """Count the bytes of the distinct tensors that forward keeps for backward."""
     kept: dict[int, int] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -188,10 +189,10 @@ def bytes_kept(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def peak_bytes(layer: nn.Module, shape: tuple[int, ...]) -> int:
-    """The most bytes at a time in tensors, from before forward to after backward."""
+    """Measure the peak of bytes in tensors, from before forward to after backward."""
     x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
     with (
-        silent_stderr(),  # the profiler reports its own starts and stops there
+        silent_stderr(),  # where the profiler reports its own starts and stops
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
         layer(x).backward(g)
@@ -206,7 +207,7 @@ def peak_bytes(layer: nn.Module, shape: tuple[int, ...]) -> int:
 
 @contextmanager
 def silent_stderr() -> Iterator[None]:
-    """Below Python's own sys.stderr, which C++ does not write to."""
+    """Silence the file descriptor, since C++ does not write to Python's sys.stderr."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -239,7 +240,7 @@ def exactness_table(numbers_of_samples: Iterable[int]) -> Table:
 
 
 def errors(cls: type[nn.Module], num_samples: int, mean: float, seed: int) -> tuple[float, float, float]:
-    """Of y, dL/dx and dL/dweight: max |error| / max |reference|, the reference the formula in float64."""
+    """Return max |error| / max |reference| of y, dL/dx and dL/dweight, against the formula in float64."""
     generator = torch.Generator().manual_seed(seed)
     num_features = 64 if num_samples < 2**20 else 8
     x, g = (torch.randn(num_samples, num_features, generator=generator) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Time alternatives fairly: in turn, round after round, so that a busy neighbour slows all of them alike."""
+"""Fair timing of alternatives: in turn, round after round, so that other load slows all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ __all__ = ["interleaved_medians", "time_interleaved"]
 def time_interleaved(
     candidates: Mapping[str, Callable[[], object]], *, num_rounds: int, num_warmups: int = 1
 ) -> dict[str, list[float]]:
-    """Run every candidate once a round, in an order that alternates; return the seconds of each, one a round."""
+    """Run every candidate once per round, in alternating order; return the seconds of each candidate by round."""
     for _ in range(num_warmups):
         for candidate in candidates.values():
             candidate()
@@ -27,6 +27,6 @@ def time_interleaved(
 def interleaved_medians(
     candidates: Mapping[str, Callable[[], object]], *, num_rounds: int, num_warmups: int = 1
 ) -> dict[str, float]:
-    """The median seconds of each candidate; see `time_interleaved`."""
+    """Return the median seconds of each candidate; see `time_interleaved`."""
     timed = time_interleaved(candidates, num_rounds=num_rounds, num_warmups=num_warmups)
     return {name: median(seconds) for name, seconds in timed.items()}

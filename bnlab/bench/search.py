@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench search`: what a sweep costs beside the training, and what stands before it."""
+"""`python -m bnlab.bench search`: measure the overhead of a sweep beside the training, and its start."""
 
 import io
 import os
@@ -37,9 +37,9 @@ KINDS = ("random", "quasi_random", "coarse_to_fine", "tpe")
 
 
 class InstantLauncher(Launcher):
-    """Says at once that every job is done, and notes when it is called: what lies between is the sweep's own time."""
+    """Report every job as done at once, and record when it is called: the time in between is the sweep's own."""
 
-    calls: list[float] = []  # noqa: RUF012  # of the process: Hydra makes the launcher
+    calls: list[float] = []  # noqa: RUF012  # one per process, because Hydra creates the launcher
 
     def setup(self, **arguments: Any) -> None:
         pass
@@ -56,7 +56,7 @@ def _in_an_empty_folder() -> Iterator[None]:
 
 
 def _sweep(*arguments: str) -> tuple[float, list[float]]:
-    """`python -m bnlab.train -m` in this process: its seconds, and when each batch was launched."""
+    """Run `python -m bnlab.train -m` in this process; return its seconds, and when each batch was launched."""
     InstantLauncher.calls.clear()
     words = ["bnlab.train", "-m", "hydra/launcher=instant", "hydra.sweep.dir=sweep", *SPACE, *arguments]
     start = time.perf_counter()
@@ -66,20 +66,20 @@ def _sweep(*arguments: str) -> tuple[float, list[float]]:
 
 
 def batches_of_one(kind: str, num_trials: int) -> tuple[float, float, float]:
-    """Milliseconds per trial, each a batch of its own: of all trials, of the first and of the last hundred."""
+    """Return the milliseconds per trial in batches of one: mean of all, of the first and of the last hundred."""
     _, calls = _sweep(f"search={kind}", f"search.num_trials={num_trials}", "search.batch_size=1")
     gaps = [(after - before) * 1e3 for before, after in pairwise(calls)]
     return sum(gaps) / len(gaps), sum(gaps[:100]) / len(gaps[:100]), sum(gaps[-100:]) / len(gaps[-100:])
 
 
 def one_batch(num_trials: int) -> float:
-    """Milliseconds per trial of a random search in one batch, from its start to its figure."""
+    """Return the milliseconds per trial of a random search in one batch, from its start to its figure."""
     seconds, _ = _sweep("search=random", f"search.num_trials={num_trials}")
     return seconds / num_trials * 1e3
 
 
 def composing(num_jobs: int, num_rounds: int) -> tuple[float, float]:
-    """Milliseconds to compose the config of a job: by bnlab, and by Hydra's own loader."""
+    """Return the milliseconds to compose the config of a job, by bnlab and by Hydra's own loader."""
     unique = count()
     register_resolver("unique", lambda: next(unique), use_cache=True, replace=True)
     with initialized(config_folder()):
@@ -102,7 +102,7 @@ def composing(num_jobs: int, num_rounds: int) -> tuple[float, float]:
 
 
 def help_seconds(num_rounds: int) -> float:
-    """`python -m bnlab.train --help`, from Enter to the end."""
+    """Time `python -m bnlab.train --help`, from Enter to the end."""
     seconds = []
     for _ in range(num_rounds):
         start = time.perf_counter()
@@ -117,7 +117,9 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m bnlab.bench search", description=__doc__)
     parser.add_argument("--trials", type=int, default=2000, help="per sweep (default: %(default)s)")
     parser.add_argument("--kinds", nargs="+", default=KINDS[:3], choices=KINDS, help="(default: all but tpe)")
-    parser.add_argument("--rounds", type=int, default=7, help="of composing and of --help (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=int, default=7, help="rounds of composing and of --help (default: %(default)s)"
+    )
     options = parser.parse_args(arguments)
     if options.trials < 2 or options.rounds < 1:
         parser.error("--trials must be at least 2 and --rounds at least 1")

@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench start`: from Enter to the first line, the first epoch and the end of a run."""
+"""`python -m bnlab.bench start`: time from Enter to the first line, the first epoch and the end of a run."""
 
 import subprocess
 import sys
@@ -32,8 +32,10 @@ Times = dict[str, float]
 
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m bnlab.bench start", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=5, help="times each program is started, in turn")
-    parser.add_argument("overrides", nargs="*", help="of the runs, such as trainer.max_epochs=5")
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="how often each program is started, in turn (default: %(default)s)"
+    )
+    parser.add_argument("overrides", nargs="*", help="overrides of the runs, such as trainer.max_epochs=5")
     options = parser.parse_args(arguments)
     with report_user_errors(), tempfile.TemporaryDirectory() as folder:
         if options.rounds < 1:
@@ -60,7 +62,7 @@ def _measure(folder: Path, num_rounds: int, overrides: list[str]) -> dict[str, l
         "train": run("default"),
         "train trainer=quick": run("quick"),
     }
-    for start in programs.values():  # what is compiled or cached once is so by now
+    for start in programs.values():  # warm up: bytecode and caches
         start(-1)
     measured: dict[str, list[Times]] = {name: [] for name in programs}
     names = list(programs)
@@ -87,7 +89,7 @@ def _time_first_line(command: list[str], folder: Path) -> Times:
 
 
 def _time_run(command: list[str], folder: Path, run: Path) -> Times:
-    """With the first epoch, which train.log tells of."""
+    """Time a run; its first epoch is found in train.log."""
     times: Times = {}
     start = time.perf_counter()
     with subprocess.Popen([*command, f"hydra.run.dir={run}"], cwd=folder, stdout=subprocess.PIPE) as process:

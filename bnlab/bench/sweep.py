@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench sweep`: 64 networks by the stacked launcher, by plain loops, by joblib, one after another."""
+"""`python -m bnlab.bench sweep`: train 64 networks by each launcher and by plain loops."""
 
 import argparse
 import json
@@ -26,7 +26,7 @@ __all__ = ["main"]
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained: widths, data, batch size, epochs; with momentum, cosine decay and batch norm."""
+    """A training with momentum, cosine decay and batch norm: its widths, data, batch size and epochs."""
 
     name: str
     hidden: tuple[int, ...]
@@ -62,20 +62,20 @@ PLAIN = "(b) plain PyTorch loops"
 
 @dataclass(frozen=True)
 class Measured:
-    """Of one way: wall seconds from command to prompt, and microseconds of wall time for a step of one network."""
+    """Wall seconds from command to prompt, and microseconds of wall time per step of one network."""
 
     wall_s: float
     step_us: float | None = None
 
 
 def rates(num_networks: int) -> list[float]:
-    """Random learning rates, the same for every way, none of which diverges: all are to do all steps."""
+    """Draw the learning rates, the same for every way; none of them diverges, so that all do all steps."""
     generator = random.Random(0)
     return [10 ** generator.uniform(-3, -1) for _ in range(num_networks)]
 
 
 def sweep(launcher: str, case: Case, num_networks: int, num_workers: int, root: str) -> Measured:
-    """`python -m bnlab.train -m`, in a process of its own."""
+    """Run `python -m bnlab.train -m` in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
         command = [
             *python("bnlab.train", "-m", f"hydra.sweep.dir={folder}/sweep", *case.overrides(root)),
@@ -94,10 +94,10 @@ def sweep(launcher: str, case: Case, num_networks: int, num_workers: int, root: 
 
 
 def steps(function: str, case: Case, num_networks: int, num_workers: int, root: str) -> tuple[float, float]:
-    """Microseconds for a step of one network, in `num_workers` processes that start together.
+    """Time the steps of one network, in `num_workers` processes that start together.
 
     Returns:
-        those of the wall, and what a core was busy with it, which others at work on the machine disturb less.
+        microseconds of wall time per step, and of processor time, which other load on the machine disturbs less.
     """
     from omegaconf import OmegaConf
 
@@ -145,7 +145,7 @@ def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m bnlab.bench sweep", description=__doc__)
     parser.add_argument("--cases", default="A,B,C", help="of A, B, C (default: %(default)s)")
     parser.add_argument("--networks", type=int, default=64, help="(default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one a core)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--launchers", default="stacked,joblib,basic", help="(default: %(default)s)")
     parser.add_argument("--growth", default="", help="numbers of networks, such as 1,8,64,512: how cost grows on A")
@@ -166,7 +166,7 @@ def main(arguments: list[str]) -> None:
 def _measure(
     case: Case, options: argparse.Namespace
 ) -> tuple[dict[str, list[tuple[float, float]]], dict[str, list[float]]]:
-    """Steps (µs per network-step, of the wall and of a core) and walls (s) of each way, the ways taking turns."""
+    """Return the steps (µs per network-step, wall and processor) and wall times (s) of each way, in turn."""
     us: dict[str, list[tuple[float, float]]] = {}
     walls: dict[str, list[float]] = {}
     setting = (case, options.networks, options.workers, options.root)
@@ -216,7 +216,7 @@ def _num_steps(case: Case) -> int:
 
 
 def _growth(numbers: Sequence[int], options: argparse.Namespace) -> Table:
-    """How the time and the memory of a sweep grow with its networks, on case A."""
+    """Show how time and memory of a sweep of case A grow with the number of networks."""
     table = Table(
         title=f"{CASES['A'].name} by the stacked launcher, {options.workers} processes of 1 thread",
         title_justify="left",
@@ -232,7 +232,7 @@ def _growth(numbers: Sequence[int], options: argparse.Namespace) -> Table:
 
 
 def _watched(number: int, options: argparse.Namespace) -> tuple[float, float]:
-    """Wall seconds of a sweep, and the most memory that its processes had together (shared pages counted once)."""
+    """Return the wall seconds of a sweep and the peak memory of its processes (shared pages counted once)."""
     import threading
 
     peak = 0.0
@@ -267,7 +267,7 @@ def _descendants(pid: int) -> Iterator[int]:
 def _memory_mib(pid: int) -> float:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):  # a shared page's share of each process that has it
+            if line.startswith("Pss:"):  # counts a shared page in parts, one per process that has it
                 return int(line.split()[1]) / 1024
     except OSError:
         pass

@@ -1,4 +1,4 @@
-"""The steps of a sweep alone, in one process: of plain PyTorch loops, and of stacks."""
+"""The training steps of a sweep alone, in one process: plain PyTorch loops, and stacks."""
 
 import json
 import sys
@@ -24,7 +24,7 @@ __all__ = ["main", "plain_steps", "stacked_steps"]
 
 
 def plain_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], int]:
-    """The loop that a PyTorch tutorial writes, over tensors in memory, one network after the other; no validation."""
+    """Make the loop of a PyTorch tutorial, over tensors in memory, one network after the other, without validation."""
     train = load_data(config).splits.train
     x, num_features = train.x.flatten(1), train.x[0].numel()
 
@@ -45,7 +45,7 @@ def plain_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], i
 
 
 def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int], int]:
-    """The loop of a worker of the stacked launcher, its metrics counted in; no validation."""
+    """Make the loop of a worker of the stacked launcher, metrics included, without validation."""
     splits = load_data(config).splits
     train = StackedMLP.prepare(splits.train)
     size = chunk_size(plain(config), num_workers=1)
@@ -75,16 +75,16 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
 
 
 def main(name: str) -> None:
-    """One of the processes of the way `name`, timed from its first step to its last: no data are read meanwhile.
+    """Be one of the processes of the way `name`, timed from its first step to its last; no data are read meanwhile.
 
-    Over stdin it is told the config, the learning rates and the epochs, and, when it is ready, to start; it prints how
-    long its core was busy, and the number of steps.
+    The process reads the config, the learning rates and the epochs from stdin and, when it is ready, the word to start.
+    It prints its processor time and the number of steps.
     """
     torch.set_num_threads(1)
     make = {"plain_steps": plain_steps, "stacked_steps": stacked_steps}[name]
     settings, rates, num_epochs = json.loads(sys.stdin.readline())
     config = OmegaConf.create(settings)
-    make(config, rates[:1])(1)  # what comes once a process: imports, first allocations
+    make(config, rates[:1])(1)  # warm up what happens once per process: imports, first allocations
     prepared = make(config, rates)
     print("ready", flush=True)
     sys.stdin.readline()

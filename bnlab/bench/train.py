@@ -1,4 +1,4 @@
-"""`python -m bnlab.bench train`: steps per second of a plain loop, of bnlab, and of the usual Lightning template."""
+"""`python -m bnlab.bench train`: compare steps per second of bnlab, a plain loop and a Lightning template."""
 
 import os
 import tempfile
@@ -39,7 +39,7 @@ LR = 1e-3
 
 
 class StepClock(L.Callback):
-    """Seconds from the first step of an epoch to the end of its last one, validation and checkpoints left out."""
+    """Time from the first step of an epoch to the end of its last one, without validation and checkpoints."""
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._start = time.perf_counter()
@@ -58,7 +58,7 @@ def _network() -> MLP:
 
 
 def plain_loop(x: Tensor, y: Tensor) -> float:
-    """An epoch of the loop that a PyTorch tutorial writes, over tensors in memory."""
+    """Train an epoch by the loop of a PyTorch tutorial, over tensors in memory; return steps per second."""
     network = _network()
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     start = time.perf_counter()
@@ -71,7 +71,7 @@ def plain_loop(x: Tensor, y: Tensor) -> float:
 
 
 def bnlab_run(config: Any, data: DataModule, *, whole: bool) -> float:
-    """An epoch of what `python -m bnlab.train` runs; `whole` counts validation, metrics and checkpoints in."""
+    """Train an epoch as `python -m bnlab.train` does; `whole` includes validation, metrics and checkpoints."""
     network = build_network(config, data.splits.sample_shape, data.splits.num_outputs)
     classifier = Classifier(
         network, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
@@ -89,7 +89,7 @@ def bnlab_run(config: Any, data: DataModule, *, whole: bool) -> float:
 
 
 class _Template(L.LightningModule):
-    """What most templates do: metrics logged at every step."""
+    """A module as most templates have it: metrics are logged at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class _Template(L.LightningModule):
 
 
 def template(root: str, num_steps: int) -> float:
-    """`num_steps` steps with torchvision's data set, transforms per sample, a DataLoader and `self.log` per step."""
+    """Train `num_steps` steps with torchvision's data set, transforms per sample, a DataLoader and `self.log`."""
     from torch.utils.data import DataLoader
     from torchvision import transforms
     from torchvision.datasets import MNIST
@@ -117,7 +117,7 @@ def template(root: str, num_steps: int) -> float:
     loader: DataLoader = DataLoader(MNIST(root, train=True, transform=transform), batch_size=BATCH_SIZE, shuffle=True)
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as unseen, redirect_stdout(unseen):
-        # The Trainer's own defaults: progress bar, logger and checkpoints are what a template leaves on.
+        # The Trainer's own defaults: a template leaves progress bar, logger and checkpoints on.
         trainer = L.Trainer(default_root_dir=folder, max_steps=num_steps, callbacks=[clock], accelerator="cpu")
         trainer.fit(_Template(), loader)
     return clock.steps_per_second()
@@ -132,7 +132,7 @@ def main(arguments: list[str]) -> None:
     )
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds (default: %(default)s)")
     parser.add_argument("--threads", type=int, default=None, help="torch's threads (default: its own choice)")
-    parser.add_argument("--template-steps", type=int, default=60, help="steps of (c) a round (default: %(default)s)")
+    parser.add_argument("--template-steps", type=int, default=60, help="steps of (c) per round (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -142,7 +142,7 @@ def main(arguments: list[str]) -> None:
 
 
 def measure(root: str, num_rounds: int, template_steps: int) -> dict[str, float]:
-    """Median steps per second of each way; the ways take turns, round after round."""
+    """Return the median steps per second of each way; the ways take turns, round after round."""
     config = compose(
         [
             "data=mnist",
@@ -184,7 +184,7 @@ def _quiet_lightning() -> Iterator[None]:
 def _table(medians: dict[str, float], num_rounds: int) -> Table:
     table = Table(
         title=f"MNIST, 784-64-128-64-10, batch {BATCH_SIZE}, medians of {num_rounds} interleaved rounds; "
-        f"torch has {torch.get_num_threads()} threads, of which bnlab takes as many as the network is worth",
+        f"torch has {torch.get_num_threads()} threads, of which bnlab uses as many as suit the network",
         title_justify="left",
     )
     table.add_column("way")

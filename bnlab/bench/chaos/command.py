@@ -1,4 +1,4 @@
-"""The command line of the chaos, its table, and its end."""
+"""The command line of the chaos benchmark, its rounds and its table."""
 
 import argparse
 import shutil
@@ -24,19 +24,20 @@ __all__ = ["main"]
 
 
 def main(arguments: list[str]) -> None:
-    """
+    """Run the rounds and print them.
+
     Raises:
         SystemExit: 1 if a sweep did not end as the undisturbed one.
     """
     parser = ArgumentParser(prog="python -m bnlab.bench chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="for which rounds begin (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="of what is drawn (default: another one each time)")
-    parser.add_argument("--round", type=int, help="do this round of the seed and no other")
+    parser.add_argument("--minutes", type=float, default=10, help="how long to begin new rounds (default: %(default)s)")
+    parser.add_argument("--seed", type=int, help="seed of what is drawn (default: a new one each time)")
+    parser.add_argument("--round", type=int, help="run only this round of the seed")
     parser.add_argument("--disturbances", nargs="+", default=[], choices=DISTURBANCES, help="(default: all)")
     parser.add_argument("--launchers", nargs="+", default=LAUNCHERS, choices=LAUNCHERS, help="(default: all)")
     options = parser.parse_args(arguments)
     if not Path("/proc/self/environ").exists():
-        parser.error("it finds the processes of a sweep in /proc, which is not here")
+        parser.error("it needs /proc to find the processes of a sweep, but this system has none")
     console = Console(highlight=False, soft_wrap=True)
     seed = int(time.time()) if options.seed is None else options.seed
     left_out = _left_out()
@@ -63,8 +64,8 @@ def _run(
     if names == [OF_THE_DATABASE]:
         storages = [DATABASE]
     if not names:
-        raise UserError("Nothing is left to do.")
-    console.print(f"seed {seed}; a round is repeated by --seed {seed} --round NUMBER and the same other options")
+        raise UserError("None of the chosen --disturbances can be done here: choose others.")
+    console.print(f"seed {seed}; to repeat a round, give --seed {seed} --round NUMBER and the same other options")
     folder = Path(tempfile.mkdtemp(prefix="bnlab-chaos-"))
     references = References(folder / "undisturbed")
     done: list[Round] = []
@@ -94,7 +95,7 @@ def _run(
 
 
 def _left_out() -> dict[str, str]:
-    """What cannot be done here, and why."""
+    """Return the disturbances that cannot be done here, and why."""
     left_out = {}
     with tempfile.TemporaryDirectory() as folder:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]
@@ -102,7 +103,7 @@ def _left_out() -> dict[str, str]:
             subprocess.run(mount, check=True, capture_output=True, text=True)
             subprocess.run(["umount", folder], check=True, capture_output=True)
         except FileNotFoundError:
-            left_out["full disk"] = "there is no mount"
+            left_out["full disk"] = "the program mount is not installed"
         except subprocess.CalledProcessError as error:
             left_out["full disk"] = f"only root can mount: {error.stderr.strip()}"
     try:
@@ -113,10 +114,8 @@ def _left_out() -> dict[str, str]:
 
 
 def _table(done: Sequence[Round], names: Sequence[str], launchers: Sequence[str]) -> Table:
-    """A round counts under each of its disturbances, and once in the last row."""
-    table = Table(
-        title=f"{len(done)} rounds; of each launcher: rounds, resumes, equal, different", title_justify="left"
-    )
+    """Count each round under each of its disturbances, and once in the last row."""
+    table = Table(title=f"{len(done)} rounds; per launcher: rounds, resumes, equal, different", title_justify="left")
     table.add_column("disturbance")
     for launcher in (*launchers, "all"):
         table.add_column(launcher, justify="right")

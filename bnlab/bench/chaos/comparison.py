@@ -1,4 +1,4 @@
-"""Whether two sweeps have the same results, bit for bit, whatever happened to them on the way."""
+"""Comparing the results of two sweeps, bit for bit, whatever happened to them on the way."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from bnlab.status import Status
 
 __all__ = ["differences", "faults"]
 
-# They differ from one time to the next, or with the number of a trial.
+# These differ between repetitions, or with the number of a trial.
 _MEASURED = ("seconds", "samples_per_second", "sweep")
 _NOT_PARAMETERS = ("number", "state", "test_accuracy", "seconds", "folder", "reason")
 _FILES = ("config.yaml", "overrides.yaml")
@@ -19,16 +19,16 @@ _Row = dict[str, str]
 
 
 def differences(expected: Path, found: Path) -> list[str]:
-    """What is not the same in two sweeps' folders, a line each; numbers of trials and all that was measured may differ.
+    """List the differences between two sweeps' folders; the numbers of trials and measured times may differ.
 
-    A configuration that was tried several times counts by its last try.
+    Of a configuration that was tried several times, the last try counts.
     """
     lines = []
     ours, theirs = _finished(found), _finished(expected)
     for key in theirs.keys() - ours.keys():
         lines.append(f"a trial is missing: {_shown(key)}")
     for key in ours.keys() - theirs.keys():
-        lines.append(f"a trial is too many: {_shown(key)}")
+        lines.append(f"an extra trial: {_shown(key)}")
     for key in theirs.keys() & ours.keys():
         for line in _between(_described(expected, theirs[key]), _described(found, ours[key])):
             lines.append(f"{_shown(key)}: {line}")
@@ -38,7 +38,7 @@ def differences(expected: Path, found: Path) -> list[str]:
 
 
 def faults(folder: Path, num_trials: int) -> list[str]:
-    """What is wrong with a sweep by itself: trials that are missing or contradict their folders, files left behind."""
+    """List what is wrong with a sweep by itself: missing trials, contradictions with folders, left-over files."""
     lines = []
     finished = _finished(folder)
     if len(finished) != num_trials:
@@ -65,7 +65,7 @@ def faults(folder: Path, num_trials: int) -> list[str]:
 
 
 def _finished(folder: Path) -> dict[tuple[tuple[str, str], ...], _Row]:
-    """The rows of trials.csv of trials that were not interrupted, by their parameters."""
+    """Read the rows of trials.csv by their parameters, without interrupted trials."""
     with (folder / "trials.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["state"] not in (Status.INTERRUPTED, Status.RUNNING)]
     if not rows:
@@ -75,7 +75,7 @@ def _finished(folder: Path) -> dict[tuple[tuple[str, str], ...], _Row]:
 
 
 def _described(folder: Path, row: _Row) -> dict[str, Any]:
-    """All of a trial that is to be the same."""
+    """Read all of a trial that must be the same."""
     run = folder / row["folder"]
     summary = json.loads((run / "summary.json").read_text())
     with (run / "metrics.csv").open(newline="") as file:
@@ -90,7 +90,7 @@ def _described(folder: Path, row: _Row) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
-    """Of a checkpoint: each by its bits. None where there is no file, as a training that diverges at once has none."""
+    """Yield the bits of each tensor in a checkpoint; nothing if there is no file, as after diverging at once."""
     if not path.is_file():
         return
     import torch
@@ -127,7 +127,7 @@ def _between(expected: Mapping[str, Any], found: Mapping[str, Any]) -> Iterator[
 
 
 def _ranking(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """The objectives in the order of the leaderboard, and its rows without the numbers of trials, which break ties."""
+    """Read the objectives in leaderboard order, and its rows without the trial numbers, which break ties."""
     lines = (folder / "leaderboard.md").read_text().partition("## Not completed")[0].splitlines()
     rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("| ")][1:]
     cells = [row[2:] for row in rows if row[0].strip().isdecimal()]

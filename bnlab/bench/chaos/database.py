@@ -1,4 +1,4 @@
-"""A PostgreSQL server of one's own, which can be stopped and killed."""
+"""A private PostgreSQL server, which can be stopped and killed."""
 
 import glob
 import importlib.util
@@ -15,10 +15,10 @@ from pathlib import Path
 
 __all__ = ["NoServerError", "Server"]
 
-_PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps those that are not for every user's path
-_USER = "postgres"  # root may not run it
-_PORTS = range(20_000, 32_000)  # below those that clients get, one of which may take it while the server is down
-_PATIENCE_S = 60  # for the processes of a killed server to let go of its memory and its port
+_PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps them, outside the users' path
+_USER = "postgres"  # because root must not run it
+_PORTS = range(20_000, 32_000)  # below the ports of clients, one of which could take it while the server is down
+_PATIENCE_S = 60  # until the processes of a killed server release its memory and its port
 
 
 def _free_port() -> int:
@@ -38,7 +38,7 @@ class NoServerError(RuntimeError):
 
 
 class Server:
-    """It runs from the start on, on a free port of this machine, with its data in a temporary folder.
+    """A server that runs on a free local port, with its data in a temporary folder.
 
     Attributes:
         url: of its database, for `search.storage`.
@@ -80,11 +80,11 @@ class Server:
                 time.sleep(0.5)
 
     def stop(self) -> None:
-        """As an administrator does: whoever is connected is told."""
+        """Stop it as an administrator does; clients are notified."""
         self._control("-m", "fast", "-w", "stop")
 
     def kill(self) -> None:
-        """Without a word to anybody."""
+        """Kill it, without notice to its clients."""
         process = int((self._data / "postmaster.pid").read_text().split()[0])
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What happens to a sweep under way. Each is drawn, waits for its moment, does its work, and says what it did."""
+"""What can happen to a running sweep: each function does one disturbance and says what it did."""
 
 import random
 import shutil
@@ -21,16 +21,16 @@ _SMALL_MACHINE = 450 << 20  # bytes, with which not even one process and its wor
 
 @dataclass
 class Target:
-    """A sweep under way.
+    """A running sweep.
 
     Attributes:
-        mark: of its processes.
-        folder: of the sweep.
-        working_folder: in which it runs.
-        memory: the group of its processes, None where none can be made.
-        database: where its study is, None where that is a file.
+        mark: the mark of its processes.
+        folder: the sweep's folder.
+        working_folder: the current folder of its command.
+        memory: the control group of its processes; None if none can be made.
+        database: the server that holds its study; None if that is a file.
         is_over: whether its command has ended.
-        has_lost_files: whether something was done that a trial may rightly fail for.
+        has_lost_files: whether a disturbance may rightly make a trial fail.
     """
 
     mark: str
@@ -45,14 +45,14 @@ class Target:
         return find(self.mark)
 
     def wait(self, seconds: float) -> None:
-        """For so long, or until it is over."""
+        """Wait for `seconds`, or until the command has ended."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self.is_over():
             time.sleep(0.02)
 
 
 def _kill_one(target: Target, generator: random.Random) -> str:
-    """Each role has the same chance."""
+    """Kill a process; each role is equally likely."""
     processes = target.processes()
     roles = sorted({process.role for process in processes})
     if not roles:

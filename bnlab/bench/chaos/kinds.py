@@ -1,4 +1,4 @@
-"""The sweeps that are disturbed: small ones, of every launcher, sampler and storage."""
+"""The sweeps that are disturbed: small ones, with every launcher, sampler and storage."""
 
 import random
 from collections.abc import Sequence
@@ -34,12 +34,12 @@ class Kind:
 
     @property
     def has_same_draws(self) -> bool:
-        """Whether its configurations are the same after any interruption: a resumed TPE goes on with new draws."""
+        """Whether an interruption leaves its configurations as they are; a resumed TPE draws others."""
         return self.sampler != "tpe"
 
     @property
     def undisturbed(self) -> "Kind":
-        """What it is compared with: neither where the study is kept changes a result, nor the process of a training."""
+        """The kind to compare with: neither the storage nor the process of a training changes a result."""
         return replace(self, launcher="stacked" if self.launcher == "stacked" else "basic", storage="journal")
 
     @property
@@ -49,7 +49,7 @@ class Kind:
         return 16 if self.launcher == "stacked" else 4
 
     def overrides(self) -> list[str]:
-        """All but the folder and the storage."""
+        """The overrides of the sweep, without its folder and storage."""
         is_grid = self.sampler == "grid"
         rates = [0.001 * 2**index for index in range(self.num_trials // 2)]
         setting = SETTINGS[self.setting]
@@ -71,7 +71,7 @@ class Kind:
 
 
 def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS, storages: Sequence[str] = STORAGES) -> Kind:
-    """Of round `number`; several rounds in a row have the same results, so that one undisturbed sweep serves them."""
+    """Draw the kind of round `number`; several rounds in a row share a kind, and so an undisturbed sweep."""
     group = number // _ROUNDS_OF_SAME_RESULTS
     of_results = random.Random(f"results {seed} {group}")
     launcher = launchers[(seed + group) % len(launchers)]

@@ -1,4 +1,4 @@
-"""A group of processes whose memory can be limited: a control group of Linux, of either version."""
+"""A control group of Linux, of either version, which limits the memory of its processes."""
 
 import secrets
 from contextlib import suppress

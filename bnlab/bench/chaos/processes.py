@@ -1,4 +1,4 @@
-"""The processes of a sweep, found by a mark in their environment: those, too, whose parent is gone."""
+"""Finding the processes of a sweep, orphans too, by a mark in their environment."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ class Process:
 
 
 def find(mark: str) -> list[Process]:
-    """Those that live with `mark` in their environment, the oldest first."""
+    """Return the live processes with `mark` in their environment, the oldest first."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdecimal():

@@ -45,15 +45,15 @@ _LOKYS = "loky/backend/resource_tracker.py"
 
 @dataclass
 class Round:
-    """What is drawn for a round, and what comes of it.
+    """What was drawn for a round, and its outcome.
 
     Attributes:
-        disturbances: their names, one for each attempt, the first ones.
+        disturbances: their names, one for each of the first attempts.
         done: those for which there was time.
-        num_resumes: how often it was begun again, the early ones from the start.
+        num_resumes: how often the sweep was resumed or, before it had written its definition, started again.
         events: what happened, in order.
-        faults: what should not be; empty where all is well.
-        has_failures: whether a trial failed that was tried again later.
+        faults: what is wrong; empty if all is well.
+        has_failures: whether a trial failed that was retried later.
     """
 
     number: int
@@ -69,7 +69,7 @@ class Round:
 
     @property
     def has_same_draws(self) -> bool:
-        """Whether the configurations are to be the undisturbed ones: what follows a round goes by what failed in it."""
+        """Whether the configurations must be the undisturbed ones; later rounds of a search depend on failures."""
         return self.kind.has_same_draws and not (self.has_failures and self.kind.sampler == "coarse_to_fine")
 
     def __str__(self) -> str:
@@ -85,7 +85,7 @@ def draw_round(
     launchers: Sequence[str] = LAUNCHERS,
     storages: Sequence[str] = STORAGES,
 ) -> Round:
-    """Round `number` is the same whatever was drawn before it."""
+    """Draw round `number`, which does not depend on earlier draws."""
     generator = random.Random(f"{seed} {number}")
     kind = draw_kind(seed, number, launchers, storages)
     possible = [name for name in disturbances if name != OF_THE_DATABASE or kind.storage == DATABASE]
@@ -96,17 +96,17 @@ def draw_round(
 
 
 class References:
-    """Undisturbed sweeps, one for all kinds that have the same results, made when first asked for."""
+    """Undisturbed sweeps, one for all kinds with the same results, made on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._made: dict[Kind, tuple[Path, float]] = {}
 
     def get(self, kind: Kind) -> tuple[Path, float]:
-        """Its folder, and the seconds that it took.
+        """Return the folder of the undisturbed sweep, and the seconds that it took.
 
         Raises:
-            RuntimeError: it failed, without any disturbance.
+            RuntimeError: it failed without any disturbance.
         """
         kind = kind.undisturbed
         if kind not in self._made:
@@ -126,7 +126,7 @@ class References:
 def run_round(
     round_: Round, references: References, folder: Path, has_memory_groups: bool, database: Server | None
 ) -> None:
-    """Do what was drawn in `folder`, which is removed if all is well."""
+    """Carry out a round in `folder`, which is removed if all is well."""
     reference, seconds = references.get(round_.kind)
     folder.mkdir()
     disk = folder / "disk"
@@ -161,7 +161,7 @@ def run_round(
 
 
 def _has_begun(sweep: Path) -> bool:
-    """Whether it has written down what it is, from which it goes on."""
+    """Whether the sweep has written its definition, from which it can be resumed."""
     return (sweep / "sweep.yaml").exists()
 
 
@@ -221,7 +221,7 @@ def _run(
 
 
 def _wait_for_moment(target: Target, sweep: Path, kind: Kind, seconds: float, generator: random.Random) -> None:
-    """Until some trials have begun and some have ended, or, now and then, a moment before anything has."""
+    """Wait until some trials have begun and some have ended or, now and then, for a moment before that."""
     if generator.random() < 0.2:
         target.wait(generator.uniform(0, seconds / 2))
         return
@@ -238,7 +238,7 @@ def _wait_for_moment(target: Target, sweep: Path, kind: Kind, seconds: float, ge
 
 
 class _Attempt:
-    """A command on its way, in a working folder of its own that may be removed."""
+    """A running command, in a working folder of its own, which may be removed."""
 
     def __init__(
         self,
@@ -277,7 +277,7 @@ class _Attempt:
         return time.monotonic() - self._start
 
     def wait(self) -> int | None:
-        """Its exit code; None where it hangs."""
+        """Return the exit code; None if the command hangs."""
         try:
             self._process.wait(_HANGS_AFTER_S)
         except subprocess.TimeoutExpired:
@@ -289,7 +289,7 @@ class _Attempt:
         return self._process.returncode
 
     def left_after(self) -> list[str]:
-        """The roles of processes that live on after the end."""
+        """Return the roles of processes that outlive the command."""
         deadline = time.monotonic() + _ENDS_WITHIN_S
         while (left := find(self._mark)) and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -297,7 +297,7 @@ class _Attempt:
 
 
 def _begin(memory: MemoryGroup | None) -> None:
-    """In the new process: answer signals as one from a terminal does, whatever started this program, say nohup."""
+    """In the new process, restore the signal handlers of a terminal, whatever (nohup, say) started this program."""
     for number in REQUESTS:
         signal.signal(number, signal.SIG_DFL)
     if memory is not None:
@@ -316,7 +316,7 @@ def _resume(sweep: Path, retry_failed: bool) -> list[str]:
 
 
 def _failures(sweep: Path) -> list[str]:
-    """The reasons of the trials that have failed, as trials.csv says."""
+    """Read the reasons of the failed trials from trials.csv."""
     import csv
 
     with suppress(FileNotFoundError), (sweep / "trials.csv").open(newline="") as file:
@@ -325,7 +325,7 @@ def _failures(sweep: Path) -> list[str]:
 
 
 def _running(sweep: Path) -> list[str]:
-    """The folders of the trials of which the study does not know the end."""
+    """Return the folders of the trials that the study does not know to have ended."""
     from bnlab.search.study.folder import SweepFolder
     from bnlab.search.study.storage import close, open_storage, study_id
     from bnlab.search.study.trials import folder_name
