@@ -1,9 +1,9 @@
-"""bnlab, the batch-norm laboratory. Names are imported on first use, so `import bnlab` costs no torch."""
+"""bnlab, the batch-norm laboratory. Names are imported on first use, so that `import bnlab` does not import torch."""
 
 import os
 import sys
 
-if sys.argv[:1] == ["-m"]:  # `python -m bnlab...` begins: see bnlab.process.import_path
+if sys.argv[:1] == ["-m"]:  # at the start of `python -m bnlab...`: see bnlab.process.import_path
     try:
         _here = os.getcwd()
     except FileNotFoundError:  # it was removed
@@ -39,7 +39,7 @@ _HOME = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "search":  # its scales are for use in a notebook too, and need no further import
+    if name == "search":  # whose scales can be used after `import bnlab` alone
         return import_module("bnlab.search")
     if name not in _HOME:
         raise AttributeError(f"module 'bnlab' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""`python -m bnlab`: the commands; `python -m bnlab NAME ...` is `python -m bnlab.NAME ...`."""
+"""`python -m bnlab`: list the commands; `python -m bnlab NAME ...` runs `python -m bnlab.NAME ...`."""
 
 import runpy
 import sys
@@ -14,13 +14,13 @@ __all__ = ["main"]
 
 _TITLE = "bnlab, the batch-norm laboratory"
 _END = """\
-Each of them has --help. To begin with:
+Each command has --help. To begin:
   python -m bnlab.train
   python -m bnlab.train -m norm=batch,none optimizer.lr=0.1,0.01"""
 
 
 def overview(width: int) -> str:
-    """The commands with a line each, or two lines each where `width` columns are too few."""
+    """Describe each command in one line, or in several lines if `width` columns are too few."""
     listed = commands()
     column = max(len(command.usage) for command in listed) + 2
     lines = [f"  {command.usage:{column}}{command.summary}" for command in listed]
@@ -49,7 +49,7 @@ def main() -> None:
             likely = [f"python -m bnlab.{name}" for name in closest(arguments[0], names)]
             if "=" in arguments[0] or arguments[0].startswith("-"):
                 likely = [" ".join(["python -m bnlab.train", *arguments])]
-            meant = did_you_mean(likely) or "python -m bnlab lists those that there are."
+            meant = did_you_mean(likely) or "python -m bnlab lists the commands."
             raise UserError(f"{arguments[0]!r} is no command: {meant}")
 
 

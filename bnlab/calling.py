@@ -1,4 +1,4 @@
-"""`bnlab.run` and `bnlab.sweep`: from Python what the commands do, and its results as objects."""
+"""`bnlab.run` and `bnlab.sweep`: train and sweep from Python; results are objects."""
 
 import signal
 import subprocess
@@ -32,10 +32,10 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     """Train one network, as `python -m bnlab.train` does with these overrides.
 
     Args:
-        folder: of the run; a new one in outputs/runs where there is none.
+        folder: the run's folder; None for a new one in outputs/runs.
     Raises:
-        UserError: something that cannot work, or the folder holds a run already.
-        KeyboardInterrupt: it was interrupted; what there was of it is in its folder.
+        UserError: an impossible setting, or a folder that contains a run already.
+        KeyboardInterrupt: the run was interrupted; its folder keeps the results so far.
 
     >>> bnlab.run(["optimizer.lr=0.01"]).summary["test_accuracy"]  # doctest: +SKIP
     """
@@ -52,19 +52,19 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
 
 
 def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -> Sweep:
-    """Sweep, as `python -m bnlab.train -m` does with these overrides, in a process of its own.
+    """Run a sweep, as `python -m bnlab.train -m` does with these overrides, in a process of its own.
 
-    Trials that fail are among the results, with their state and reason.
+    The results include failed trials, with their state and reason.
 
     Args:
-        folder: of the sweep; a new one in outputs/sweeps where there is none.
+        folder: the sweep's folder; None for a new one in outputs/sweeps.
     Raises:
-        UserError: something that cannot work, found before any trial.
-        KeyboardInterrupt: it was interrupted; `search.resume` goes on with it.
+        UserError: an impossible setting, found before any trial.
+        KeyboardInterrupt: the sweep was interrupted; `search.resume` continues it.
     """
     place = Path(new_folder("sweeps") if folder is None else folder)
     words = ["-m", override("hydra.sweep.dir", str(place.absolute())), *_checked(overrides)]
-    # A notebook asks for colours, which makes a terminal of a pipe, with a bar that is drawn over itself.
+    # A notebook asks for colours, for which a pipe would be treated as a terminal, with a progress bar.
     inherited = {name: value for name, value in environ.items() if name not in _ASKING_FOR_COLOUR}
     environment = inherited | safe_environment()
     with (
@@ -76,7 +76,7 @@ def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -
         assert process.stdout is not None
         try:
             for line in process.stdout:
-                print(line, end="")  # a notebook shows what Python prints, not what its children do
+                print(line, end="")  # a notebook shows what Python prints, but not the output of its child processes
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)
             print(process.communicate()[0], end="")

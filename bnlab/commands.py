@@ -1,6 +1,6 @@
-"""The commands: which there are, and what each says of itself in the first sentence of its module.
+"""The commands and their summaries, which are the first sentences of their modules.
 
-Nothing is imported for that, as torch would take seconds.
+The modules are read and not imported, because some import torch.
 """
 
 import re
@@ -14,17 +14,18 @@ COMMANDS = (
     *("train", "evaluate", "compare", "look", "repeat"),
     *("report", "panda", "experiment", "worker", "bench"),
 )
-"""Modules of bnlab that are commands, in the order in which they are listed; one that is not there yet is left out."""
+"""Modules of bnlab that are commands, in the order in which they are listed; those without a module are left out."""
 
 _PACKAGE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Command:
-    """
+    """A module that is run by `python -m`.
+
     Attributes:
         usage: such as python -m bnlab.evaluate FOLDER.
-        summary: what it does, in a line.
+        summary: what the command does, in one line.
     """
 
     name: str
@@ -37,7 +38,7 @@ def commands() -> list[Command]:
 
 
 def described(folder: Path, names: tuple[str, ...], package: str) -> Iterator[Command]:
-    """The commands of these names in `folder`, which is that of `package`."""
+    """Find the commands called `names` in the `folder` of `package`."""
     for name in names:
         for file in (folder / f"{name}.py", folder / name / "__main__.py", folder / name / "__init__.py"):
             if file.is_file():
@@ -55,6 +56,6 @@ def _command(name: str, file: Path, usage: str) -> Command:
 
 
 def version() -> str:
-    from bnlab.own_version import own_version  # whose imports take a fiftieth of the time of --help
+    from bnlab.own_version import own_version  # late, because importlib.metadata delays --help
 
     return f"bnlab {own_version()}"

@@ -1,4 +1,4 @@
-"""`python -m bnlab.compare FOLDER...`: the runs and sweeps in these folders beside each other."""
+"""`python -m bnlab.compare FOLDER...`: compare the runs and sweeps in these folders."""
 
 import sys
 from pathlib import Path
@@ -11,9 +11,9 @@ from bnlab.process.signals import interruptible
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Compare runs: loss and accuracy over each other in a picture, and a table of what differs: the settings, and what
-came of them. Runs that differ in the seed alone are one line with a band, and one row with mean ± standard deviation.
-All trials of a sweep take part."""
+Compare runs: a figure of their losses and scores, and a table of the settings and results that differ. Runs that differ
+only in the seed are one line with a band, and one row with mean ± standard deviation. Of a sweep, all trials are
+compared."""
 
 _EPILOG = """\
 examples:
@@ -29,19 +29,19 @@ def main() -> None:
         description=_DESCRIPTION,
         epilog=_EPILOG,
     )
-    parser.add_argument("folder", nargs="+", help="of a run or of a sweep")
+    parser.add_argument("folder", nargs="+", help="the folder of a run or of a sweep")
     parser.add_argument(
         "--baseline",
         metavar="SETTINGS",
-        help="the row that differences are from, such as norm=none or norm=none,lr=0.1 (default: the first); where it "
-        "fits several rows, each other row is compared with the one that has its other settings",
+        help="the row to compare the others with, such as norm=none or norm=none,lr=0.1 (default: the first); if it "
+        "matches several rows, each other row is compared with the one that shares its other settings",
     )
     parser.add_argument(
         "--table",
         choices=("screen", "markdown", "csv", "latex"),
         default="screen",
-        help="how the table is printed (default: screen); in another form it is all that is printed, and files are "
-        "written by --output alone",
+        help="the format of the table (default: screen); in another format, nothing else is printed, and only --output "
+        "writes files",
     )
     parser.add_argument(
         "--output",
@@ -49,10 +49,10 @@ def main() -> None:
         action="append",
         default=[],
         help="a file to write: .png, .svg or .pdf for the picture, .md, .csv or .tex for the table; may be given "
-        "several times; a name without such an ending is a folder for all six (default: a new one in "
+        "several times; a name without such a suffix is a folder for all six (default: a new one in "
         "outputs/comparisons)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files of --output that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files of --output")
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), interruptible():

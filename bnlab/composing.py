@@ -24,13 +24,13 @@ __all__ = ["compose", "overrides_of"]
 
 
 def compose(overrides: Sequence[str] = ()) -> DictConfig:
-    """The config that `python -m bnlab.train` would use with these overrides, for use from Python.
+    """Compose the config that `python -m bnlab.train` would use with these overrides.
 
     Raises:
-        UserError: an override that does not parse, or names what does not exist.
+        UserError: an override that does not parse, or names something that does not exist.
     """
     with _composing:
-        outer = GlobalHydra.instance().hydra  # that of a program around this call
+        outer = GlobalHydra.instance().hydra  # of the program that calls this
         GlobalHydra.instance().clear()
         add_choices()
         try:
@@ -49,10 +49,10 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 _composing = threading.RLock()
-"""Hydra has one state per process: of two threads that compose, each would find that of the other."""
+"""Held while composing: Hydra has one global state per process, which threads would share."""
 
 _composed: dict[bytes, list[str]] = {}
-"""The overrides that gave a config, by its content: they are not those of one that was changed afterwards."""
+"""The overrides that gave a config, by a digest of its content, so that a changed config has none."""
 
 
 def overrides_of(settings: dict[str, Any], written: dict[str, Any] | None = None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What the picture of a training shows; apart from the drawing, so that it travels without matplotlib."""
+"""What the figure of a training shows, without the drawing, so that processes send it without matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ __all__ = ["Curves"]
 
 @dataclass(frozen=True)
 class Curves:
-    """The columns of metrics.csv, the title, and the epoch to be marked."""
+    """The columns of metrics.csv, the title, and the epoch to mark."""
 
     metrics: Mapping[str, Sequence[float]]
     title: str

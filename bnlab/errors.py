@@ -1,4 +1,4 @@
-"""Mistakes a user can make: one clear line on stderr and exit code 2, never a traceback."""
+"""Errors that a user can cause: one clear line on stderr and exit code 2, never a traceback."""
 
 import os
 import re
@@ -12,29 +12,29 @@ __all__ = ["Refused", "UserError", "one_line", "reason", "report_user_errors", "
 
 
 class UserError(ValueError):
-    """What is wrong, the value, and the way out, in one line."""
+    """An error that the user can mend; its line states the rule, the value and the way out."""
 
     def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback, whose lines of other libraries hide the one that helps."""
+        """Return what IPython shows instead of a traceback, whose length hides the message."""
         return [f"{type(self).__name__}: {self}"]
 
 
-class Refused(BaseException):  # no Exception, which Hydra would make a warning of
-    """Carries a `UserError` out of a callback of Hydra's."""
+class Refused(BaseException):  # not an Exception, which Hydra would turn into a warning
+    """Carry a `UserError` out of a callback of Hydra's."""
 
     def __init__(self, error: UserError) -> None:
         self.error = error
 
 
-# What Hydra and OmegaConf add for their own developers.
+# Lines that Hydra and OmegaConf add for their own developers.
 _INTERNAL = re.compile(r"\s*(full_key:|object_type=|reference_type=|Config search path:|\tprovider=).*")
 
 
-_OF_WORKERS = ("_RemoteTraceback", "RemoteTraceback")  # the traceback of another process, as a cause
+_OF_WORKERS = ("_RemoteTraceback", "RemoteTraceback")  # causes that hold the traceback of another process
 
 
 def one_line(error: BaseException) -> str:
-    """The message of `error` and, where a library wrapped it, of its cause, without line breaks."""
+    """Return the message of `error` and, if a library wrapped it, of its cause, without line breaks."""
     text = _message(error)
     cause = error.__cause__
     if cause is not None and type(cause).__name__ not in _OF_WORKERS and _message(cause) not in text:
@@ -43,13 +43,13 @@ def one_line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """`one_line`, after the name of the error: why a job failed."""
+    """Return why a job failed: the name of the error and `one_line`."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 
 def _message(error: BaseException) -> str:
     if isinstance(error, SystemExit):
-        if isinstance(error.__context__, KeyboardInterrupt):  # Lightning's way to pass it on
+        if isinstance(error.__context__, KeyboardInterrupt):  # as Lightning passes it on
             return _message(error.__context__)
         return f"called sys.exit({'' if error.code is None else repr(error.code)})"
     if isinstance(error, KeyboardInterrupt):
@@ -59,7 +59,7 @@ def _message(error: BaseException) -> str:
     except Exception as second:
         return f"its message cannot be read, which raised {type(second).__name__}"
     text = conceal(" ".join(" ".join(lines).split()) or type(error).__name__)
-    # A lone surrogate fits into no file, and a control character is for the terminal to obey.
+    # Files cannot hold a lone surrogate, and a terminal would obey a control character.
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
@@ -67,8 +67,8 @@ def _message(error: BaseException) -> str:
 def user_errors(context: str = "") -> Iterator[None]:
     """Turn what libraries raise while a configuration is put into effect into a `UserError`.
 
-    Only for code that runs before any training: what fails there comes from what the user asked for. `context` opens
-    the line. Of an error that Hydra wrapped while calling a `_target_`, the line tells the cause.
+    Use this only around code that runs before any training: whatever fails there results from the user's settings.
+    `context` begins the line. If Hydra wrapped the error while calling a `_target_`, the line states the cause.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def user_errors(context: str = "") -> Iterator[None]:
         raise UserError(f"{context}{told}") from error
 
 
-# Read when the program starts: `bnlab.train` sets the variable itself, to receive what Hydra would print.
+# Read at the start, because `bnlab.train` later sets the variable itself to receive what Hydra would print.
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 
 
@@ -98,6 +98,6 @@ def report_user_errors() -> Iterator[None]:
     except UserError as error:
         if WANTS_TRACEBACK:
             raise
-        line = " ".join(line.strip() for line in str(error).splitlines())  # blanks in names stay
+        line = " ".join(line.strip() for line in str(error).splitlines())  # keeps blanks within names
         print(conceal(line), file=sys.stderr)
         raise SystemExit(2) from None

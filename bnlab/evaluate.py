@@ -1,4 +1,4 @@
-"""`python -m bnlab.evaluate FOLDER`: the test metrics of a run, computed again from its best weights."""
+"""`python -m bnlab.evaluate FOLDER`: compute the test metrics of a run again from its best weights."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "main"]
 
 
-# Of the trainer, what testing needs; the rest is for training, and may name files or code.
+# What testing needs of the trainer; the rest is for training, and may name files or code.
 _FOR_TESTING = ("_target_", "accelerator", "devices", "precision")
 
 
@@ -61,7 +61,7 @@ Ready = tuple["Splits", str, Callable[[], dict[str, float]]]
 
 
 def _by_lightning(run: "Run") -> Ready:
-    """The data of the run, their fingerprint, and what tests it on them."""
+    """Return the data of the run, their fingerprint, and a function that tests on them."""
     from bnlab.config.trainer import by_lightning
     from bnlab.training.lightning.fit import build_data, build_learner, build_trainer, num_threads, test
     from bnlab.training.threads import use_threads
@@ -77,7 +77,7 @@ def _by_lightning(run: "Run") -> Ready:
 
 
 def _quickly(run: "Run") -> Ready:
-    """`_by_lightning`, for a run that was trained without it, which imports none."""
+    """Return what `_by_lightning` does, without importing Lightning, for a run that was trained without it."""
     from bnlab.engines.quick_training import NotQuickError, tester
 
     try:
@@ -89,7 +89,7 @@ def _quickly(run: "Run") -> Ready:
 def main() -> None:
     parser = ArgumentParser(prog="python -m bnlab.evaluate", description=__doc__)
     parser.add_argument("folder", help="the folder of a run, such as outputs/runs/2026-01-31/12-00-00-1a2b3c")
-    parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
+    parser.add_argument("--trust", action="store_true", help="allow the run to execute any code that its settings name")
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), report_process_limit(), interruptible():

@@ -1,4 +1,4 @@
-"""`python -m bnlab.look RUN`: inside the network of a run, layer by layer."""
+"""`python -m bnlab.look RUN`: look inside the network of a run, layer by layer."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from bnlab.process.signals import interruptible
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Look inside the network of a run: the best weights, on the validation data. For each layer: the values before and
-after the normalization, γ and β, the running statistics against those of mini-batches, and which units are dead.
-As a table and as a picture."""
+Look inside the network of a run, with its best weights, on the validation data. A table and a figure show, for each
+layer, the values before and after the normalization, γ and β, the running statistics beside those of mini-batches, and
+which units are dead."""
 
 _EPILOG = """\
 examples:
@@ -27,16 +27,16 @@ def main() -> None:
         epilog=_EPILOG,
     )
     parser.add_argument("run", help="the folder of a run, or of a trial of a sweep")
-    parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
+    parser.add_argument("--trust", action="store_true", help="allow the run to execute any code that its settings name")
     parser.add_argument(
         "--output",
         metavar="FILE",
         action="append",
         default=[],
         help="a file to write: .png, .svg or .pdf for the picture, .csv for the table; may be given several times; a "
-        "name without such an ending is a folder for all four (default: a new one in outputs/looks)",
+        "name without such a suffix is a folder for all four (default: a new one in outputs/looks)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace files of --output that are there")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files of --output")
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), interruptible():

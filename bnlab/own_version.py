@@ -8,7 +8,7 @@ __all__ = ["own_version"]
 
 
 def own_version() -> str:
-    """As its installation says; of a checkout that is not installed, as its pyproject.toml says."""
+    """Return the installed version or, in a checkout that is not installed, the version in pyproject.toml."""
     try:
         return importlib.metadata.version("bnlab")
     except importlib.metadata.PackageNotFoundError:

@@ -1,4 +1,4 @@
-"""`python -m bnlab.repeat FOLDER`: a run trained again, and whether the numbers are the same."""
+"""`python -m bnlab.repeat FOLDER`: train a run again and say whether the numbers are the same."""
 
 from bnlab.errors import report_user_errors
 from bnlab.mistakes.argument_parser import ArgumentParser
@@ -8,15 +8,15 @@ from bnlab.process.signals import interruptible
 __all__ = ["main"]
 
 _DESCRIPTION = """\
-Train a run again from its config.yaml, into a new folder, and compare every epoch and the test with what it left.
-Ends with 0 where the numbers are the same, bit for bit or up to rounding, and with 1 where they are not."""
+Train a run again from its config.yaml, into a new folder, and compare every epoch and the test metrics with the
+original. The exit code is 0 if the numbers are the same, bit for bit or up to rounding, and 1 if they are not."""
 
 
 def main() -> None:
     parser = ArgumentParser(prog="python -m bnlab.repeat", description=_DESCRIPTION)
     parser.add_argument("folder", help="the folder of a run, or of a trial of a sweep")
-    parser.add_argument("--into", metavar="FOLDER", help="of the new run (default: a new one in outputs/repeats)")
-    parser.add_argument("--trust", action="store_true", help="let the run name code of any kind, and run it")
+    parser.add_argument("--into", metavar="FOLDER", help="the new run's folder (default: a new one in outputs/repeats)")
+    parser.add_argument("--trust", action="store_true", help="allow the run to execute any code that its settings name")
     options = parser.parse_args()
     outlast_readers()
     with report_user_errors(), interruptible():

@@ -1,6 +1,6 @@
 """`python -m bnlab.train [overrides]`: train one network; with -m, sweep.
 
-What is imported here is imported before Ctrl-C ends the program in a line, so it is next to nothing.
+The imports here are few, because they run before Ctrl-C can end the program in one line.
 """
 
 import sys
@@ -32,7 +32,7 @@ def main() -> None:
         sys.excepthook = print_concealed
         withhold_from_process_list(sys.argv)
         with report_user_errors(), report_process_limit():
-            require_room("bnlab")  # before NumPy is imported, which starts threads
+            require_room("bnlab")  # before NumPy, whose import starts threads
             with begun_early(sys.argv):
                 _main()
 

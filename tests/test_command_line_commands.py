@@ -74,7 +74,7 @@ def test_the_version_is_that_of_the_package(monkeypatch, capsys) -> None:
         (["trian"], "did you mean python -m bnlab.train?"),
         (["lr=0.1"], "did you mean python -m bnlab.train lr=0.1?"),
         (["-m", "seed=0,1"], "did you mean python -m bnlab.train -m seed=0,1?"),
-        (["nonsense"], "python -m bnlab lists those that there are"),
+        (["nonsense"], "python -m bnlab lists the commands"),
     ],
 )
 def test_a_wrong_command_is_one_line(words, said, monkeypatch, capsys) -> None:

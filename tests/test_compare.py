@@ -173,7 +173,7 @@ def test_a_file_that_is_there_is_replaced_only_when_told_so(runs: Path, command:
     (tmp_path / "mine.png").write_text("my own")
     refused = command(runs / "a0", "--output", "mine.png", "--output", "new.csv")
     assert refused.exit_code == 2
-    assert "'mine.png' is there already" in refused.stderr
+    assert "'mine.png' exists already" in refused.stderr
     assert [file.name for file in tmp_path.iterdir()] == ["mine.png"]
     assert (tmp_path / "mine.png").read_text() == "my own"
     assert command(runs / "a0", "--output", "mine.png", "--overwrite").exit_code == 0

@@ -255,7 +255,7 @@ def test_all_four_files_go_to_a_new_folder_by_default(runs: Path, command: Calla
     assert b"/Type3" not in pdf
     assert b"/CreationDate" not in pdf
     refused = command(runs / "none", "--output", folder / "inside.csv")
-    assert (refused.exit_code, "is there already" in refused.stderr) == (2, True)
+    assert (refused.exit_code, "exists already" in refused.stderr) == (2, True)
 
 
 def test_code_of_a_strangers_run_is_run_only_when_told_so(command: Callable, tmp_path: Path, monkeypatch) -> None:

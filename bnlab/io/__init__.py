@@ -1,1 +1,1 @@
-"""Files: written whole or not at all, read with care, locked."""
+"""Files: atomic writing, careful reading, locks."""

@@ -1,7 +1,7 @@
-"""Files that a reader never sees half of: written to a temporary name beside the target, then renamed.
+"""Atomic files: written under a temporary name beside the target, then renamed, so that no reader sees half of one.
 
-That alone survives a kill. What is to survive a power cut waits for the disk as well, by `to_disk`: a run's results do
-when the run has ended, before anybody is told of them. While it trains, the newest epochs are left to the system.
+This alone survives a kill. To survive a power cut, `to_disk` waits for the disk as well, as a run does for its results
+when it has ended and before it reports them. While it trains, its newest epochs are left to the system.
 """
 
 import ctypes
@@ -17,10 +17,10 @@ __all__ = ["remove_unfinished", "to_disk", "write_bytes", "write_text"]
 
 
 def write_bytes(path: Path, content: bytes | memoryview) -> None:
-    """Replace `path` by `content` in one step, or leave it as it was if that fails.
+    """Replace `path` by `content` in one step, or leave it unchanged if that fails.
 
     Raises:
-        OSError: naming `path`, which a full disk does not by itself.
+        OSError: writing failed; unlike the system's own error, it always names `path`.
     """
     temporary = None
     try:
@@ -42,7 +42,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def remove_unfinished(paths: Iterable[Path]) -> None:
-    """Remove what killed processes left of writing these; only for who knows that nobody is writing them now."""
+    """Remove the temporary files of killed processes; the caller knows that nobody is writing `paths` now."""
     names: dict[Path, list[str]] = {}
     for path in paths:
         names.setdefault(path.parent, []).append(re.escape(path.name))
@@ -54,13 +54,13 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
 
 
 def to_disk(folders: Iterable[Path]) -> None:
-    """Wait until all that was written in these folders, and the folders themselves, would survive a power cut.
+    """Wait until these folders and all files in them would survive a power cut.
 
-    By syncfs(2), once a file system: waiting for file by file takes as many turns of the disk as there are files, and
-    a stack of networks writes hundreds. Where there is no syncfs, file by file.
+    syncfs(2) is called once per file system, because syncing the hundreds of files of a stack one by one is slow.
+    Systems without it sync file by file.
 
     Raises:
-        OSError: the disk did not take it.
+        OSError: the disk did not accept the data.
     """
     for folder in {os.stat(folder).st_dev: folder for folder in folders}.values() if _syncfs() else folders:
         if (sync := _syncfs()) is not None:
@@ -87,7 +87,7 @@ def _syncfs() -> Any:
 def _fsync(path: Path) -> None:
     try:
         handle = os.open(path, os.O_RDONLY)
-    except PermissionError:  # a folder above that is another's
+    except PermissionError:  # a parent folder of another user's
         return
     try:
         os.fsync(handle)

@@ -1,6 +1,6 @@
 """Replaces filelock, which locks a file of its own instead of the folder; delete when it can lock a folder.
 
-One process at a time has a folder, by a lock that ends with its owner, however that ends.
+A folder has one owner at a time. The lock ends with its owner, however that ends.
 """
 
 import logging
@@ -16,11 +16,11 @@ log = logging.getLogger(__name__)
 
 _LOOK_EVERY_S = 0.05
 
-_held: set[int] = set()  # descriptors of this process
+_held: set[int] = set()  # file descriptors of the locks of this process
 
 
 def _close_copies() -> None:
-    """In a forked child, which would otherwise keep the lock when its parent is killed."""
+    """Close them in a forked child, which would otherwise keep the lock when its parent is killed."""
     for handle in _held:
         with suppress(OSError):
             os.close(handle)
@@ -32,20 +32,20 @@ if hasattr(os, "register_at_fork"):
 
 
 class FolderLock:
-    """Keeps out every other process, and every other lock of this one, until `release`.
+    """Keep out every other process, and every other lock of this process, until `release`.
 
-    The folder itself is locked, by flock(2) on a descriptor of it: no file stays behind, and the kernel frees what a
-    killed process had locked. Over NFS this is a matter of one machine. Where the file system knows no locks, nobody
-    is kept out, and a line in the log says so.
+    The folder itself is locked, by flock(2) on a descriptor of it: no file is left behind, and the kernel releases the
+    lock of a killed process. Over NFS, a lock holds on one machine only. If the file system does not support locks,
+    nobody is kept out, and a line in the log says so.
 
     Args:
-        folder: is there.
-        wait_s: how long to wait for an owner to leave.
+        folder: an existing folder.
+        wait_s: how long to wait for another owner.
     Attributes:
-        is_held: false where the file system knows no locks.
+        is_held: false if the file system does not support locks.
     Raises:
-        BlockingIOError: it has another owner.
-        OSError: the folder is not there, or cannot be read.
+        BlockingIOError: the folder has another owner.
+        OSError: the folder does not exist or cannot be read.
     """
 
     def __init__(self, folder: Path, wait_s: float = 0.0) -> None:
@@ -57,7 +57,7 @@ class FolderLock:
             _held.add(self._handle)
             try:
                 self.is_held = _lock(self._handle, folder, end)
-                if self.is_in_place():  # else it was replaced between opening and locking
+                if self.is_in_place():  # otherwise, it was replaced between opening and locking
                     return
             except BaseException:
                 self.release()
@@ -65,19 +65,19 @@ class FolderLock:
             self.release()
 
     def is_in_place(self) -> bool:
-        """Whether the path still leads to the folder that is locked, which may be renamed or removed meanwhile."""
+        """Whether the path still leads to the locked folder, which may have been renamed or removed."""
         try:
             return os.path.samestat(os.stat(self._folder), os.fstat(self._handle))
         except FileNotFoundError:
             return False
 
     def release(self) -> None:
-        """Does nothing the second time, and in a forked child, whose lock it is not."""
+        """Release the lock; do nothing the second time, or in a forked child, which does not own the lock."""
         if self._process != os.getpid() or self._handle not in _held:
             return
-        import fcntl  # which only POSIX has
+        import fcntl  # exists only on POSIX
 
-        with suppress(OSError):  # closing is not enough where a child that knows nothing of it has a copy
+        with suppress(OSError):  # closing is not enough if a child process has a copy of the descriptor
             fcntl.flock(self._handle, fcntl.LOCK_UN)
         _held.discard(self._handle)
         os.close(self._handle)
@@ -91,7 +91,7 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process, or a lock of this one, has it now; of a folder that is not there, nobody has."""
+    """Whether another process, or a lock of this one, owns the folder; nobody owns one that does not exist."""
     try:
         FolderLock(folder).release()
     except BlockingIOError:

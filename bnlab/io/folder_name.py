@@ -1,4 +1,4 @@
-"""The name of a folder that results go to: every file and terminal has to be able to hold it."""
+"""The name of a folder of results, which every file and terminal must be able to show."""
 
 import os
 from pathlib import Path
@@ -10,9 +10,10 @@ __all__ = ["require_readable_name"]
 
 
 def require_readable_name(folder: Path) -> None:
-    """
+    """Check that the path of `folder`, as it is shown, is valid UTF-8.
+
     Raises:
-        UserError: the path, as it is shown, has bytes that are no UTF-8.
+        UserError: it is not.
     """
     name = os.fsencode(shown(folder))
     readable = name.decode("utf-8", "backslashreplace")

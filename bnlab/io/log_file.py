@@ -1,4 +1,4 @@
-"""The file that a run's log goes to."""
+"""The log file of a run."""
 
 import logging
 import sys
@@ -10,16 +10,16 @@ __all__ = ["Concealing", "LogFile"]
 
 
 class Concealing(logging.Formatter):
-    """Without passwords and keys, in tracebacks either."""
+    """Format records without passwords and keys, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return conceal(super().format(record))
 
 
 class LogFile(logging.FileHandler):
-    """Says nothing where a line cannot be written, which a `FileHandler` tells in a traceback for each.
+    """Ignore lines that cannot be written, for each of which a `FileHandler` prints a traceback.
 
-    What cannot be written besides is for who writes the results to tell. Lines wait in memory for room.
+    Whoever writes the results reports a full disk. Lines are buffered until there is room.
     """
 
     def flush(self) -> None:
@@ -30,6 +30,6 @@ class LogFile(logging.FileHandler):
         with suppress(OSError):
             super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # logging's name
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)

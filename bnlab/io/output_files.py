@@ -1,4 +1,4 @@
-"""Where a command writes: a new folder, or files that replace nothing unasked."""
+"""The output files of a command: in a new folder, or where the user asks, without silent overwriting."""
 
 import secrets
 import time
@@ -14,17 +14,17 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def new_folder(kind: str) -> Path:
-    """In outputs/`kind`, as those of runs: by date and time, and no other's."""
+    """Name a new, unique folder in outputs/`kind`, by date and time as those of runs."""
     now = time.localtime()
     folder = Path("outputs", kind, time.strftime("%Y-%m-%d", now))
     return folder / f"{time.strftime('%H-%M-%S', now)}-{secrets.token_hex(3)}"
 
 
 def targets(outputs: Sequence[Path], names: Sequence[str], *, overwrite: bool = False) -> list[Path]:
-    """The files that `outputs` ask for: themselves, or those called `names` in a folder.
+    """List the files that `outputs` ask for: each itself or, for a folder, the files called `names` in it.
 
     Raises:
-        UserError: an ending that none of `names` has; a file that is there, unless `overwrite`.
+        UserError: a suffix that none of `names` has; a file that exists, unless `overwrite`.
     """
     endings = list(dict.fromkeys(Path(name).suffix for name in names))
     files = []
@@ -39,11 +39,11 @@ def targets(outputs: Sequence[Path], names: Sequence[str], *, overwrite: bool = 
             )
     for file in files:
         if file.exists() and not overwrite:
-            raise UserError(f"{str(file)!r} is there already: choose another name, or say --overwrite to replace it.")
+            raise UserError(f"{str(file)!r} exists already: choose another name, or add --overwrite to replace it.")
     return files
 
 
 def places(files: Sequence[Path]) -> Iterator[str]:
-    """A line for each folder of the files, with their names."""
+    """Describe the files by one line per folder."""
     for folder in dict.fromkeys(file.parent for file in files):
         yield f"{shown(folder)}: {', '.join(file.name for file in files if file.parent == folder)}"

@@ -1,4 +1,4 @@
-"""Opening a data file of the user's own."""
+"""Reading a data file of the user's own."""
 
 from pathlib import Path
 
@@ -7,13 +7,14 @@ from bnlab.io.stored_file import read_bytes
 
 __all__ = ["read_own_file", "require_own_file"]
 
-_MOST_BYTES = 1 << 34  # it is held in memory several times over
+_MOST_BYTES = 1 << 34  # since memory holds several copies of it
 
 
 def read_own_file(path: str) -> bytes:
-    """
+    """Read the file at `data.path`.
+
     Raises:
-        UserError: it is not there, no file, or cannot be read.
+        UserError: it does not exist, is no file, or cannot be read.
     """
     try:
         return read_bytes(Path(path).expanduser(), _MOST_BYTES)
@@ -26,9 +27,10 @@ def read_own_file(path: str) -> bytes:
 
 
 def require_own_file(path: str) -> None:
-    """
+    """Check that `data.path` exists.
+
     Raises:
-        UserError: it is not there.
+        UserError: it does not.
     """
     if not Path(path).expanduser().exists():
         raise UserError(f"`data.path`={path!r} does not exist; it is looked for in {str(Path.cwd())!r}.")

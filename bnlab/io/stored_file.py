@@ -1,4 +1,4 @@
-"""Reading a file of a folder that anybody may have made: a file, of a size that memory has room for."""
+"""Reading a file from a folder that anybody may have made: only regular files that fit into memory."""
 
 import errno
 import os
@@ -7,17 +7,17 @@ from pathlib import Path
 
 __all__ = ["read_bytes", "read_text"]
 
-_MOST_BYTES = 1 << 28  # a table of a million epochs
+_MOST_BYTES = 1 << 28  # the size of a table of a million epochs
 
 
 def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
-    """The content of `path`.
+    """Read the content of `path`.
 
-    A pipe would be waited for without end, and a device, or a file that is nearly all holes, would fill the memory.
+    Reading a pipe could wait forever, and a device or a sparse file could fill the memory.
 
     Raises:
         OSError: it cannot be read; IsADirectoryError for a folder.
-        ValueError: it is neither a file nor a folder, or has more than `most` bytes.
+        ValueError: it is neither a file nor a folder, or larger than `most` bytes.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -35,5 +35,5 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
 
 
 def read_text(path: Path, most: int = _MOST_BYTES) -> str:
-    """`read_bytes` in UTF-8; a ValueError, too, where it is something else."""
+    """Read `path` as UTF-8, like `read_bytes`; text in another encoding is a ValueError, too."""
     return read_bytes(path, most).decode()

@@ -1,6 +1,6 @@
 """Replaces `OmegaConf.to_yaml`, which refuses text with a `${` that is no interpolation; delete when it writes that.
 
-Configs are written as it writes them, letter by letter, and so are plain lists and dicts: overrides hold any text.
+Configs, and plain lists and dicts, are written exactly as it writes them; overrides may contain any text.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ _TRUTH_VALUES = {
 _Dumper: Any = getattr(yaml, "CDumper", yaml.Dumper)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_MOST_BYTES = 1_000_000  # of a file; the largest that are written here have a hundredth
+_MOST_BYTES = 1_000_000  # of a file; the largest that bnlab writes have a hundredth of that
 
 
 class _OmegaConfDumper(_Dumper):
-    """Quotes text that OmegaConf, or YAML 1.1, would read as a number or a truth value."""
+    """Quote text that OmegaConf or YAML 1.1 would read as a number or a truth value."""
 
 
 def _represent_text(dumper: Any, text: str) -> Any:
@@ -43,7 +43,7 @@ _OmegaConfDumper.add_multi_representer(str, _represent_text)  # an `Interpolatio
 
 
 def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:
-    """`OmegaConf.to_yaml(config, resolve=True)`, or of a container of plain values."""
+    """Write what `OmegaConf.to_yaml(config, resolve=True)` does, also for a container of plain values."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     return str(
@@ -52,12 +52,13 @@ def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a file that `to_yaml` wrote, as dicts, lists and plain values, interpolations left as they are.
+    """Read a file that `to_yaml` wrote into dicts, lists and plain values, without resolving interpolations.
 
-    It may be a stranger's: what a few lines of anchors and aliases can blow up to fill the memory is refused.
+    Anybody may have made the file, so anchors and aliases are refused: a few lines of them can expand to fill the
+    memory.
 
     Raises:
-        ValueError, OSError: it cannot be read, or is none of ours.
+        ValueError, OSError: it cannot be read, or `to_yaml` did not write it.
     """
     text = read_text(path, _MOST_BYTES)
     try:
