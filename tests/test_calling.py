@@ -90,7 +90,7 @@ def test_results_show_themselves_shortly_and_as_tables(swept) -> None:
 
 def test_the_lowest_loss_comes_first() -> None:
     metrics = {"number": [0, 1, 2, 3], "state": ["completed"] * 4, "val_loss": [0.3, 0.1, None, 0.2]}
-    found = Sweep(Path("x"), "val_loss", metrics, None, best_objective=0.1)
+    found = Sweep(Path("x"), "val_loss", metrics, None, best_objective=0.1, minimize=True)
     assert [line.split("|")[1].strip() for line in found.table().splitlines()[2:]] == ["1", "3", "0", "2"]
     assert repr(found) == "Sweep('x', 4 trials, best val_loss 0.1000)"
 
