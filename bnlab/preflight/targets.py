@@ -6,6 +6,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from bnlab.errors import UserError
@@ -18,7 +19,7 @@ _STAR = re.compile(r"^\s*from\s+(\.*[\w.]*)\s+import\s+\*", re.MULTILINE)
 _DEFINED = re.compile(
     r"^(?:class|def)\s+(\w+)|^\s*from\s+[\w.]+\s+import[ \t]+(?:\(([^)]*)\)|([\w, \t]+))", re.MULTILINE
 )
-_OURS = Path(__file__).parent.parent  # imported lazily, but each name stands in the source
+_OURS = Path(__file__).parent.parent
 _DEPTH = 5  # of modules that import all of one another
 
 
@@ -103,6 +104,8 @@ def _may_have(file: Path, name: str, depth: int = 0) -> bool:
         return True
     if _MAY_HAVE_ANY.search(text) and not file.is_relative_to(_OURS):
         return True
+    if name in _names_on_first_use(file, text):
+        return True
     return any(_may_have(other, name, depth + 1) for other in _imported_whole(file, text))
 
 
@@ -111,9 +114,17 @@ def _names(file: Path, depth: int = 0) -> set[str]:
     if text is None or depth > _DEPTH:
         return set()
     found = {word for parts in _DEFINED.findall(text) for part in parts for word in re.findall(r"\w+", part)}
+    found |= _names_on_first_use(file, text)
     for other in _imported_whole(file, text):
         found |= _names(other, depth + 1)
     return {word for word in found if not word.startswith("_")}
+
+
+def _names_on_first_use(file: Path, text: str) -> set[str]:
+    """The names that a package of bnlab imports on first use; the package itself is quick to import."""
+    if file.name != "__init__.py" or not file.is_relative_to(_OURS) or "\ndef __getattr__" not in text:
+        return set()
+    return set(dir(import_module(".".join(file.parent.relative_to(_OURS.parent).parts))))
 
 
 def _text_of(file: Path) -> str | None:
