@@ -15,6 +15,7 @@ from bnlab.batch_norm import (
     kernel,
     kernel_by_pointers,
     kernel_by_tensors,
+    native,
     use_kernel,
 )
 
@@ -229,7 +230,15 @@ def test_hand_written_backward_is_the_one_that_runs_in_eager_mode(way: str, monk
 
     with use_kernel(way != "plain"):
         right = gradients()
-        back_end = kernel_by_tensors if way == "kernel" else kernel_by_pointers if by_kernel else in_place
+        back_end = (
+            kernel_by_tensors
+            if way == "kernel"
+            else kernel_by_pointers
+            if by_kernel
+            else in_place
+            if way == "half"
+            else native
+        )
         true_backward = back_end.backward
         monkeypatch.setattr(back_end, "backward", lambda *a: tuple(3 * t for t in true_backward(*a)))
         torch.testing.assert_close(gradients(), tuple(3 * gradient for gradient in right))

@@ -13,11 +13,11 @@ import torch
 from bnlab.batch_norm import (
     BatchNorm1d,
     batch_norm,
-    in_place,
     kernel,
     kernel_by_pointers,
     kernel_by_tensors,
     kernel_check,
+    native,
     tensors_in_c,
     use_kernel,
 )
@@ -40,7 +40,7 @@ def test_without_a_working_compiler_plain_torch_runs(
     monkeypatch.setattr(kernel, "state", {"wanted": True, "loaded": False, "forked": False})
     with caplog.at_level("INFO"):
         y = BatchNorm1d(4)(torch.randn(9, 4, requires_grad=True))
-    assert y.grad_fn.how[1] is in_place
+    assert y.grad_fn.how[1] is native
     (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert warning.startswith("Batch norm runs as plain torch operations, because kernel.c could not be built: ")
     assert not list(tmp_path.iterdir())
@@ -51,9 +51,9 @@ def test_environment_switches_the_kernel_off() -> None:
     assert run(program, BNLAB_KERNEL="0") == "False"
 
 
-def test_the_bytes_that_are_packed_by_name_are_those_of_the_structure() -> None:
+def test_the_bytes_that_are_packed_are_those_of_the_structure() -> None:
     names = [name for name, *_ in Tensors._fields_]
-    packed = pack_tensors(**{name: index + 1 for index, name in enumerate(names)})
+    packed = pack_tensors(*range(1, len(names) + 1))
     assert len(packed) == ctypes.sizeof(Tensors)
     structure = Tensors.from_buffer_copy(packed)
     assert [getattr(structure, name) for name in names] == [*range(1, len(names) + 1)]

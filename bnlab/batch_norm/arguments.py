@@ -1,13 +1,15 @@
 """The arguments of `batch_norm`: what it refuses, in torch's own words where torch refuses it too."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bnlab.batch_norm.formulas import count
 
-__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks"]
+__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks", "settings_of"]
 
 
 class Settings(NamedTuple):
@@ -20,7 +22,11 @@ class Settings(NamedTuple):
     eps: Tensor | float
     mask: Tensor | None
     stack_dims: int
+    returns_statistics: bool = False  # the batch's mean and unbiased variance too; running statistics are not moved
 
+
+# Past the Python function that makes a NamedTuple, which takes as long as the rest of a call of the layer's forward.
+settings_of: Callable[[tuple[Any, ...]], Settings] = partial(tuple.__new__, Settings)
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from bnlab.batch_norm import formulas, in_place, kernel, kernel_by_tensors, running
+from bnlab.batch_norm import formulas, in_place, kernel, kernel_by_tensors, native, running
 from bnlab.batch_norm.arguments import Settings, check_arguments, check_counter, check_stack_dims, numbers_of_networks
 from bnlab.batch_norm.eager import apply_eagerly
 from bnlab.batch_norm.function import (
@@ -81,21 +81,21 @@ def normalize(
     bias: Tensor | None,
     settings: Settings,
     training: bool,
-    own_statistics: bool = False,
-) -> Tensor:
-    """`batch_norm`; a recomputation leaves the statistics as they are, unless they are the call's own."""
-    running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims = settings
+) -> Any:
+    """`batch_norm`, or `normalize_batch` if the settings say so; a recomputation moves no running statistics."""
+    running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims, returns_statistics = settings
     eager = is_eager()
     if type(stack_dims) is not int or stack_dims < 0:
         check_stack_dims(stack_dims)
     if type(eps) is not float or type(momentum) is not float:
         eps, momentum = numbers_of_networks(eps, momentum, input, stack_dims, training, eager)
-        settings = Settings(running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims)
+        running_statistics = running_mean, running_var, num_batches_tracked
+        settings = Settings(*running_statistics, momentum, eps, mask, stack_dims, returns_statistics)
         if momentum is None and training:
             check_counter(num_batches_tracked, input.shape[:stack_dims])
-    if eager and training and not own_statistics and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
+    if eager and training and (graph_task() != -1 or hooks_on_saved(True)) and recomputing():
         running_mean = running_var = num_batches_tracked = None
-        settings = Settings(None, None, None, momentum, eps, mask, stack_dims)
+        settings = Settings(None, None, None, momentum, eps, mask, stack_dims, returns_statistics)
     if training and eager and mask is None and kernel.is_available() and input.dtype in kernel.run_of and input.is_cpu:
         try:
             return apply_eagerly(input, weight, bias, (settings, kernel_by_tensors))
@@ -103,6 +103,8 @@ def normalize(
             pass
     if eager:
         check_memory(input, running_mean, running_var, weight, bias)
+        if training and native.takes(input, weight, bias, settings):
+            return apply_eagerly(input, weight, bias, (settings, native))
     is_tracing = check(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # and nothing is learned about the statistics
@@ -123,20 +125,19 @@ def normalize(
         batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
         y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
     with torch.no_grad():
-        recomputed = not own_statistics and answered(recomputing(), input)
-        running.update(input, mean.detach(), var.detach(), settings, recomputed=recomputed)
+        mean, var = mean.detach(), running.unbiased(var.detach(), input, mask, stack_dims)
+        if returns_statistics:
+            return y, mean, var
+        running.move(mean, var, settings, recomputed=answered(recomputing(), input))
     return y
 
 
-def normalize_alone(
+def normalize_batch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mask: Tensor | None, stack_dims: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """y, the batch's mean and its unbiased variance, (*stack, C); 0 for what a mask leaves too few values of."""
-    mean = x.new_zeros(x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2], dtype=formulas.computed_in(x))
-    var = torch.zeros_like(mean)
-    # With momentum 1 a running statistic becomes the batch's own.
-    own = Settings(mean, var, None, 1.0, eps, mask, stack_dims)
-    return normalize(x, weight, bias, own, True, own_statistics=True), mean, var
+    y, mean, var = normalize(x, weight, bias, Settings(None, None, None, 0.0, eps, mask, stack_dims, True), True)
+    return y, mean, var
 
 
 def normalized_by(

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm import formulas
-from bnlab.batch_norm.functional import normalize_alone
+from bnlab.batch_norm.functional import normalize_batch
 from bnlab.batch_norm.module import BatchNorm1d
 
 __all__ = ["GhostBatchNorm1d"]
@@ -75,7 +75,7 @@ class GhostBatchNorm1d(BatchNorm1d):
             if not ghosts:
                 continue
             part_of_mask = None if mask is None else mask[first:last].unflatten(0, (ghosts, -1))
-            y, mean, var = normalize_alone(
+            y, mean, var = normalize_batch(
                 input[first:last].unflatten(0, (ghosts, -1)),
                 None if self.weight is None else self.weight.expand(ghosts, -1),
                 None if self.bias is None else self.bias.expand(ghosts, -1),

@@ -1,7 +1,7 @@
 """The back end in plain torch, for every device and dtype: the formulas with few allocations and few operations.
 
-Each operation costs a small batch microseconds. A result is written over step by step, so nothing here can be
-differentiated. The results agree with `formulas.py` to rounding, and are its own where there is a mask.
+Each operation costs a small batch microseconds. Results are overwritten step by step, so nothing here can be
+differentiated. They agree with `formulas.py` up to rounding, and exactly where there is a mask.
 """
 
 import torch
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import formulas, running
 from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.back_end import Found, Gradients, Kept, Needs, needed
 from bnlab.batch_norm.formulas import batch_dims, per_channel
 from bnlab.batch_norm.plain import check_memory, in_memory
 
@@ -20,34 +21,29 @@ SMALL = 65536
 PARTS = 4
 
 
-def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
-    """y, and (2, *stack, C): the rounded means and 1 / sqrt(var + eps). The running statistics are updated."""
-    eps, mask, stack_dims = settings[-3:]
+def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Kept, Found]:
+    """y; the rounded mean and 1 / sqrt(var + eps), and the mask; and the statistics of the batch."""
+    eps, mask, stack_dims = settings.eps, settings.mask, settings.stack_dims
     if mask is None:
-        y, statistics, mean, var = normalize(x, weight, bias, eps, stack_dims)
+        y, rounded, mean, var, inv_std = normalize(x, weight, bias, eps, stack_dims)
     else:
         y, rounded, mean, var, inv_std = formulas.normalize(x, weight, bias, eps, mask, stack_dims)
-        statistics = torch.stack((rounded, inv_std))
-    running.update(x, mean, var, settings, by_lerp=mask is None)
-    return y, statistics
+    return y, (rounded, inv_std, mask), (mean, running.unbiased(var, x, mask, stack_dims))
 
 
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, stack_dims: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """As `forward`; and of the batch the mean and the biased variance, each (*stack, C)."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """As `formulas.normalize`."""
     dtype = formulas.computed_in(x)
-    dims = batch_dims(x, stack_dims)
     upcast = x if x.dtype == dtype else x.to(dtype)
-    statistics = upcast.new_empty((2, *x.shape[:stack_dims], x.shape[stack_dims + 1]))
-    rounded, inv_std = statistics.unbind()
-    torch.mean(upcast, dims, out=rounded)
+    rounded = upcast.mean(batch_dims(x, stack_dims))
     y = minus(upcast, per_channel(rounded, x, stack_dims), overwrite=upcast is not x)
     squares, residual = sums_of_products(y, y, stack_dims)
     number = formulas.count(x, None, stack_dims)
     residual.div_(number)
     var = squares.div_(number).addcmul_(residual, residual, value=-1).clamp_(min=0)
-    torch.rsqrt(var + formulas.per_network(eps, var), out=inv_std)
+    inv_std = (var + formulas.per_network(eps, var)).rsqrt_()
     scale = inv_std if weight is None else inv_std * weight
     if bias is None:
         shift = residual * -scale
@@ -56,23 +52,20 @@ def normalize(
     torch.addcmul(per_channel(shift, x, stack_dims), y, per_channel(scale, x, stack_dims), out=y)
     if upcast is not x:
         y = y.to(x.dtype).contiguous()
-    return y, statistics, residual.add_(rounded), var
+    return y, rounded, residual.add_(rounded), var, inv_std
 
 
-def backward(
-    x: Tensor,
-    grad_y: Tensor,
-    weight: Tensor | None,
-    statistics: Tensor,
-    stack_dims: int,
-    needs_x: bool,
-    needs_weight: bool,
-    needs_bias: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """dL/dx, dL/dweight and dL/dbias, those that are needed; see `formulas.backward`."""
+def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs) -> Gradients:
+    """See `formulas.backward`."""
+    mean, inv_std, mask = kept
+    assert mean is not None
+    assert inv_std is not None
+    needs_x, needs_weight, needs_bias = needs
     check_memory(x, grad_y, weight)
     grad_y = in_memory(grad_y)
-    mean, inv_std = statistics.view(2, *x.shape[:stack_dims], x.shape[stack_dims + 1]).unbind()
+    if mask is not None:
+        batch = formulas.less_mean(x, mean, mask, stack_dims)
+        return needed(formulas.backward(grad_y, batch, inv_std, weight, mask, stack_dims), needs)
     same = x.dtype == mean.dtype
     upcast, g = (x, grad_y) if same else (x.to(mean.dtype), grad_y.to(mean.dtype))
     c = minus(upcast, per_channel(mean, x, stack_dims), overwrite=not same)
@@ -92,10 +85,8 @@ def backward(
 
 
 def minus(x: Tensor, mean: Tensor, *, overwrite: bool) -> Tensor:
-    """x - mean, contiguous; into x itself if it is ours to write over."""
-    if overwrite:
-        return x.sub_(mean)
-    return torch.sub(x, mean) if x.is_contiguous() else torch.sub(x, mean).contiguous()
+    """x - mean, contiguous; into x itself if that may be overwritten."""
+    return x.sub_(mean) if overwrite else torch.sub(x, mean).contiguous()
 
 
 def sums_of_products(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Tensor]:

@@ -22,14 +22,14 @@ enum { FORWARD, BACKWARD };
 
 // `Problem` of kernel_check.py. The caller has seen that all this is there to be read or written. `out` is y, or dL/dx
 // in BACKWARD; grad_y is unused in FORWARD. Any of weight, bias, grad_weight, grad_bias, out (BACKWARD only),
-// num_batches_tracked and the running statistics may be NULL: they are then not given, or not wanted.
+// unbiased_var, num_batches_tracked and the running statistics may be NULL: they are then not given, or not wanted.
 typedef struct {
     int64_t direction;
     const void *x, *grad_y;
     void *out;
     const void *weight, *bias;
     void *grad_weight, *grad_bias;
-    void *mean, *inv_std;
+    void *mean, *inv_std, *unbiased_var;
     void *running_mean, *running_var;
     int64_t *num_batches_tracked;
     const void *eps, *momentum;  // (K,) or NULL for the numbers below
@@ -159,6 +159,7 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t i, int64_t c
     const T *restrict weight = p->weight ? (const T *)p->weight + i : NULL;
     const T *restrict bias = p->bias ? (const T *)p->bias + i : NULL;
     T *restrict kept_mean = (T *)p->mean + i, *restrict kept_inv_std = (T *)p->inv_std + i;
+    T *restrict unbiased_var = p->unbiased_var ? (T *)p->unbiased_var + i : NULL;
     // Not restrict: a caller may keep both in one place, and then has the mean moved first, as torch does.
     T *running_mean = p->running_mean ? (T *)p->running_mean + i : NULL;
     T *running_var = p->running_var ? (T *)p->running_var + i : NULL;
@@ -180,6 +181,8 @@ INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t i, int64_t c
     if (running_var)
         for (int64_t c = 0; c < count; c++)
             running_var[c] = (T)(running_var[c] + momentum * (square[c] - running_var[c]));
+    if (unbiased_var)
+        for (int64_t c = 0; c < count; c++) unbiased_var[c] = (T)square[c];
 }
 
 // dL/dx = g scale + (x - mean) slope + shift; see formulas.backward. Channels as in finish_forward.

@@ -9,8 +9,7 @@ Inductor: times and machines stand in `bnlab/bench/records/batch_norm.md`.
 What is left on small shapes is Python and the autograd engine. On large ones the sums wait for memory unless the next
 rows are fetched ahead, and results are written past the cache from where it could not hold them. In ATen, blocking for
 the cache pays on one thread, but with several each operation starts all of them, and waits for the core that another
-process has. torch's own batch norm sums rows in fp32: of x less its rounded mean that is exact for few rows per thread,
-and faster than `in_place.py` on small batches, but not by enough for a path of its own.
+process has.
 """
 
 import ctypes
@@ -22,16 +21,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from bnlab.batch_norm import c_library, tensors_in_c
 from bnlab.batch_norm.kernel_check import Problem, is_laid_out_in
 
-__all__ = ["is_available", "knows_tensors", "num_threads", "run_of", "use_kernel"]
+__all__ = ["SMALL", "is_available", "knows_tensors", "num_threads", "run_of", "use_kernel"]
 
 log = logging.getLogger(__name__)
 
 SOURCE = Path(__file__).with_name("kernel.c")
+
+SMALL = 32768  # so few numbers are for one thread (`run` of kernel.c), and how many there are need not be asked
 
 Run = Callable[[Problem], None]
 run_of: dict[torch.dtype, Run] = {}
@@ -95,6 +95,5 @@ def load() -> None:
         os.register_at_fork(after_in_child=lambda: state.update(forked=True))
 
 
-def num_threads(x: Tensor) -> int:
-    """How many threads to use: asking costs time, and for little work the kernel would not use them."""
-    return 1 if x.numel() <= 32768 or state["forked"] else torch.get_num_threads()
+def num_threads() -> int:
+    return 1 if state["forked"] else torch.get_num_threads()

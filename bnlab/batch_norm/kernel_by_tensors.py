@@ -1,15 +1,16 @@
-"""The CPU kernel as a back end that looks for itself what a tensor is, for one network; and by pointers for all else.
+"""The CPU kernel as a back end that sees for itself what a tensor is, for one network; and by pointers for all else.
 
 To ask in Python takes longer than a small batch norm (`tensors_in_c.py`).
 """
 
-import torch
 from torch import Tensor
 
 from bnlab.batch_norm import kernel, kernel_by_pointers
 from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.back_end import Found, Gradients, Kept, Needs
 from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD
 from bnlab.batch_norm.plain import PLAIN, check_memory
+from bnlab.batch_norm.readable import are_readable_back
 from bnlab.batch_norm.tensors_in_c import pack_tensors
 from bnlab.internals.torch_internals import c_tensor
 from bnlab.internals.torch_internals import empty_strided as empty
@@ -25,21 +26,25 @@ class UnreadableError(Exception):
     """A tensor is not what the kernel reads; nothing has been computed."""
 
 
-def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Tensor]:
-    """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps); the running statistics are updated.
+def forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+) -> tuple[Tensor, Kept, Found | None]:
+    """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps).
 
     Raises:
         UnreadableError: so batch norm in plain torch may be tried, which may say what is wrong.
     """
-    running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims = settings
+    running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims, returns_statistics = settings
+    size = (*x.shape,)
     if (  # what C does not see: Python's types, and what autograd wants
         kernel.run_tensors is not None
         and not stack_dims
+        and not returns_statistics
         and type(momentum) is float
         and type(eps) is float
         and eps > 0
         and type(x) in PLAIN
-        and 2 <= x.dim() <= 3
+        and 2 <= len(size) <= 3
         and type(weight) in PLAIN_OR_NONE
         and type(bias) in PLAIN_OR_NONE
         and type(num_batches_tracked) in PLAIN_OR_NONE
@@ -53,28 +58,30 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Set
             )
         )
     ):
-        size, strides, num_features = contiguous(x.shape)
         dtype = x.dtype
-        y = empty(size, strides, dtype)
-        statistics = empty((2 * num_features,), ROW, dtype)
-        if kernel.run_tensors(
-            pack_tensors(
-                direction=FORWARD,
-                x=c_tensor(x),
-                out=c_tensor(y),
-                weight=0 if weight is None else c_tensor(weight),
-                bias=0 if bias is None else c_tensor(bias),
-                statistics=c_tensor(statistics),
-                running_mean=0 if running_mean is None else c_tensor(running_mean),
-                running_var=0 if running_var is None else c_tensor(running_var),
-                num_batches_tracked=0 if num_batches_tracked is None else c_tensor(num_batches_tracked),
-                threads=kernel.num_threads(x),
-                eps=eps,
-                momentum=momentum,
-            )
-        ):
-            return y, statistics
+        y = empty(size, x.stride(), dtype)
+        statistics = empty((2 * size[1],), ROW, dtype)
+        packed = pack_tensors(
+            FORWARD,
+            c_tensor(x),
+            0,  # grad_y
+            c_tensor(y),
+            0 if weight is None else c_tensor(weight),
+            0 if bias is None else c_tensor(bias),
+            0,  # grad_weight
+            0,  # grad_bias
+            c_tensor(statistics),
+            0 if running_mean is None else c_tensor(running_mean),
+            0 if running_var is None else c_tensor(running_var),
+            0 if num_batches_tracked is None else c_tensor(num_batches_tracked),
+            1 if x.numel() <= kernel.SMALL else kernel.num_threads(),
+            eps,
+            momentum,
+        )
+        if kernel.run_tensors(packed):
+            return y, (statistics,), None
         if not x.is_contiguous():
+            check_memory(x)
             return forward(x.contiguous(), weight, bias, settings)
     check_memory(x, running_mean, running_var, weight, bias)
     if not kernel_by_pointers.takes(x, weight, bias, settings):
@@ -83,62 +90,49 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Set
 
 
 def backward(
-    x: Tensor,
-    grad_y: Tensor,
-    weight: Tensor | None,
-    statistics: Tensor,
-    stack_dims: int,
-    needs_x: bool,
-    needs_weight: bool,
-    needs_bias: bool,
-) -> tuple[Tensor | None, Tensor | None, Tensor | None] | None:
-    """dL/dx, dL/dweight and dL/dbias, those that are needed; None if the kernel cannot read all this.
-
-    The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data
-    since (as `layer.double()` does), and a hook on saved tensors may return what it likes.
-    """
+    x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs
+) -> Gradients | None:
+    (statistics,) = kept
+    assert statistics is not None
+    size = (*x.shape,)
     if (
         kernel.run_tensors is not None
         and not stack_dims
         and type(grad_y) in PLAIN
         and type(x) in PLAIN
-        and 2 <= x.dim() <= 3
+        and 2 <= len(size) <= 3
         and type(statistics) in PLAIN
         and type(weight) in PLAIN_OR_NONE
     ):
-        size, strides, num_features = contiguous(x.shape)
         dtype = x.dtype
-        grad_x = empty(size, strides, dtype) if needs_x else None
-        grad_weight = empty((num_features,), ROW, dtype) if needs_weight else None
-        grad_bias = empty((num_features,), ROW, dtype) if needs_bias else None
-        if kernel.run_tensors(
-            pack_tensors(
-                direction=BACKWARD,
-                x=c_tensor(x),
-                grad_y=c_tensor(grad_y),
-                out=0 if grad_x is None else c_tensor(grad_x),
-                weight=0 if weight is None else c_tensor(weight),
-                grad_weight=0 if grad_weight is None else c_tensor(grad_weight),
-                grad_bias=0 if grad_bias is None else c_tensor(grad_bias),
-                statistics=c_tensor(statistics),
-                threads=kernel.num_threads(x),
-            )
-        ):
+        needs_x, needs_weight, needs_bias = needs
+        row = (size[1],)
+        grad_x = empty(size, x.stride(), dtype) if needs_x else None
+        grad_weight = empty(row, ROW, dtype) if needs_weight else None
+        grad_bias = empty(row, ROW, dtype) if needs_bias else None
+        packed = pack_tensors(
+            BACKWARD,
+            c_tensor(x),
+            c_tensor(grad_y),
+            0 if grad_x is None else c_tensor(grad_x),
+            0 if weight is None else c_tensor(weight),
+            0,  # bias
+            0 if grad_weight is None else c_tensor(grad_weight),
+            0 if grad_bias is None else c_tensor(grad_bias),
+            c_tensor(statistics),
+            0,  # running_mean
+            0,  # running_var
+            0,  # num_batches_tracked
+            1 if x.numel() <= kernel.SMALL else kernel.num_threads(),
+            0.0,  # eps
+            0.0,  # momentum
+        )
+        if kernel.run_tensors(packed):
             return grad_x, grad_weight, grad_bias
         if not (x.is_contiguous() and grad_y.is_contiguous()):
-            x, grad_y = x.contiguous(), grad_y.contiguous()
-            return backward(x, grad_y, weight, statistics, 0, needs_x, needs_weight, needs_bias)
+            check_memory(x, grad_y)
+            return backward(x.contiguous(), grad_y.contiguous(), weight, kept, stack_dims, needs)
     check_memory(x, grad_y, weight, statistics)
-    if not kernel_by_pointers.takes_back(x, grad_y, weight, statistics, stack_dims):
+    if not are_readable_back(x, grad_y, weight, kept, stack_dims):
         return None
-    needs = needs_x, needs_weight, needs_bias
-    return kernel_by_pointers.backward(x, grad_y, weight, statistics, stack_dims, *needs)
-
-
-def contiguous(shape: torch.Size) -> tuple[tuple[int, ...], tuple[int, ...], int]:
-    """The size and the strides of (N, C) or (N, C, L), contiguous; and C."""
-    if len(shape) == 2:
-        num_samples, num_features = shape
-        return (num_samples, num_features), (num_features, 1), num_features
-    num_samples, num_features, length = shape
-    return (num_samples, num_features, length), (num_features * length, length, 1), num_features
+    return kernel_by_pointers.backward(x, grad_y, weight, kept, stack_dims, needs)

@@ -20,7 +20,7 @@ class Problem(ctypes.Structure):
     _fields_ = (
         ("direction", ctypes.c_int64),
         *((name, ctypes.c_void_p) for name in ("x", "grad_y", "out", "weight", "bias", "grad_weight", "grad_bias")),
-        *((name, ctypes.c_void_p) for name in ("mean", "inv_std", "running_mean", "running_var")),
+        *((name, ctypes.c_void_p) for name in ("mean", "inv_std", "unbiased_var", "running_mean", "running_var")),
         *((name, ctypes.c_void_p) for name in ("num_batches_tracked", "eps", "momentum")),
         *((name, ctypes.c_int64) for name in ("K", "N", "C", "L", "threads")),
         *((name, ctypes.c_double) for name in ("eps_number", "momentum_number")),
@@ -68,7 +68,7 @@ def compared(run: Any, number: Any, N: int, C: int, L: int) -> list[tuple[str, A
     weight = numbers(C, [1 + c / C for c in range(C)])
     bias = numbers(C, [c / C - 0.5 for c in range(C)])
     y, grad_x = numbers(values), numbers(values)
-    grad_weight, grad_bias, mean, inv_std, running_mean = (numbers(C) for _ in range(5))
+    grad_weight, grad_bias, mean, inv_std, unbiased_var, running_mean = (numbers(C) for _ in range(6))
     running_var = numbers(C, [1.0] * C)
     batches = ctypes.c_int64(6)
 
@@ -80,11 +80,12 @@ def compared(run: Any, number: Any, N: int, C: int, L: int) -> list[tuple[str, A
     run.argtypes, run.restype = [ctypes.POINTER(Problem)], None
     kept = {"x": x, "weight": weight, "mean": mean, "inv_std": inv_std}
     running = {"running_mean": running_mean, "running_var": running_var, "num_batches_tracked": batches}
-    call(FORWARD, EPS, MOMENTUM, **kept, bias=bias, out=y, **running)
+    call(FORWARD, EPS, MOMENTUM, **kept, bias=bias, out=y, unbiased_var=unbiased_var, **running)
     call(BACKWARD, **kept, grad_y=grad_y, out=grad_x, grad_weight=grad_weight, grad_bias=grad_bias)
 
     expected: dict[str, list[float]] = {name: [0.0] * values for name in ("y", "dL/dx")}
-    expected |= {name: [] for name in ("mean", "1 / std", "dL/dweight", "dL/dbias", "running_mean", "running_var")}
+    expected |= {name: [] for name in ("mean", "1 / std", "dL/dweight", "dL/dbias")}
+    expected |= {name: [] for name in ("unbiased_var", "running_mean", "running_var")}
     n = N * L
     for c in range(C):
         places = [(row * C + c) * L + i for row in range(N) for i in range(L)]
@@ -101,9 +102,10 @@ def compared(run: Any, number: Any, N: int, C: int, L: int) -> list[tuple[str, A
         expected["1 / std"].append(factor)
         expected["dL/dweight"].append(sum_gx_hat)
         expected["dL/dbias"].append(sum_g)
+        expected["unbiased_var"].append(var * n / (n - 1))
         expected["running_mean"].append(MOMENTUM * average)
         expected["running_var"].append(1 - MOMENTUM + MOMENTUM * var * n / (n - 1))
-    found = y, grad_x, mean, inv_std, grad_weight, grad_bias, running_mean, running_var
+    found = y, grad_x, mean, inv_std, grad_weight, grad_bias, unbiased_var, running_mean, running_var
     results = [(name, result, expected[name]) for name, result in zip(expected, found, strict=True)]
     return [*results, ("num_batches_tracked", [batches.value], [7])]
 

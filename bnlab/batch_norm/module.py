@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from bnlab.batch_norm import running
-from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.arguments import Settings, settings_of
 from bnlab.batch_norm.functional import check, normalize
 from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.errors import UserError
@@ -128,7 +128,9 @@ class BatchNorm1d(nn.BatchNorm1d):
             training, num_batches_tracked = running_mean is None and running_var is None, None
         elif not self.track_running_stats:
             running_mean = running_var = num_batches_tracked = None
-        settings = Settings(running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0)
+        settings = settings_of(
+            (running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0, False)
+        )
         return normalize(input, weight, bias, settings, training)
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:
@@ -137,19 +139,12 @@ class BatchNorm1d(nn.BatchNorm1d):
         check(input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.eps, mask, 0)
 
     @torch.no_grad()
-    def track(self, mean: Tensor, var: Tensor) -> None:
+    def track(self, mean: Tensor, var: Tensor, mask: Tensor | None = None) -> None:
         """Take a batch's mean and unbiased variance, (C,), into the running statistics, unless it was counted."""
-        if not self.track_running_stats:
-            return
-        running.move(
-            mean,
-            var,
-            self.running_mean,
-            self.running_var,
-            self.num_batches_tracked,
-            self.momentum,
-            recomputed=answered(recomputing(), mean),
-        )
+        if self.track_running_stats:
+            buffers = self.running_mean, self.running_var, self.num_batches_tracked
+            settings = Settings(*buffers, self.momentum, self.eps, mask, 0)
+            running.move(mean, var, settings, recomputed=answered(recomputing(), mean))
 
 
 def call_in_graph(layer: BatchNorm1d, *args: Any, **kwargs: Any) -> Any:

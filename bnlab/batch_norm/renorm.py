@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas, running
-from bnlab.batch_norm.functional import normalize_alone
+from bnlab.batch_norm import formulas
+from bnlab.batch_norm.functional import normalize_batch
 from bnlab.batch_norm.module import BatchNorm1d
 from bnlab.batch_norm.recomputation import as_at_first
 
@@ -78,10 +78,10 @@ class BatchRenorm1d(BatchNorm1d):
         self.check(input, mask)
         if not input.numel():
             return super().forward(input, mask)
-        x_hat, mean, var = normalize_alone(input, None, None, self.eps, mask, 0)
+        x_hat, mean, var = normalize_batch(input, None, None, self.eps, mask, 0)
         with torch.no_grad():
             r, d = as_at_first(self, (mean, var), lambda: self.correction(mean, var, formulas.count(input, mask, 0)))
-            self.track(*running.known(mean, var, running_mean, running_var, mask, 0))
+            self.track(mean, var, mask)
         scale, shift = (r, d) if self.weight is None else (r * self.weight, d * self.weight)
         shift = shift if self.bias is None else shift + self.bias
         return formulas.affine(x_hat.to(scale.dtype), None, scale, shift, mask, 0).to(input.dtype)

@@ -6,63 +6,51 @@ from torch import Tensor
 from bnlab.batch_norm.arguments import Settings
 from bnlab.batch_norm.formulas import count, num_valid, per_network
 
-__all__ = ["add_unless", "known", "move", "update"]
+__all__ = ["add_unless", "count_batch", "move", "unbiased"]
+
+ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor in every operation
 
 
-def update(
-    x: Tensor,
-    mean: Tensor,
-    var: Tensor,
-    settings: Settings,
-    *,
-    by_lerp: bool = False,
-    recomputed: bool | Tensor = False,
-) -> None:
-    """Take the batch's mean and N / (N - 1) times its biased variance into the running statistics.
-
-    Where a mask leaves no value there is no mean, and where it leaves one there is no variance: those statistics stay.
-    """
-    running_mean, running_var, num_batches_tracked, momentum, _, mask, stack_dims = settings
-    if mask is not None and running_mean is not None and running_var is not None:
-        valid = num_valid(mask, stack_dims).to(var.dtype)  # integers would be divided in fp32
-        unbiased = var * (valid / (valid - 1).clamp(min=1))
-        mean, var = known(mean, unbiased, running_mean, running_var, mask, stack_dims)
-    elif running_var is not None:
-        number = count(x, None, stack_dims)
-        var = var * (number / (number - 1))
-    running = running_mean, running_var, num_batches_tracked, momentum
-    move(mean, var, *running, by_lerp=by_lerp, recomputed=recomputed)
-
-
-def known(
-    mean: Tensor, var: Tensor, running_mean: Tensor, running_var: Tensor, mask: Tensor | None, stack_dims: int
-) -> tuple[Tensor, Tensor]:
-    """The batch's mean and unbiased variance, or the running ones where a mask leaves too few values to have any."""
+def unbiased(var: Tensor, x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
+    """N / (N - 1) times the biased variance of the batch x; 0 where a mask leaves fewer than two values."""
     if mask is None:
-        return mean, var
-    valid = num_valid(mask, stack_dims)
-    return torch.where(valid > 0, mean, running_mean), torch.where(valid > 1, var, running_var)
+        number = count(x, None, stack_dims)
+        return var * (number / (number - 1))
+    valid = num_valid(mask, stack_dims).to(var.dtype)  # integers would be divided in fp32
+    return torch.where(valid > 1, var * (valid / (valid - 1).clamp(min=1)), 0)
+
+
+def count_batch(num_batches_tracked: Tensor | None, momentum: Tensor | float | None) -> Tensor | float:
+    """Count a batch. Return the momentum, where None averages all batches: 1 / num_batches_tracked, (*stack) if each
+    network has its own count.
+    """
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(ONE)
+    if momentum is not None:
+        return momentum
+    if num_batches_tracked is None:
+        return 0.0
+    return 1.0 / (float(num_batches_tracked) if num_batches_tracked.numel() == 1 else num_batches_tracked.double())
 
 
 def move(
-    mean: Tensor,
-    var: Tensor,
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    num_batches_tracked: Tensor | None,
-    momentum: Tensor | float | None,
-    *,
-    by_lerp: bool = False,
-    recomputed: bool | Tensor = False,
+    mean: Tensor, var: Tensor, settings: Settings, *, by_lerp: bool = False, recomputed: bool | Tensor = False
 ) -> None:
     """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted.
 
+    Where a mask leaves no value there is no mean, and where it leaves one there is no variance: those statistics stay.
+
     Args:
-        by_lerp: where the dtypes allow, in one operation instead of three. It rounds otherwise, and vmap has no rule
+        mean, var: of the batch, the variance unbiased.
+        by_lerp: where the dtypes allow, in one operation instead of three. It rounds differently, and vmap has no rule
             for it.
         recomputed: the batch was counted before. It takes the same operations all the same, up to the last, because
             selective checkpointing finds what it saved by the place of an operation among its like.
     """
+    running_mean, running_var, num_batches_tracked, momentum, _, mask, stack_dims, _ = settings
+    if mask is not None and running_mean is not None and running_var is not None:
+        valid = num_valid(mask, stack_dims)
+        mean, var = torch.where(valid > 0, mean, running_mean), torch.where(valid > 1, var, running_var)
     if (
         by_lerp
         and momentum is not None

@@ -37,45 +37,8 @@ class Tensors(ctypes.Structure):
     )
 
 
-in_order = struct.Struct("@q11Pq2d").pack
-
-
-def pack_tensors(
-    *,
-    direction: int,
-    x: int,
-    grad_y: int = 0,
-    out: int,
-    weight: int = 0,
-    bias: int = 0,
-    grad_weight: int = 0,
-    grad_bias: int = 0,
-    statistics: int,
-    running_mean: int = 0,
-    running_var: int = 0,
-    num_batches_tracked: int = 0,
-    threads: int,
-    eps: float = 0.0,
-    momentum: float = 0.0,
-) -> bytes:
-    """The bytes of `Tensors`, packed without making one, which ctypes is slow at."""
-    return in_order(
-        direction,
-        x,
-        grad_y,
-        out,
-        weight,
-        bias,
-        grad_weight,
-        grad_bias,
-        statistics,
-        running_mean,
-        running_var,
-        num_batches_tracked,
-        threads,
-        eps,
-        momentum,
-    )
+# The bytes of a `Tensors`, from its fields in their order, without making one, which ctypes is slow at.
+pack_tensors = struct.Struct("@q11Pq2d").pack
 
 
 # As they stand in `ask` and `code` of tensors.c.
@@ -135,8 +98,8 @@ def sees_what_python_sees(run: Run) -> bool:
 
         def takes(x: Tensor, statistics: Tensor, counter: Tensor, y: Tensor = y) -> bool:
             given = {"x": x, "out": y, "statistics": statistics, "num_batches_tracked": counter}
-            tensors = {name: c_tensor(tensor) for name, tensor in given.items()}
-            return bool(run(pack_tensors(direction=FORWARD, **tensors, threads=1, eps=1e-5, momentum=0.1)))
+            addresses = {name: c_tensor(tensor) for name, tensor in given.items()}
+            return bool(run(bytes(Tensors(direction=FORWARD, **addresses, threads=1, eps=1e-5, momentum=0.1))))
 
         refused = (
             (negated_view(x), statistics, counter),

@@ -7,9 +7,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bnlab.batch_norm import batch_norm, in_place, kernel_by_pointers
+from bnlab.batch_norm import batch_norm, in_place, kernel_by_pointers, running
 from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.eager import BackEnd
+from bnlab.batch_norm.back_end import BackEnd, Kept
 from bnlab.batch_norm.formulas import inverse_std
 from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem
 from bnlab.batch_norm.plain import are_in_memory
@@ -138,7 +138,7 @@ class BatchNorm(Layer):
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._back_end: BackEnd | None = None
-        self._statistics = affine  # of the newest forward, for its backward
+        self._kept: Kept = ()  # by the newest forward, for its backward
         self._counts: Tensor | None = None  # of the networks, which go in step
 
     @classmethod
@@ -182,7 +182,10 @@ class BatchNorm(Layer):
         if self._back_end is None:
             takes = kernel_by_pointers.takes(x, self._weight, self._bias, settings)
             self._back_end = kernel_by_pointers if takes else in_place
-        y, self._statistics = self._back_end.forward(x, self._weight, self._bias, settings)
+        y, self._kept, found = self._back_end.forward(x, self._weight, self._bias, settings)
+        if found is not None:
+            mean, var = found
+            running.move(mean, var, settings, by_lerp=True)
         return y
 
     def evaluate(self, x: Tensor) -> Tensor:
@@ -193,7 +196,7 @@ class BatchNorm(Layer):
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
         assert self._back_end is not None
         needs = needs_x, self._weight is not None, self._bias is not None
-        found = self._back_end.backward(self._x, grad_y, self._weight, self._statistics, 1, *needs)
+        found = self._back_end.backward(self._x, grad_y, self._weight, self._kept, 1, needs)
         assert found is not None
         grad_x, *gradients = found
         for target, gradient in zip(self._grad_affine, gradients, strict=False):

@@ -1,0 +1,36 @@
+"""What a back end of batch norm in eager mode is, and what travels between it, the Function and autograd."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from torch import Tensor
+
+from bnlab.batch_norm.arguments import Settings
+
+__all__ = ["BackEnd", "Found", "Gradients", "Kept", "Needs", "needed"]
+
+Kept: TypeAlias = Sequence[Tensor | None]  # what forward hands to backward beside x and weight; autograd saves it
+Found: TypeAlias = tuple[Tensor, Tensor]  # the mean and the unbiased variance of the batch, (*stack, C)
+Needs: TypeAlias = Sequence[bool]  # whether dL/dx, dL/dweight and dL/dbias are needed
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # these three
+
+
+class BackEnd(Protocol):
+    """A module with these two functions."""
+
+    def forward(
+        self, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
+    ) -> tuple[Tensor, Kept, Found | None]:
+        """y, what backward needs, and the statistics; None if the back end has moved the running statistics itself."""
+
+    def backward(
+        self, x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs
+    ) -> Gradients | None:
+        """The gradients that are needed; None if the back end cannot read these tensors."""
+
+
+def needed(gradients: tuple[Tensor, Tensor, Tensor], needs: Needs) -> Gradients:
+    grad_x, grad_weight, grad_bias = (
+        each if is_needed else None for each, is_needed in zip(gradients, needs, strict=True)
+    )
+    return grad_x, grad_weight, grad_bias
