@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import lightning.pytorch.callbacks
 import pytest
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,8 @@ def test_a_logger_is_what_monitors_write_to_and_an_own_callback_may_log_anything
     ids=lambda value: value.rpartition(".")[2] if isinstance(value, str) else None,
 )
 def test_the_objective_is_that_of_the_weights_in_best_ckpt(target, arguments, steps, tmp_path: Path) -> None:
+    if not hasattr(lightning.pytorch.callbacks, target.rpartition(".")[2]):
+        pytest.skip("this version of Lightning has no such callback")
     summary = fit(with_callback(target, arguments), tmp_path / "run", console=QUIET)
     run = bnlab.load(tmp_path / "run")
     assert (summary["status"], summary["epochs"], summary["steps"]) == ("completed", 3, steps)

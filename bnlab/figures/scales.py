@@ -58,7 +58,7 @@ def set_scale(panel: Axes, scale: str | Sequence[str], *, vertical: bool = False
         number_log_axis(axis, decades_apart=2)
     elif scale == "one_minus_log":
         set_axis_scale("function", functions=(_decades_below_one, _below_one))
-        low, high = (panel.dataLim.intervaly if vertical else panel.dataLim.intervalx).tolist()
+        low, high = map(float, panel.dataLim.intervaly if vertical else panel.dataLim.intervalx)
         if np.isfinite(low) and np.isfinite(high):
             ends = _decades_below_one(np.array([low, high]))
             margin = 0.05 * (ends[1] - ends[0]) or 0.1

@@ -8,9 +8,10 @@ import io
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, suppress
 from functools import cache
 from inspect import signature
+from pydoc import locate
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -102,12 +103,18 @@ def instantiate(config: Any, **named: Any) -> Any:
 
 
 def _targets_in(config: Any) -> Iterator[str]:
-    """Every `_target_` in a config: the whitelist under which Hydra 1.4 still refuses what it calls dangerous."""
+    """Every `_target_` in a config, and where it is defined if it is only imported there.
+
+    With this whitelist, Hydra 1.4 still refuses what it calls dangerous.
+    """
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True)
     if isinstance(config, Mapping):
         if isinstance(target := config.get("_target_"), str):
             yield target
+            with suppress(Exception):  # Hydra says it better
+                found: Any = locate(target)
+                yield f"{found.__module__}.{found.__qualname__}"
         config = list(config.values())
     if isinstance(config, list | tuple):
         for each in config:
