@@ -219,7 +219,7 @@ def test_rounds_have_colours_and_boxes() -> None:
 
 
 def trial(number: int, point: int, repeat: int, objective: float | None, status: str = "completed") -> Trial:
-    return Trial(number, point, repeat, Status(status), objective, {"lr": str(point)}, None, None, "", None)
+    return Trial(number, point, repeat, Status(status), objective, {"lr": str(point)}, {}, None, "", None)
 
 
 def test_a_configuration_over_seeds_is_one_point() -> None:

@@ -11,7 +11,7 @@ from bnlab.text.number_format import percent
 
 
 def trial(number: int, point: int | None, repeat: int, objective: float | None, status: str = "completed") -> Trial:
-    return Trial(number, point, repeat, Status(status), objective, {}, None, None, "", None)
+    return Trial(number, point, repeat, Status(status), objective, {}, {}, None, "", None)
 
 
 def ranked(trials, minimize: bool = False, seeds: int = 3) -> list[tuple[int | None, bool]]:

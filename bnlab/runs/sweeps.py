@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import dropwhile, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,6 @@ from bnlab.text.number_format import metric
 __all__ = ["Sweep", "load_sweep"]
 
 _ON_SCREEN = 10
-_OF_A_TRIAL = ("number", "state", "seconds", "folder", "reason")
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,8 @@ class Sweep:
     @property
     def settings(self) -> list[str]:
         """What was searched."""
-        others = (*_OF_A_TRIAL, self.objective)
-        return [name for name in self.metrics if name not in others and not name.startswith("test_")]
+        after_objective = dropwhile(lambda name: name != self.objective, self.metrics)
+        return list(takewhile(lambda name: not name.startswith("test_"), after_objective))[1:]
 
     def run(self, number: int, *, trust: bool = False) -> Run:
         """Trial `number`, read back by `bnlab.load`.

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,21 @@ __all__ = ["Leaderboard", "axis_of"]
 
 NUM_ON_SCREEN = 10
 NUM_IN_FILE = 100
+
+
+@dataclass(frozen=True)
+class _Column:
+    """A number of each trial beside its objective.
+
+    Attributes:
+        name: in trials.csv, and at the head of the tables.
+        value: None where a trial has none.
+        is_shown: whether the tables have it, too, as the mean over seeds.
+    """
+
+    name: str
+    value: Callable[[Trial], float | None]
+    is_shown: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,12 +142,20 @@ class Leaderboard:
 
     def _columns(self) -> list[str]:
         keys = [parameter.key for parameter in self.space.parameters]
-        return ["", "trial", self.objective, *filter(None, [self._test_name]), *short_keys(keys)]
+        return ["", "trial", self.objective, *(column.name for column in self._shown), *short_keys(keys)]
 
     @property
-    def _test_name(self) -> str | None:
-        """Of the score that the best weights have on the test set; None where none was tested."""
-        return next((trial.test[0] for trial in self.trials if trial.test is not None), None)
+    def _measured(self) -> list[_Column]:
+        """What trials.csv has after the settings, from what is kept of a run's summary (`trials.KEPT`)."""
+        tested = next((trial.test[0] for trial in self.trials if trial.test is not None), None)
+        return [
+            _Column(tested or "test_accuracy", lambda trial: trial.test and trial.test[1], is_shown=tested is not None),
+            _Column("seconds", lambda trial: trial.kept.get("seconds")),
+        ]
+
+    @property
+    def _shown(self) -> list[_Column]:
+        return [column for column in self._measured if column.is_shown]
 
     def _rows(self, ranking: Sequence[Configuration]) -> list[list[str]]:
         parameters = [
@@ -152,9 +175,9 @@ class Leaderboard:
             mean_and_deviation(self.objective, configuration.mean, configuration.deviation)
             + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
         ]
-        if self._test_name is not None:
-            found = estimate([trial.test[1] for trial in trials if trial.test is not None])
-            cells.append("" if found is None else mean_and_deviation(self._test_name, found.mean, found.deviation))
+        for column in self._shown:
+            found = estimate([value for trial in trials if (value := column.value(trial)) is not None])
+            cells.append("" if found is None else mean_and_deviation(column.name, found.mean, found.deviation))
         return cells
 
     def _csv(self, folder: SweepFolder) -> str:
@@ -162,19 +185,9 @@ class Leaderboard:
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         seed = ["seed"] if self.seeds > 1 else []
-        writer.writerow(
-            [
-                "number",
-                "state",
-                self.objective,
-                *keys,
-                *seed,
-                self._test_name or "test_accuracy",
-                "seconds",
-                "folder",
-                "reason",
-            ]
-        )
+        measured = self._measured
+        names = [column.name for column in measured]
+        writer.writerow(["number", "state", self.objective, *keys, *seed, *names, "folder", "reason"])
         for trial in self.trials:
             texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
             writer.writerow(
@@ -184,8 +197,7 @@ class Leaderboard:
                     trial.objective,
                     *texts,
                     *([self.base_seed + trial.repeat] if seed else []),
-                    trial.test and trial.test[1],
-                    trial.seconds,
+                    *(column.value(trial) for column in measured),
                     _inside(trial, folder),
                     trial.error,
                 ]

@@ -29,7 +29,7 @@ from bnlab.search.spaces.distributions import distribution_of, from_optuna, name
 from bnlab.search.spaces.parameter import Parameter, Point
 from bnlab.search.spaces.space import Space
 from bnlab.search.study.storage import study_id, trial_id
-from bnlab.search.study.trials import FOLDER, REPEAT, RESULT, SUBDIR, SWEEP, folder_name, result_of
+from bnlab.search.study.trials import FOLDER, KEPT, REPEAT, RESULT, SUBDIR, SWEEP, folder_name, result_of
 from bnlab.status import Status
 
 __all__ = ["MOST_ENDS", "PATIENCE_S", "Plan", "TakenTrial"]
@@ -367,10 +367,9 @@ class Plan:
         tested = test_metric(result)
         kept = {
             "status": status,
-            "objective": result.get("objective"),
-            "seconds": result.get("seconds"),
+            **dict.fromkeys(KEPT),
             "error": result.get("error", ""),
-            **{name: value for name, value in result.items() if name == tested},
+            **{name: value for name, value in result.items() if name in (*KEPT, tested)},
         }
         self._storage.set_trial_user_attr(identifier, RESULT, kept)
         if status.is_ranked:

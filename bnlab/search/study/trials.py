@@ -1,7 +1,7 @@
 """The trials of a study as rows: what a table, a file or a figure shows of them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from bnlab.status import Status
 
 __all__ = [
     "FOLDER",
+    "KEPT",
     "REPEAT",
     "RESULT",
     "SUBDIR",
@@ -34,6 +35,8 @@ SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may b
 SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
 FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
 RESULT = "result"  # of its summary: status, objective, seconds, error, and the test metric that tables show
+
+KEPT = ("objective", "seconds")  # numbers of a run's summary that tables show, beside the test metric
 
 _OLD_NAMES = {"state": "status", "reason": "error"}
 
@@ -57,6 +60,7 @@ class Trial:
         status: interrupted where it was tried again.
         objective: at its best epoch; None if there was none.
         values: the parameters, by their key in the config.
+        kept: what the study keeps of its summary, `KEPT` among it; empty before it ended.
         error: why it failed.
         test: the name of its test score and the score; None where it was not tested.
     """
@@ -67,7 +71,7 @@ class Trial:
     status: Status
     objective: float | None
     values: Point
-    seconds: float | None
+    kept: Mapping[str, Any]
     folder: Path | None
     error: str
     test: tuple[str, float] | None
@@ -168,7 +172,7 @@ def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Tria
         status=Status(result.get("status", _STATUSES[trial.state])),
         objective=result.get("objective"),
         values=values_of(trial, space),
-        seconds=result.get("seconds"),
+        kept=result,
         folder=_folder_of(trial, sweep_id, folder),
         error=result.get("error", ""),
         test=next(
