@@ -106,7 +106,7 @@ def _draw(axes: Axes, one: Series, quantity: str, style: tuple[str, Dashes], has
 
 
 def _by_epoch(one: Series, name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """All epochs, (E,), and the values of each run there, (runs, E), NaN where it has none that is finite."""
+    """Return all epochs, (E,), and the values of each run, (runs, E), with NaN where one has no finite value."""
     epochs = sorted({epoch for run in one.runs for epoch in run["epoch"]})
     values = np.full((len(one.runs), len(epochs)), np.nan)
     for row, run in zip(values, one.runs, strict=True):
@@ -117,13 +117,13 @@ def _by_epoch(one: Series, name: str) -> tuple[NDArray[np.float64], NDArray[np.f
 
 
 def _mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Over the runs that are still there at an epoch; NaN where none is."""
+    """Average over the runs that reached an epoch; NaN where none did."""
     number = np.isfinite(values).sum(0)
     return np.where(number > 0, np.nansum(values, 0) / np.maximum(number, 1), np.nan)
 
 
 def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """With n - 1, 0 where one run is left."""
+    """Return the standard deviation with n - 1; 0 where one run is left."""
     number = np.isfinite(values).sum(0)
     squares = np.nansum((values - _mean(values)) ** 2, 0)
     return np.sqrt(squares / np.maximum(number - 1, 1))
@@ -154,7 +154,7 @@ def _finish(axes: Axes, series: Sequence[Series], quantity: str, splits: Sequenc
 
 
 def _values(one: Series, names: Sequence[str], *, with_unsteady: bool) -> list[float]:
-    """All that are finite in these columns, of runs that did not diverge."""
+    """Return the finite values in these columns of the runs that did not diverge."""
     return [
         value
         for run, is_unsteady in zip(one.runs, one.unsteady, strict=True)

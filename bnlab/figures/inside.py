@@ -1,4 +1,4 @@
-"""The figure of a network's inside: a row for each layer."""
+"""Draws the inside of a network, one row per layer."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -96,7 +96,7 @@ _TITLES = {
 
 
 def _values(panel: Axes, layer: Shown) -> dict[str, Artist]:
-    """Pooled over units and samples, without the outermost thousandth at each end."""
+    """Draw histograms pooled over units and samples, without the outermost thousandth at each end."""
     parts = {"before the norm" if layer.after is not None else "z": _finite(layer.before)}
     if layer.after is not None:
         parts["after the norm"] = _finite(layer.after)
@@ -117,7 +117,7 @@ def _values(panel: Axes, layer: Shown) -> dict[str, Artist]:
 
 
 def _parameters(panel: Axes, layer: Shown) -> dict[str, Artist]:
-    """Each unit's, in the order of its size."""
+    """Draw each unit's γ and β, sorted by size."""
     handles: dict[str, Artist] = {}
     for label, values, colour in (("γ", layer.weight, _THIRD), ("β", layer.bias, _DEAD)):
         if values is not None:

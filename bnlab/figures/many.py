@@ -70,7 +70,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
 
 @cache
 def _canvas(is_log: bool, is_short: bool, shown: tuple[str, ...]) -> FigureCanvasAgg:
-    """`curves` of something, with lines that are left out when it is drawn; the grid is a matter of `is_log`."""
+    """Draw `curves` of placeholder data, with lines that `draw` leaves out; the grid depends on `is_log`."""
     epochs = range(1, 2 if is_short else 4)
     loss = [1.0 if is_log else 0.0] * len(epochs)
     metrics = {f"{split}_{quantity}": loss for split in COLOURS for quantity in shown}
@@ -83,7 +83,7 @@ def _canvas(is_log: bool, is_short: bool, shown: tuple[str, ...]) -> FigureCanva
 
 
 def _highest_loss(training: Curves) -> float | None:
-    """None where the first epoch already was not finite."""
+    """Return the highest finite loss; None where the first epoch already diverged."""
     losses = [value for split in COLOURS for value in training.metrics[f"{split}_loss"]]
     return max(filter(math.isfinite, losses), default=None)
 

@@ -1,4 +1,4 @@
-"""Colours that colour-blind readers tell apart too, and ways to tell more lines apart than there are colours."""
+"""Colours that colour-blind readers can tell apart, and dashes for more lines than there are colours."""
 
 from collections.abc import Sequence
 
@@ -21,10 +21,10 @@ MOST_LINES = len(COLOURS) * len(_DASHES)
 
 
 def line_style(index: int) -> tuple[str, Dashes]:
-    """The colour and the dashes of line `index`, both together no other's below `MOST_LINES`."""
+    """Return the colour and the dashes of line `index`, a unique pair below `MOST_LINES`."""
     return COLOURS[index % len(COLOURS)], _DASHES[index // len(COLOURS) % len(_DASHES)]
 
 
 def ordered_colours(number: int) -> list[str]:
-    """From light to dark, for what has an order, such as rounds."""
+    """Return colours from light to dark, for an ordered quantity such as rounds."""
     return [to_hex(colormaps["viridis_r"](place)) for place in np.linspace(0.15, 0.95, number)]

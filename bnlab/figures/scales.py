@@ -16,7 +16,7 @@ LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
 
 
 def number_log_axis(axis: Axis, decades_apart: float) -> None:
-    """Plain numbers at powers of ten where these are more than `decades_apart`, else at 1, 2, 5, 10, ...
+    """Label the axis in plain numbers: at powers of ten if it spans more than `decades_apart`, else at 1, 2, 5, 10, ...
 
     matplotlib's own locator adds minor ticks and writes powers, which nobody needs to read a learning rate.
     """
@@ -28,21 +28,21 @@ def number_log_axis(axis: Axis, decades_apart: float) -> None:
 
 
 def short(text: str) -> str:
-    """In a line, the middle left out where it is long."""
+    """Put the text on one line, and cut out the middle of a long one."""
     shown = "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
     half = LONGEST_LABEL // 2
     return shown if len(shown) <= LONGEST_LABEL else f"{shown[:half]}…{shown[-half:]}"
 
 
 def unique(names: Sequence[str], numbers: Sequence[int] | None = None) -> list[str]:
-    """As they are or, where two are alike, each after its number plus 1."""
+    """Return the names, each preceded by its number plus 1 where two are equal."""
     if len(set(names)) == len(names):
         return list(names)
     return [f"{number + 1}: {name}" for number, name in zip(numbers or range(len(names)), names, strict=True)]
 
 
 def set_scale(panel: Axes, scale: str | Sequence[str], *, vertical: bool = False) -> None:
-    """Give the x axis, or the vertical one, a scale (linear, log, one_minus_log), or names, one a step of 1."""
+    """Give the x axis, or the y axis, a scale (linear, log, one_minus_log), or names at 0, 1, 2, ..."""
     axis = panel.yaxis if vertical else panel.xaxis
     set_ticks = panel.set_yticks if vertical else panel.set_xticks
     set_axis_scale = panel.set_yscale if vertical else panel.set_xscale

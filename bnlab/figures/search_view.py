@@ -49,7 +49,7 @@ _BEYOND = 0.03  # of the panel's height: where those are that have no place in i
 
 
 def factor_of(axes: Mapping[str, Axis]) -> str | None:
-    """The parameter to be shown by colours beside others on axes: a choice of few, of names rather than of numbers."""
+    """Return the parameter to show by colour while the others get axes: a choice of few, preferably of names."""
     choices = {key: axis for key, axis in axes.items() if not isinstance(axis, str) and 1 < len(axis) <= MOST_LEVELS}
     if len(axes) < 2 or not choices:
         return None
@@ -106,7 +106,7 @@ class SearchView:
         return {Status.PRUNED: _GREY, Status.FAILED: _GREY, Status.DIVERGED: "#CC79A7"}.get(trial["status"], COLOURS[0])
 
     def _is_log(self) -> bool:
-        """A loss over more than a decade."""
+        """Whether the objective is a loss that spans more than a decade."""
         return (
             self.limits is not None
             and metric_of(self.objective).is_logarithmic
@@ -115,7 +115,7 @@ class SearchView:
         )
 
     def _limits(self) -> tuple[float, float] | None:
-        """The least and the greatest objective of trials that completed, or of all where none did, with their bars."""
+        """Return the range of the objectives and their bars, of the trials that completed or, without any, of all."""
         placed = [trial for trial in self.trials if trial["objective"] is not None]
         steady = [trial for trial in placed if trial["status"] != Status.DIVERGED] or placed
         least = metric_of(self.objective).least_drawn
@@ -163,11 +163,11 @@ class SearchView:
 
     @property
     def _arrow(self) -> MarkerStyle:
-        """Towards where a trial lies that the axis does not reach."""
+        """Return the marker that points to a trial beyond the axis."""
         return MarkerStyle(CARETUPBASE if self.minimize else CARETDOWNBASE)
 
     def _groups(self, *keys: str) -> list[tuple[str, str, list[Mapping[str, Any]]]]:
-        """The trials that have these parameters, those alike in state and colour together."""
+        """Group the trials that have these parameters by status and colour."""
         groups: dict[tuple[str, str], list[Mapping[str, Any]]] = {}
         for trial in self.trials:
             if all(key in trial for key in keys):
@@ -195,7 +195,7 @@ class SearchView:
             panel.plot([place], [self.best["objective"]], "*", **_BEST, markersize=13, label="best", zorder=4)
 
     def _connect(self, panel: Axes, key: str) -> None:
-        """A line for each level, along the other parameter."""
+        """Draw a line per level, along the other parameter."""
         for level, (_, colour) in enumerate(self.levels):
             of_level = [
                 (self._place(trial, key), trial["objective"])
@@ -223,7 +223,7 @@ class SearchView:
         )
 
     def draw_plane(self, panel: Axes, across: str, up: str) -> None:
-        """Two parameters against each other, and the boxes of the rounds."""
+        """Draw two parameters against each other, and the boxes of the rounds."""
         for state, colour, of_group in self._groups(across, up):
             x, y = [trial[across] for trial in of_group], [trial[up] for trial in of_group]
             panel.plot(x, y, MARKERS.get(state, "o"), color=colour, alpha=0.75, label=state)
@@ -272,7 +272,7 @@ class SearchView:
             panel.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
 
     def handles(self) -> list[Artist]:
-        """Of the legend: colours first, then the states that there are, in the colours they have without a factor."""
+        """Return the legend: colours first, then the statuses that occur, in their colours without a factor."""
         line: Literal["-", ""] = "-" if len(self.rounds) > 1 else ""  # which stands for what the round drew from
         found: list[Artist] = [
             Line2D([], [], color=colour, marker="o", linestyle=line, linewidth=2.5, label=name)

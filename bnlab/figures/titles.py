@@ -9,7 +9,7 @@ _LETTER = 0.08  # inches, of that size
 
 
 def wrapped(text: str, width: float) -> str:
-    """Cut at commas where a line gets longer than `width` inches; of a part that is half as long, its ends."""
+    """Break a title at commas into lines of `width` inches, and shorten a part that fills half a line."""
     most = int(width / _LETTER)
     lines = [""]
     for part in text.split(", "):
@@ -25,5 +25,5 @@ def wrapped(text: str, width: float) -> str:
 
 
 def filled(text: str, width: float) -> str:
-    """A sentence, all of it, in lines of at most `width` inches."""
+    """Break a sentence into lines of at most `width` inches."""
     return textwrap.fill(text, int(width / _LETTER))

@@ -20,13 +20,13 @@ COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: 
 
 
 def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
-    """The metrics of the training whose columns of metrics.csv are given: the loss, the score, the user's own."""
+    """List the metrics in these columns of metrics.csv: the loss, the score, the user's own."""
     names = [name.removeprefix("val_") for name in metrics if name.startswith("val_")]
     return tuple(sorted(names, key=lambda name: (name != "loss", name not in METRICS)))
 
 
 def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float | None = None) -> Figure:
-    """Each metric of training and validation against the epoch, side by side; the best epoch marked.
+    """Draw each metric of training and validation against the epoch, side by side, and mark the best epoch.
 
     The title says where the training diverged.
     """
@@ -58,13 +58,13 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
 
 
 def fits_log_scale(metrics: Mapping[str, Sequence[float]]) -> bool:
-    """Whether all losses are above 0; what is not finite, the end of a training that diverged, is on no axis."""
+    """Whether all finite losses are above 0."""
     finite = [value for split in COLOURS for value in metrics[f"{split}_loss"] if math.isfinite(value)]
     return bool(finite) and min(finite) > 0
 
 
 def said_in_full(title: str, metrics: Mapping[str, Sequence[float]]) -> str:
-    """The title, with the epoch whose loss is not finite, if there is one."""
+    """Add to the title the epoch whose loss is not finite, if there is one."""
     for epoch, *losses in zip(metrics["epoch"], *(metrics[f"{split}_loss"] for split in COLOURS), strict=True):
         if not all(map(math.isfinite, losses)):
             return f"{title}: diverged in epoch {epoch:g}"

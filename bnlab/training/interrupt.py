@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM or SIGHUP ends a training between two steps, so that what is saved is a state it was really in."""
+"""Lets Ctrl-C, SIGTERM or SIGHUP end a training between two steps, so that the saved state is one it was in."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""What a network must give, whoever wrote it: held before a loss broadcasts it or stumbles over it."""
+"""Checks the outputs of a network before a loss broadcasts them or fails on them."""
 
 from torch import Tensor
 

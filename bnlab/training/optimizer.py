@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules from flat scalars, each of which can be swept by its own key."""
+"""Builds optimizers and learning-rate schedules from flat scalars, so that each can be swept by its own key."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,7 +16,7 @@ __all__ = ["build_optimizer", "build_scheduler", "check_length", "inverse_time",
 
 
 def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The optimizer `config` names, over `parameters`. Scalars `beta1` and `beta2` become `betas=(beta1, beta2)`."""
+    """Build the optimizer of `config` over `parameters`; `beta1` and `beta2` become `betas=(beta1, beta2)`."""
     arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
     if "beta1" in arguments and "beta2" in arguments:
         if "betas" in arguments:
@@ -32,7 +32,7 @@ def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> O
 
 
 def try_out(config: DictConfig, device: torch.device) -> None:
-    """Make a step with a number that is no network's: some arguments are refused only there (`capturable` on a CPU)."""
+    """Make a step with a parameter of our own: torch refuses some arguments only there (`capturable` on a CPU)."""
     weight = nn.Parameter(torch.zeros(1, 1, device=device))
     weight.grad = torch.zeros_like(weight)
     optimizer = build_optimizer(config, [weight])
@@ -41,7 +41,7 @@ def try_out(config: DictConfig, device: torch.device) -> None:
 
 
 def build_scheduler(config: DictConfig, optimizer: Optimizer) -> LRScheduler | None:
-    """The schedule `config` names, a step an epoch; None where its `_target_` is null: the rate stays."""
+    """Build the schedule of `config`, which steps once per epoch; None, a constant rate, where `_target_` is null."""
     if config._target_ is None:
         return None
     arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ def check_length(scheduler: LRScheduler | None, num_epochs: int) -> None:
     """
     if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < num_epochs:
         raise UserError(
-            f"`scheduler.total_steps` must be at least the {num_epochs} epochs of the training, for it takes a step an "
+            f"`scheduler.total_steps` must be at least the {num_epochs} epochs of the training, as it steps once per "
             f"epoch, but got {scheduler.total_steps}."
         )
 

@@ -1,4 +1,4 @@
-"""How many threads a step is worth: for small networks, waiting for each other costs them more than they do."""
+"""How many threads a step is worth: in small networks, threads spend more time waiting than computing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,13 +10,15 @@ from bnlab.process.process_limit import require_room
 __all__ = ["WORK_OF_A_THREAD", "suitable_num_threads", "use_threads"]
 
 WORK_OF_A_THREAD = 2**22
-"""Parameters times samples of a step for each thread. At 8.7 million (784-64-128-64-10, batch 128), 1, 2, 3 and 4
-threads made 576, 635, 637 and 609 steps a second on four idle cores. More threads gain little there, and every one of
-them is waited for when a neighbour has its core."""
+"""Parameters times samples per step that justify one more thread.
+
+Below it, further threads gain little, and the step waits for each of them when another process has its core. Figures:
+bnlab/bench/records/threads.md.
+"""
 
 
 def suitable_num_threads(wanted: int | str, num_parameters: int, batch_size: int) -> int:
-    """`wanted`, or for "auto" one for each `WORK_OF_A_THREAD`, but no more than torch would take."""
+    """Return `wanted` or, for "auto", one thread per `WORK_OF_A_THREAD`, at most as many as torch would use."""
     if wanted != "auto":
         return int(wanted)
     return max(1, min(torch.get_num_threads(), num_parameters * batch_size // WORK_OF_A_THREAD))

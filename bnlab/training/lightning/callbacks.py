@@ -1,4 +1,4 @@
-"""The callbacks of a config, each of which has a place in a run or is refused before it trains."""
+"""Builds the callbacks of a config and refuses those that cannot work in a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ _FOR_A_LOGGER = (LearningRateMonitor, DeviceStatsMonitor)
 
 
 def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
-    """Those of `config.callbacks`; a `ModelCheckpoint` has a folder of its own, named after it, in `folder`.
+    """Build `config.callbacks`; a `ModelCheckpoint` gets a folder of its own, named after it, in `folder`.
 
     Raises:
         UserError: a class that is not there, is no callback, or cannot do its work in a run of this config.

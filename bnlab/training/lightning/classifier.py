@@ -1,4 +1,4 @@
-"""Learning classes."""
+"""The LightningModule that learns classes."""
 
 from typing import Any
 

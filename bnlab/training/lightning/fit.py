@@ -61,7 +61,7 @@ def fit_by_lightning(
     callbacks: Sequence[L.Callback] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """`bnlab.engines.fit.fit` for a config whose `trainer` is Lightning's."""
+    """Do what `bnlab.engines.fit.fit` does, for a config whose `trainer` is Lightning's."""
     console = console or Console()
     train = partial(fit_and_test, config, console, callbacks, pruning)
     return carry_out(config, folder, train, overrides=overrides, command=command, sweep=sweep, console=console)
@@ -75,7 +75,7 @@ def fit_and_test(
     run: RunFolder,
     summary: Summary,
 ) -> None:
-    """The part of `fit_by_lightning` between the first file and the summary, by Lightning."""
+    """Do the part of `fit_by_lightning` between the first file and the summary."""
     if pruning is not None:
         from bnlab.training.lightning.pruning_callback import PruningCallback
 
@@ -132,7 +132,7 @@ def fit_and_test(
                     fingerprint=data.fingerprint,
                 )
             if recorder.rows:
-                # Why a run failed is not to be hidden by a picture that cannot be written either.
+                # A picture that cannot be written must not hide why the run failed.
                 with suppress(OSError) if status == Status.FAILED else nullcontext():
                     run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
 
@@ -153,7 +153,7 @@ def _check_limits(trainer: L.Trainer, data: DataModule) -> None:
 
 @contextmanager
 def _user_errors_of_lightning(learner: Learner) -> Iterator[None]:
-    """What Lightning or a callback refuses before the first step, or calls a misconfiguration later, is the user's."""
+    """Make a `UserError` of what Lightning or a callback refuses before the first step, or calls a misconfiguration."""
     try:
         yield
     except (UserError, Interrupted):
@@ -165,7 +165,7 @@ def _user_errors_of_lightning(learner: Learner) -> Iterator[None]:
 
 
 def build_data(config: DictConfig) -> DataModule:
-    """The data of `config.data` in memory, normalized if it says so, in the order of `config.seed`."""
+    """Load the data of `config.data`, normalized if it says so, in the order that `config.seed` gives."""
     return DataModule(
         build_splits(config),
         batch_size=config.data.batch_size,
@@ -176,7 +176,7 @@ def build_data(config: DictConfig) -> DataModule:
 
 
 def build_learner(config: DictConfig, network: torch.nn.Module, data: DataModule, *arguments: Any) -> Learner:
-    """The LightningModule for the kind of the data's labels.
+    """Build the LightningModule for the kind of the data's labels.
 
     Args:
         arguments: what makes its optimizer and its schedule (`Learner`); none where the network is only tested.
@@ -192,13 +192,13 @@ def build_learner(config: DictConfig, network: torch.nn.Module, data: DataModule
 
 
 def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:
-    """The threads of `config.num_threads`, which rounding depends on: testing again takes as many as training did."""
+    """Return the number of threads. Rounding depends on it, so that testing again takes as many as training did."""
     batch_size = max(data.train_dataloader().sizes)
     return suitable_num_threads(config.get("num_threads", "auto"), num_parameters(network), batch_size)
 
 
 def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
-    """Lightning's Trainer from `config.trainer`, with `callbacks` and those of `config.callbacks`.
+    """Build Lightning's Trainer from `config.trainer`, with `callbacks` and those of `config.callbacks`.
 
     A progress bar of Lightning's among these takes the place of ours.
 
@@ -257,7 +257,7 @@ class Unprofiled(PassThroughProfiler):
 
 
 def test(trainer: L.Trainer, learner: Learner, data: DataModule, checkpoint: Path) -> dict[str, float]:
-    """{"test_loss", "test_accuracy" or "test_r2"} of the weights in `checkpoint`."""
+    """Return the test metrics of the weights in `checkpoint`, such as {"test_loss": ..., "test_accuracy": ...}."""
     weights = torch.load(checkpoint, weights_only=True, map_location="cpu")["state_dict"]
     learner.load_state_dict(weights)
     trainer.test(learner, data, verbose=False)

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM or SIGHUP ends a training by Lightning between two steps."""
+"""Lets Ctrl-C, SIGTERM or SIGHUP end a training by Lightning between two steps."""
 
 import signal
 import threading

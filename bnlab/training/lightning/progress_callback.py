@@ -1,4 +1,4 @@
-"""The progress of a run that Lightning trains."""
+"""Shows the progress of a run that Lightning trains."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["ProgressBar"]
 
 
 class ProgressBar(L.Callback):
-    """`RunProgress` on `console`, and nothing else there."""
+    """Show `RunProgress` on `console`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console

@@ -1,4 +1,4 @@
-"""Ending a trial that falls behind the others, as Lightning trains it."""
+"""Ends a trial that Lightning trains when it falls behind the others."""
 
 import lightning as L
 

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Lightning's, which writes into the temporary folder and copies from there if that is another file system."""
+    """Replaces Lightning's checkpoint writer, which copies from a temporary folder; delete when it renames a file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
@@ -35,7 +35,7 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Recorder(History, Checkpoint):
-    """After each epoch: its row to metrics.csv, last.ckpt, and best.ckpt if `objective` improved (a tie does not).
+    """After each epoch, write its row to metrics.csv, last.ckpt, and best.ckpt if `objective` improved beyond a tie.
 
     An epoch whose loss is not finite ends the training; it is recorded, but never the best. A `Checkpoint`, because
     Lightning runs those after all other callbacks and after the module has its epoch's metrics.

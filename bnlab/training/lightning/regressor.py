@@ -1,4 +1,4 @@
-"""Learning real numbers."""
+"""The LightningModule that learns real numbers."""
 
 from typing import Any
 
