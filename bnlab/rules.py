@@ -1,4 +1,4 @@
-"""What a setting may be: rules that say themselves in words, for configs and constructors alike."""
+"""Rules of what a setting may be, each with its sentence, for configs and constructors alike."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +118,7 @@ def mapping(text: str) -> Rule:
 
 
 def fixed(*values: Any, why: str) -> Rule:
-    """For what a library offers and bnlab does not: the value to leave it at. `values` mean the same."""
+    """Hold a setting of a library that bnlab does not serve at its default; `values` mean the same."""
     return Rule(f"{values[0]!r} ({why})", one_of(*values).holds)
 
 
@@ -130,11 +130,11 @@ _UNLIMITED = literal(-1, "no limit")
 _FRACTION = number(above=0, below=1)
 _BETA = number(minimum=0, below=1)
 
-_ROW = "metrics.csv has a row an epoch, whose validation metrics are those of the weights in best.ckpt"
+_ROW = "metrics.csv has one row per epoch, whose validation metrics are those of the weights in best.ckpt"
 
 
 def _is_one_device(value: Any) -> bool:
-    """As Lightning reads it: a number is how many, a list or a text with a comma says which."""
+    """As Lightning reads it: a number counts devices, a list or a text with a comma names them."""
     if isinstance(value, list):
         return len(value) == 1
     if isinstance(value, str):

@@ -1,4 +1,4 @@
-"""Runs and sweeps beside each other: their arms, the table and the figure."""
+"""A comparison of runs and sweeps: their arms, the table and the figure."""
 
 import math
 from collections import Counter
@@ -71,14 +71,14 @@ def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comp
 
 
 def _quantities(arms: Sequence[Arm]) -> list[str]:
-    """What the validation was measured by: the loss, and what metrics.csv has besides."""
+    """List the metrics of the validation: the loss, and the others in metrics.csv."""
     columns = dict.fromkeys(name for arm in arms for result in arm.results for name in result.curves)
     names = [name.removeprefix("val_") for name in columns if name.startswith("val_")]
     return sorted(names, key=lambda name: name != "loss")
 
 
 def _rank(arm: Arm, metric: str, minimize: bool) -> float:
-    """The best first, those without a value last."""
+    """Return a sort key: the best arm first, arms without a value last."""
     values = arm.values(metric).values()
     if not values:
         return math.inf

@@ -1,4 +1,4 @@
-"""Settings and their values in a few letters, for columns and legends."""
+"""Short labels of settings and their values, for columns and legends."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -35,5 +35,5 @@ def _text(element: Any, digits: int) -> str:
 
 
 def in_a_line(text: str) -> str:
-    """With line breaks and the like as escapes."""
+    """Escape line breaks and other control characters."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

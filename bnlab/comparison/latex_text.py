@@ -1,4 +1,4 @@
-"""Text that LaTeX sets as it is written."""
+"""Escapes text so that LaTeX sets it as it is written."""
 
 import re
 import unicodedata

@@ -1,4 +1,4 @@
-"""Where a comparison goes: the terminal, and files."""
+"""Writes a comparison to the terminal and to files."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Runs and sweeps read back for a comparison, whatever became of them: no torch, and nothing is built or run."""
+"""Reads runs and sweeps for a comparison, whatever became of them, without torch and without running their code."""
 
 import csv
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ _OF_A_RUN = [status for status in Status if status.is_of_a_run]
 
 
 def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
-    """Of the runs in these folders and of all trials of the sweeps in them; and what is to be said of trials without.
+    """Read the runs in these folders and all trials of the sweeps in them; also return remarks on trials without files.
 
     Raises:
         UserError: one is the folder of neither, cannot be read, or none has metrics.
@@ -58,7 +58,7 @@ def _read(path: Path) -> tuple[list[Result], list[str]]:
 
 
 def _read_sweep(path: Path) -> tuple[list[Result], list[str]]:
-    """All trials whose config was written; of others, which have nothing to be compared by, what became of them."""
+    """Read all trials whose config was written, and return a remark on each of the others."""
     listed = _rows(path / _TRIALS)
     rows = {row["folder"]: row for row in listed if row.get("folder") and _is_inside(row["folder"])}
     numbered = sorted((entry.name for entry in path.iterdir() if entry.name.isdecimal()), key=int)

@@ -1,4 +1,4 @@
-"""A table of an ablation on a terminal."""
+"""Shows the table of an ablation on a terminal."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ _MOST_ACROSS = 6  # arms beside each other
 
 
 def on_screen(table: Table, width: int) -> RichTable:
-    """With a row for each arm or, where these do not fit into `width` characters and are few, a column for each."""
+    """Lay out one row per arm or, where a few rows do not fit into `width` characters, one column per arm."""
     headings = [[heading] for heading in columns(table)]
     rows = [[Text(text) for text in cells(table, index)] for index in range(min(len(table.rows), MOST_ROWS))]
     first_metric = 2 + len(table.keys)
@@ -41,7 +41,7 @@ def on_screen(table: Table, width: int) -> RichTable:
 
 
 def width_of(grid: Sequence[Sequence[Text]]) -> int:
-    """How many characters a table with these cells takes."""
+    """Return the width in characters of a table with these cells."""
     return 2 + sum(max(cell_len(cell.plain) for cell in column) + 2 for column in zip(*grid, strict=True))
 
 

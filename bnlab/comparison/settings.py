@@ -1,4 +1,4 @@
-"""Which settings differ between runs, and which of these are worth a column."""
+"""Finds the settings that differ between runs and are worth a column."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _ABSENT = object()  # null is a value
 
 @dataclass(frozen=True)
 class Settings:
-    """Of a run, by their keys; a group's own name has what was chosen of it: {"norm": "batch", "norm.eps": 1e-5, ...}.
+    """The settings of a run by key; a group's name has its choice: {"norm": "batch", "norm.eps": 1e-5, ...}.
 
     Attributes:
         config: what they were read from, nested.
@@ -39,7 +39,7 @@ class Settings:
 
 
 def read_settings(config: Mapping[str, Any]) -> Settings:
-    """From the config of a run, nested, its interpolations unresolved."""
+    """Read the settings from the nested config of a run, whose interpolations are unresolved."""
     values: dict[str, Any] = {}
     for group, of_group in config.items():
         if group in GROUPS and isinstance(of_group, Mapping) and "_target_" in of_group:
@@ -89,5 +89,5 @@ def _follows(key: str, runs: Sequence[Settings]) -> bool:
 
 
 def _are_equal(a: Any, b: Any) -> bool:
-    """As settings: true is not 1, but 1.0 is."""
+    """Compare two settings: 1 equals 1.0, but not true."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)

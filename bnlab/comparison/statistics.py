@@ -1,4 +1,4 @@
-"""Means over seeds, and how sure a difference between two of them is."""
+"""Means over seeds, and confidence intervals for the difference of two means."""
 
 import math
 from collections.abc import Collection, Mapping

@@ -1,4 +1,4 @@
-"""The table of an ablation: a row for each arm, mean ± deviation over its seeds, and its difference from a baseline."""
+"""The table of an ablation: per arm, mean ± deviation over its seeds and its difference from a baseline."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -51,9 +51,9 @@ class Table:
 
     @cached_property
     def best(self) -> dict[str, set[int]]:
-        """For each metric the rows whose mean, as it is written, is the best of those that have all their seeds.
+        """The best rows per metric, by their means as they are written.
 
-        None of a single row. One that lacks a seed may be flattered by the others.
+        A single row is not the best of anything. A row that lacks a seed is left out, as its mean may be flattered.
         """
         return {metric: self._best(metric) if len(self.rows) > 1 else set() for metric in self.metrics}
 
@@ -69,7 +69,7 @@ class Table:
         return {index for index, mean in means.items() if metric_text(metric, mean) == best}
 
     def notes(self) -> list[str]:
-        """What ±, the brackets and the counts say, a sentence each."""
+        """Explain ±, the brackets and the counts, in one sentence each."""
         notes = []
         if any(found.deviation is not None for row in self.rows for found in row.estimates.values()):
             notes.append("± is the standard deviation over the seeds (n - 1).")
@@ -91,7 +91,7 @@ class Table:
 
 
 def metrics_of(arms: Sequence[Arm]) -> list[str]:
-    """That of the objective in validation and test: val_accuracy and test_accuracy, or val_loss and test_loss."""
+    """Return the objective's metric in validation and test, such as val_accuracy and test_accuracy."""
     quantity = arms[0].results[0].objective.partition("_")[2]
     names = [f"{split}_{quantity}" for split in ("val", "test")]
     return [name for name in names if any(arm.values(name) for arm in arms)] or names[:1]
@@ -138,7 +138,7 @@ def make_table(
 
 
 def baselines(keys: Sequence[str], arms: Sequence[Arm], wanted: str | None) -> list[int | None]:
-    """Whom each arm is compared with: the first arm or, where `wanted` says so, another.
+    """Return the index of the arm that each arm is compared with: the first or, if `wanted` says so, another.
 
     `wanted` is settings as the table has them, such as "norm=none" or "norm=none,optimizer.lr=0.1". Where several arms
     have them, each arm is compared with the one of these that has all other settings as itself, if there is one.
@@ -168,7 +168,7 @@ def baselines(keys: Sequence[str], arms: Sequence[Arm], wanted: str | None) -> l
 
 
 def _shared(baseline: Arm, arm: Arm, others: Sequence[str]) -> bool:
-    """Whether they agree in what both of them have: without a norm there is no placement."""
+    """Whether both agree in the settings that both have: without a norm there is no placement."""
     return all(
         baseline.settings[key] == arm.settings[key]
         for key in others

@@ -1,4 +1,4 @@
-"""What compared runs have in common, in a line for a title."""
+"""Titles that say what the compared runs have in common."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,7 +17,7 @@ def title_of(arms: Sequence[Arm]) -> str:
 
 
 def parts_of(shared: Mapping[str, Any]) -> list[str]:
-    """What these settings say of the data, the network and its training; settings that are missing say nothing."""
+    """Describe the data, the network and its training, as far as these settings say."""
     hidden = shared.get("model.hidden")
     shape = "-".join(map(str, hidden)) if isinstance(hidden, list) else ""
     network = " ".join(filter(None, [shape, str(shared.get("model.activation") or "")]))

@@ -1,4 +1,4 @@
-"""What data must be, whoever made them. Held where they come in, so that no way of training meets them unchecked."""
+"""Checks data where they enter, so that no way of training meets unchecked ones."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -68,7 +68,7 @@ def as_labels(y: object) -> Tensor:
 
 
 def as_targets(y: Tensor) -> Tensor:
-    """Labels as what a regression predicts, float64."""
+    """Convert labels to the targets of a regression, float64."""
     return y.to(torch.float64)
 
 
@@ -84,7 +84,7 @@ def check_num_classes(num_classes: Any) -> int:
 
 
 def check_samples(x_of: Mapping[str, Tensor]) -> None:
-    """Hold the samples of each split against each other, and every value against what can be trained on.
+    """Check that the samples of all splits have one shape, and that every value can be trained on.
 
     Raises:
         UserError: an empty split, samples of different shapes, values that are NaN, infinite or too large.
@@ -103,7 +103,7 @@ def check_samples(x_of: Mapping[str, Tensor]) -> None:
 
 
 def check_classes(y_of: Mapping[str, Tensor], num_classes: int) -> None:
-    """Hold the classes of each split against `num_classes`.
+    """Check the classes of each split against `num_classes`.
 
     Raises:
         UserError: a class outside of 0, ..., num_classes - 1, or a training split, the first, of a single class.
@@ -128,7 +128,7 @@ def check_classes(y_of: Mapping[str, Tensor], num_classes: int) -> None:
 
 
 def check_targets(y_of: Mapping[str, Tensor]) -> None:
-    """Hold the targets of a regression against what can be predicted and measured.
+    """Check that the targets of a regression can be predicted and measured.
 
     Raises:
         UserError: targets that are not finite or too large, or the same for all samples of a split, whose R^2 is 0/0.
@@ -162,7 +162,7 @@ def _way_out(bounds: Sequence[tuple[int, ...]], num_classes: int) -> str:
 
 
 def _is_sound(x: Tensor) -> bool:
-    """Whether one pass says that every value is; a sum of float32 can overflow where each of its terms is sound."""
+    """Whether one pass shows that every value is sound; a float32 sum can overflow although each term is sound."""
     if x.dtype == torch.float32:
         return bool(x.sum().isfinite())
     low, high = x.aminmax()  # NaN where there is one, which is below nothing

@@ -1,4 +1,4 @@
-"""A table of the user's own as a data set: a text file with a header, a row per sample."""
+"""Reads a data set from a table of the user's own: a text file with a header and one row per sample."""
 
 import csv
 import difflib
@@ -97,7 +97,7 @@ def _decoded(name: str, content: bytes) -> str:
 
 
 def _columns(name: str, text: str, delimiter: str | None) -> dict[str, list[str]]:
-    """Name -> cells of each column."""
+    """Return the cells of each column by name."""
     if delimiter is None:
         delimiter = max(_DELIMITERS, key=lambda each: _num_columns(text, each))
     if len(delimiter) != 1:
@@ -172,7 +172,7 @@ def _drop(key: str) -> str:
 
 
 def _numbers_or_text(cells: Sequence[str]) -> NDArray[np.float64] | NDArray[np.str_]:
-    """Numbers where all cells are, so that the classes 2 and 10 keep their order and 1 and 1.0 are one."""
+    """Convert a column to numbers if all cells are numbers, so that class 2 precedes 10, and 1 equals 1.0."""
     text = np.array([cell.strip() for cell in cells])
     try:
         return text.astype(np.float64)

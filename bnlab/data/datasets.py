@@ -1,4 +1,4 @@
-"""The data sets: each is read once and converted to tensors in memory."""
+"""The data sets of scikit-learn and torchvision, read once and converted to tensors in memory."""
 
 import contextlib
 import importlib.util

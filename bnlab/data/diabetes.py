@@ -1,4 +1,4 @@
-"""The data set of a regression that needs no download."""
+"""A data set for regression that needs no download."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""A data set in a few letters, to tell whether two runs saw the same."""
+"""The fingerprint of a data set, which tells whether two runs were trained on the same data."""
 
 import hashlib
 

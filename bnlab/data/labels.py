@@ -1,4 +1,4 @@
-"""What a data set gives for each sample to be predicted: the number of a class, a name of one, or a real number."""
+"""Converts the labels of a data set: class numbers, class names or real numbers."""
 
 from typing import Any
 
@@ -56,10 +56,10 @@ def number_classes(name: str, labels: NDArray[Any]) -> tuple[NDArray[np.int64], 
 
 
 def as_targets(name: str, labels: NDArray[Any]) -> NDArray[np.float64]:
-    """Real numbers to be predicted, (N,), float64.
+    """Convert the targets of a regression to (N,), float64.
 
     Raises:
-        UserError: text, or more than a number a sample.
+        UserError: text, or more than one number per sample.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

@@ -70,5 +70,5 @@ class DataModule(L.LightningDataModule):
         return Batches(split, min(EVALUATION_BATCH_SIZE, len(split)))
 
     def state_dict(self) -> dict[str, Any]:
-        """What a new sample must go through before the network, and its output after it; kept in the checkpoint."""
+        """Return the normalization of inputs and targets, which the checkpoint keeps."""
         return input_and_target_state(self.normalization, self.splits.target_scale)

@@ -68,6 +68,6 @@ class Normalization:
 
 
 def input_and_target_state(normalization: Normalization | None, scale: TargetScale) -> dict[str, Tensor]:
-    """What inputs and targets have been through, as checkpoints keep it: each part only where there was one."""
+    """Return the normalization of inputs and targets as checkpoints keep it; each part only where there is one."""
     state = {} if normalization is None else normalization.state_dict()
     return state if scale == AS_THEY_ARE else state | scale.state_dict()

@@ -1,4 +1,4 @@
-"""Arrays of the user's own as a data set, from a file that `numpy.savez` wrote."""
+"""Reads a data set from arrays that `numpy.savez` wrote."""
 
 import io
 import zipfile
@@ -113,7 +113,7 @@ def _samples(name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> torch.T
 def _labels(
     name: str, y_of: Mapping[str, NDArray[Any]], task: str
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...] | None]:
-    """The labels of each part, numbered alike in all, and the names of the classes; None for real numbers."""
+    """Return the labels of each part, numbered alike, and the names of the classes; None for real numbers."""
     if task == "regression":
         return {key: torch.from_numpy(as_targets(f"{key} of {name}", y)) for key, y in y_of.items()}, None
     for key, y in y_of.items():

@@ -1,4 +1,4 @@
-"""Cutting one set of samples into training, validation and test parts."""
+"""Cuts one set of samples into training, validation and test parts."""
 
 import math
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def cut(
     test_fraction: float,
     split_seed: int,
 ) -> Splits:
-    """Three random parts of `whole`; the same seed cuts the same.
+    """Cut `whole` into three random parts; the same seed gives the same parts.
 
     Args:
         num_classes: each class is cut in its own share; None where y are real numbers.
@@ -38,7 +38,7 @@ def cut(
 
 
 def cut_off(whole: Split, fraction: float, seed: int, class_names: Sequence[str] | None = None) -> tuple[Split, Split]:
-    """What remains, and a random `fraction` of `whole`: stratified where y are classes.
+    """Return the rest and a random `fraction` of `whole`, stratified where y are classes.
 
     Raises:
         UserError: a part that would be too small.

@@ -1,4 +1,4 @@
-"""A data set as tensors: training, validation and test split."""
+"""A data set as tensors: its training, validation and test splits."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Look inside a run: its best weights, on its data."""
+"""Inspects the best weights of a run on its data."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -111,6 +111,6 @@ def _training_batches(run: Run, train: Split) -> Iterator[Tensor]:
 
 
 def _input(run: Run, x: Tensor) -> Tensor:
-    """As the network takes it."""
+    """Convert a sample to what the network takes."""
     dtype = next((p.dtype for p in run.network.parameters() if p.is_floating_point()), torch.float32)
     return (x if run.normalization is None else run.normalization(x)).to(dtype)

@@ -1,4 +1,4 @@
-"""What there is to see of each layer of a trained network."""
+"""What goes into and comes out of each layer of a trained network."""
 
 import copy as copying
 from collections.abc import Iterable, Sequence
@@ -58,7 +58,7 @@ class Layer:
 
     @property
     def num_dead(self) -> int | None:
-        """Units whose activation has no slope at any value, so that nothing teaches them."""
+        """Count the units whose activation has zero slope at every value, so that no gradient reaches them."""
         return None if self.active is None else int((self.active == 0).sum())
 
 
@@ -75,7 +75,7 @@ def layers_of(network: nn.Module, x: Tensor, batches: dict[str, BatchStatistics]
 
 
 def _grouped(calls: Sequence[Call]) -> list[dict[str, Call]]:
-    """Each linear layer with the first norm and the first activation before the next one."""
+    """Group each linear layer with the first norm and the first activation before the next linear layer."""
     groups: list[dict[str, Call]] = []
     for call in calls:
         if not groups or call.kind == "linear" or call.kind in groups[-1]:
@@ -121,7 +121,7 @@ def _has_slope(activation: Call) -> Tensor:
 
 
 def batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, BatchStatistics]:
-    """Of each normalization by its name: mean and variance of its input in each mini-batch, as in training.
+    """Return, by the name of each normalization, mean and variance of its input in each mini-batch, as in training.
 
     The network itself, its running statistics among it, stays as it is.
     """

@@ -1,4 +1,4 @@
-"""Where a look inside a network goes: the terminal, and files."""
+"""Writes an inspection of a network to the terminal and to files."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""One pass of samples through any network, with what went into its layers and came out of them."""
+"""Records the inputs and outputs of the layers of any network during a forward pass."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

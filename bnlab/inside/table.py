@@ -1,4 +1,4 @@
-"""The layers of a network as a table."""
+"""The table of the layers of a network."""
 
 import csv
 import io
@@ -79,7 +79,7 @@ def on_screen(layers: Sequence[Layer], width: int) -> Table:
 
 
 def meanings(layers: Sequence[Layer]) -> list[str]:
-    """A line for each column that is there and does not say what it is."""
+    """Explain each shown column whose name does not explain itself, in one line."""
     there = {name for layer in layers for name in _cells(row_of(layer))}
     return [text for name, text in _MEANINGS.items() if name in there]
 
@@ -104,7 +104,7 @@ def _around(mean: float, deviation: float) -> str:
 
 
 def to_csv(layers: Sequence[Layer]) -> str:
-    """All numbers at full precision."""
+    """Write all numbers at full precision."""
     rows = [row_of(layer) for layer in layers]
     buffer = io.StringIO()
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -1,1 +1,1 @@
-"""How values, commands and words are written and read."""
+"""Writing and reading of values, commands and words."""

@@ -1,4 +1,4 @@
-"""Texts without the passwords and keys that are in them: lines of a log, errors, commands, what `ps` shows."""
+"""Masks passwords and keys in texts: log lines, errors, commands, and what `ps` shows."""
 
 import ctypes
 import os
@@ -66,7 +66,7 @@ def _masked(found: "re.Match[str]") -> str:
 
 
 def is_masked(value: Any) -> bool:
-    """Whether it stands for a secret that is not there any more."""
+    """Whether the value stands for a masked secret."""
     return isinstance(value, str) and (value == MASK or f":{MASK}@" in value or f"={MASK}" in value)
 
 

@@ -1,4 +1,4 @@
-"""How a metric is written wherever a person reads it: an accuracy as `96.67 %`, any other with four digits."""
+"""Writes metrics for people: an accuracy as `96.67 %`, any other metric with four digits."""
 
 from bnlab.metrics import metric_of, words
 
@@ -44,7 +44,7 @@ def mean_and_deviation(name: str, mean: float | None, deviation: float | None) -
 
 
 def difference(name: str, value: float) -> str:
-    """With its sign; of two accuracies in percentage points, `+0.31 pp`, as 1 % of 50 % would be something else."""
+    """Write a difference with its sign; that of two accuracies in percentage points, `+0.31 pp`."""
     if is_share(name):
         return f"{round(100 * value, 2) + 0.0:+.2f} pp"  # no -0.00
     return f"+{number(value)}" if value >= 0 else number(value)

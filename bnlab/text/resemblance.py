@@ -1,4 +1,4 @@
-"""What a word probably means, of the words that are possible: another spelling, another name of the field, a slip."""
+"""Guesses which of the possible words a word means: another spelling, a synonym or a typing error."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -93,7 +93,7 @@ _SYNONYMS = {
 
 
 def plain(word: str) -> str:
-    """Letters and digits, small."""
+    """Keep letters and digits, in lower case."""
     return re.sub(r"[^a-z0-9]", "", word.lower())
 
 
@@ -131,7 +131,7 @@ def _is_a_part(word: str, name: str) -> bool:
 
 
 def did_you_mean(likely: Sequence[str]) -> str:
-    """The question, or nothing where nothing is likely."""
+    """Ask "did you mean ...?", or return nothing where no line is likely."""
     if not likely:
         return ""
     *others, last = likely
