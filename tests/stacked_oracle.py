@@ -13,8 +13,9 @@ from bnlab.composing import compose
 from bnlab.config.build import build_network
 from bnlab.data import Batches, EpochOrder
 from bnlab.stacked.data import load_data
+from bnlab.stacked.job import Job
 from bnlab.stacked.training import Training
-from bnlab.stacked.trial import Job, Trial
+from bnlab.stacked.trial import StackedTrial
 from bnlab.training.optimizer import build_optimizer, build_scheduler
 
 # As in the workers. MKL deals a product out to threads, and adds up in an order that depends on their number.
@@ -89,10 +90,10 @@ def alone(config: DictConfig) -> dict[str, list[float]]:
     return curves
 
 
-def stacked(configs: Sequence[DictConfig], folder: Path | None = None) -> list[Trial]:
+def stacked(configs: Sequence[DictConfig], folder: Path | None = None) -> list[StackedTrial]:
     """The trials of these configs, trained in one stack; nothing is left on disk, unless in `folder`."""
     with tempfile.TemporaryDirectory() if folder is None else nullcontext(folder) as folder:
-        trials = [Trial(Job(index, config, Path(folder, str(index)))) for index, config in enumerate(configs)]
+        trials = [StackedTrial(Job(index, config, Path(folder, str(index)))) for index, config in enumerate(configs)]
         data = load_data(configs[0])
         for trial in trials:
             trial.create()

@@ -23,9 +23,9 @@ from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
 from bnlab.io.log_file import LogFile
 from bnlab.runs.folder import RunFolder
+from bnlab.stacked.job import Job
 from bnlab.stacked.processes.existing import stored_summary
 from bnlab.stacked.processes.worker import train_alone, train_chunk
-from bnlab.stacked.trial import Job
 
 QUIET = Console(quiet=True)
 

@@ -12,10 +12,11 @@ from bnlab.config.settings import plain
 from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunks
 from bnlab.stacked.processes.existing import Replacement
 from bnlab.stacked.processes.worker import train_alone, train_chunk
-from bnlab.stacked.trial import Job, Trial
+from bnlab.stacked.trial import StackedTrial
 
 QUICK = ["trainer.max_epochs=2", "trainer.accelerator=cpu", "model.hidden=[10]"]
 
@@ -100,7 +101,7 @@ def test_a_job_whose_folder_is_taken_is_refused_before_any_process_sees_it(tmp_p
         (tmp_path / name / file).parent.mkdir(parents=True)
         (tmp_path / name / file).write_text("{}")
     config = plain(configs[0])
-    jobs = [PlainJob(number, config, str(tmp_path / name), ()) for number, name in enumerate("abcdde")]
+    jobs = [Job(number, config, tmp_path / name) for number, name in enumerate("abcdde")]
     chunks = Chunks(iter(jobs), lambda config: 8)
     while chunks.is_composing:
         chunks.compose(8)
@@ -121,7 +122,7 @@ def test_no_way_of_training_writes_over_a_run(tmp_path: Path, configs, train) ->
     for summary in (of_stack, alone):
         assert summary["status"] == "failed"
         assert "already holds a run" in summary["error"]
-    assert Trial(job).fail(ValueError("something else"))["error"] == "something else"
+    assert StackedTrial(job).fail(ValueError("something else"))["error"] == "something else"
     with pytest.raises(UserError, match="already holds a run"):
         fit(configs[1], tmp_path / "run", console=Console(quiet=True))
     outcome = train(f"hydra.run.dir={tmp_path}/run", *QUICK)

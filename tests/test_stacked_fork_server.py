@@ -14,8 +14,9 @@ from omegaconf import OmegaConf
 from stacked_oracle import configs_of
 
 from bnlab.stacked.grouping import data_key
+from bnlab.stacked.job import Job
 from bnlab.stacked.processes import fork_server
-from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.processes.chunks import Chunks
 from bnlab.stacked.processes.fork_server import ForkServer
 from bnlab.stacked.processes.pool import LostWorkersError, Pool
 
@@ -124,7 +125,7 @@ def jobs_in(folder: Path, number: int = 6) -> Chunks:
     configs = [
         config_of("trainer.max_epochs=30", f"seed={seed}", f"optimizer.lr=0.0{seed + 1}") for seed in range(number)
     ]
-    plain = [PlainJob(n, config, str(folder / str(n)), ()) for n, config in enumerate(configs)]
+    plain = [Job(n, config, folder / str(n)) for n, config in enumerate(configs)]
     return Chunks(iter(plain), lambda config: 3)
 
 
@@ -197,7 +198,7 @@ def test_a_fork_server_and_workers_that_are_killed_at_work_lose_nothing(started,
 
 def test_work_given_to_a_worker_that_was_killed_while_it_was_idle_is_done_by_another(tmp_path: Path) -> None:
     configs = [config_of("trainer.max_epochs=1", f"seed={seed}") for seed in range(2)]
-    jobs = [PlainJob(number, config, str(tmp_path / str(number)), ()) for number, config in enumerate(configs)]
+    jobs = [Job(number, config, tmp_path / str(number)) for number, config in enumerate(configs)]
     pool = Pool(1)
     summaries: dict[int, dict] = {}
 

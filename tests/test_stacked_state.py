@@ -16,8 +16,9 @@ from torch import nn
 from bnlab.search.study.folder import UNFINISHED
 from bnlab.stacked import pace, training
 from bnlab.stacked.data import load_data
+from bnlab.stacked.job import Job
 from bnlab.stacked.processes.worker import _go_on, train_chunk
-from bnlab.stacked.trial import Job, Trial
+from bnlab.stacked.trial import StackedTrial
 from bnlab.stacked.unfinished import Unfinished
 
 EPOCHS = 6
@@ -222,7 +223,7 @@ class Exploding:
 )
 def test_what_is_no_state_of_this_training_is_refused_and_removed(spoil, reason, four, stopped, monkeypatch) -> None:
     monkeypatch.chdir(stopped)
-    trial = Trial(Job(0, four[0][0], stopped / "0"))
+    trial = StackedTrial(Job(0, four[0][0], stopped / "0"))
     network, unfinished = trial.build(load_data(trial.config)), Unfinished(trial.job)
     spoil(unfinished.path)
     said: list[str] = []

@@ -22,10 +22,11 @@ from bnlab.engines.fit import fit
 from bnlab.evaluate import evaluate
 from bnlab.stacked import train as train_stacked
 from bnlab.stacked.grouping import group_key, why_alone
-from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunks
 from bnlab.stacked.processes.memory import bytes_per_network, chunk_size
 from bnlab.stacked.processes.pool import Pool
-from bnlab.stacked.trial import Trial
+from bnlab.stacked.trial import StackedTrial
 from bnlab.training.lightning.fit import build_data, build_learner
 from bnlab.training.optimizer import build_optimizer
 
@@ -113,7 +114,7 @@ def test_checkpoints_hold_what_lightning_saves(trained) -> None:
 
 @pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
 def test_lightning_goes_on_from_what_a_stack_saved(tmp_path: Path) -> None:
-    def trained(num_epochs: int) -> Trial:
+    def trained(num_epochs: int) -> StackedTrial:
         settings = ["scheduler=constant", "model.hidden=[20]", f"trainer.max_epochs={num_epochs}"]
         (trial,) = stacked(configs_of(settings, [{}]), tmp_path / str(num_epochs))
         trial.write_results()
@@ -212,7 +213,7 @@ class Killer:
 def test_the_chunk_of_a_killed_worker_is_tried_again_network_by_network(times, statuses, tmp_path: Path) -> None:
     config = OmegaConf.to_container(configs_of([*QUICK, "trainer.max_epochs=300"], [{}])[0], resolve=True)
     num_jobs = 3 if times == 1 else 2
-    jobs = [PlainJob(n, config | {"seed": n, "search": None}, str(tmp_path / str(n)), ()) for n in range(num_jobs)]
+    jobs = [Job(n, config | {"seed": n, "search": None}, tmp_path / str(n)) for n in range(num_jobs)]
     pool = Pool(1)
     summaries: dict[int, dict] = {}
     killer = Killer(pool, times)
@@ -232,7 +233,7 @@ def test_the_chunk_of_a_killed_worker_is_tried_again_network_by_network(times, s
 
 def test_ctrl_c_leaves_what_there_is_and_no_process(tmp_path: Path) -> None:
     config = OmegaConf.to_container(configs_of([*QUICK, "trainer.max_epochs=100000"], [{}])[0], resolve=True)
-    jobs = [PlainJob(n, config | {"seed": n}, str(tmp_path / str(n)), ()) for n in range(4)]
+    jobs = [Job(n, config | {"seed": n}, tmp_path / str(n)) for n in range(4)]
     pool = Pool(2)
     pids: list[int] = []
 

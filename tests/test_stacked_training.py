@@ -16,13 +16,13 @@ from bnlab.network import MLP
 from bnlab.stacked.data import load_data
 from bnlab.stacked.formulas import layers
 from bnlab.stacked.formulas.loss import cross_entropy_and_gradient
+from bnlab.stacked.job import Job
 from bnlab.stacked.networks.compiled_step import CompiledStep
 from bnlab.stacked.networks.mlp import StackedMLP
 from bnlab.stacked.networks.optimizers import StackedOptimizer
 from bnlab.stacked.networks.same_bits import same_loss, same_products
 from bnlab.stacked.processes.worker import train_chunk
 from bnlab.stacked.training import Interrupted
-from bnlab.stacked.trial import Job
 
 EACH = {
     "sgd": [{"optimizer.lr": 0.1}, {"optimizer.lr": 0.02, "optimizer.weight_decay": 0.01}],

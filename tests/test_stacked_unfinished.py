@@ -17,10 +17,10 @@ from test_stacked_state import left_in
 from bnlab.search.study.folder import UNFINISHED
 from bnlab.stacked import pace, training
 from bnlab.stacked import train as train_stacked
-from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunks
 from bnlab.stacked.processes.pool import Pool
 from bnlab.stacked.processes.worker import train_chunk
-from bnlab.stacked.trial import Job
 
 LONG = ["trainer.max_epochs=200", "data.batch_size=256", "optimizer=adam", "scheduler=constant"]
 
@@ -55,7 +55,7 @@ def test_what_a_killed_worker_trained_goes_on_in_others(hasty, undisturbed, tmp_
     """The first is killed when all have a state, its stack goes on in halves."""
     configs, expected = undisturbed
     plain = [OmegaConf.to_container(config, resolve=True) for config in configs]
-    jobs = [PlainJob(n, config, str(tmp_path / str(n)), ()) for n, config in enumerate(plain)]
+    jobs = [Job(n, config, tmp_path / str(n)) for n, config in enumerate(plain)]
     pool = Pool(1)
     killed: list[int] = []
 

@@ -1,8 +1,10 @@
 """What a worker makes of the jobs that it is sent."""
 
+from pathlib import Path
+
 from omegaconf import OmegaConf
 
-from bnlab.stacked.processes.chunks import PlainJob
+from bnlab.stacked.job import Job
 from bnlab.stacked.processes.worker import _jobs
 
 
@@ -16,7 +18,7 @@ def test_each_job_has_its_own_config() -> None:
         first,
     ]
     jobs = _jobs(
-        [PlainJob(number, config, f"runs/{number}", (f"seed={number}",)) for number, config in enumerate(plain)]
+        [Job(number, config, Path(f"runs/{number}"), (f"seed={number}",)) for number, config in enumerate(plain)]
     )
     for number, (job, config) in enumerate(zip(jobs, plain, strict=True)):
         assert repr(OmegaConf.to_container(job.config)) == repr(config)

@@ -18,9 +18,10 @@ from bnlab.runs.folder import RunFolder
 from bnlab.runs.progress import RunProgress
 from bnlab.runs.summary import Summary
 from bnlab.stacked.data import Data, load_data
+from bnlab.stacked.job import Job
 from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
-from bnlab.stacked.trial import Job, Trial, draw
+from bnlab.stacked.trial import StackedTrial, draw
 from bnlab.status import Status
 from bnlab.training.interrupt import InterruptRequest
 from bnlab.training.own_metrics import OwnMetrics
@@ -38,7 +39,7 @@ class NotQuickError(Exception):
     """The network or its optimizer has no stacked form; the message says why."""
 
 
-class _Trial(Trial):
+class _QuickTrial(StackedTrial):
     """Logs as any code does: the file belongs to whoever runs it."""
 
     def log(self, message: str) -> None:
@@ -64,13 +65,13 @@ def train_quickly(
     """
     spare_the_compiler()
     data = load_data(config, is_beginning=True)
-    trial = _Trial(Job(0, config, run.path))
+    trial = _QuickTrial(Job(0, config, run.path))
     trial.run = run  # which is locked
     network = trial.build(data)
     progress = RunProgress(console, max_epochs=config.trainer.max_epochs, max_steps=config.trainer.max_steps)
     batch_size = len(data.splits.train) if trial.batch_size is None else trial.batch_size
 
-    def is_behind(trial: Trial) -> bool:
+    def is_behind(trial: StackedTrial) -> bool:
         row = trial.history.rows[-1]
         progress.end_epoch(row)
         return pruning is not None and pruning.ends(int(row["epoch"]), row, config.trainer.max_epochs)
@@ -100,7 +101,7 @@ def train_quickly(
         raise UserError(trial.summary["error"])
 
 
-def _write_what_there_is(trial: Trial) -> None:
+def _write_what_there_is(trial: StackedTrial) -> None:
     trial.end_training(Status.FAILED)
     if trial.history.rows:
         trial.write_progress()

@@ -28,8 +28,8 @@ from bnlab.launchers.one_job import compose_job, run_here
 from bnlab.process.process_limit import require_room
 from bnlab.runs.summary import Owner, Summary
 from bnlab.search.study.folder import TrialFolder
-from bnlab.search.sweeps.job import Job
 from bnlab.search.sweeps.launcher import SweepLauncher
+from bnlab.search.sweeps.recorded_task import RecordedTask
 from bnlab.status import Status
 from bnlab.text.command_line import Origin, command, given_overrides
 from bnlab.text.concealing import known
@@ -74,7 +74,7 @@ class StackedLauncher(Launcher, SweepLauncher):
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config
-        self._stacks = (task_function.task if isinstance(task_function, Job) else task_function) is task
+        self._stacks = (task_function.task if isinstance(task_function, RecordedTask) else task_function) is task
         if self._stacks:
             self._start(n_jobs)
 
@@ -145,7 +145,7 @@ class _Batch:
 
     def jobs(self) -> Iterator[Any]:
         """Compose the jobs one after the other; one that cannot be composed has failed."""
-        from bnlab.stacked.processes.chunks import PlainJob
+        from bnlab.stacked.job import Job
 
         for index, overrides in enumerate(self._overrides):
             if index == len(self._overrides) - 1:
@@ -165,7 +165,7 @@ class _Batch:
                     self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 raw = unresolved(config)
                 container = resolved(config, {key: raw[key] for key in raw if key != "search"})
-                job = PlainJob(index, container, str(folder.absolute()), *self._about(config.hydra))
+                job = Job(index, container, folder.absolute(), *self._about(config.hydra))
                 if holds_secrets(raw):
                     learn(config)
                     job = replace(job, from_environment=interpolations_of(config), secrets=known())
@@ -179,7 +179,7 @@ class _Batch:
         """The overrides of a job, the command that runs it alone, and the sweep whose trial it is."""
         overrides = given_overrides(hydra.overrides.task)
         job = self._task_function
-        sweep = TrialFolder.of(hydra).identity(job.sweep_id) if isinstance(job, Job) else None
+        sweep = TrialFolder.of(hydra).identity(job.sweep_id) if isinstance(job, RecordedTask) else None
         return overrides, command(overrides, self._origin), sweep
 
     def _of_task(self) -> list[str]:

@@ -105,6 +105,6 @@ def _target(config: Mapping[str, Any], group: str) -> Any:
     return (config.get(group) or {}).get("_target_")
 
 
-def data_key(config: dict[str, Any]) -> str:
+def data_key(config: Mapping[str, Any]) -> str:
     """Equal for configs that train on the same data."""
     return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)

@@ -31,7 +31,7 @@ class State:
         seconds: that it has taken.
         network: its `state_dict`; empty where it has ended.
         moments: of its optimizer, by name, (P,).
-        best, last: as `bnlab.stacked.trial.Trial` has them; the last only where it has ended.
+        best, last: as `bnlab.stacked.trial.StackedTrial` has them; the last only where it has ended.
         rungs: what its pruner keeps of it.
     """
 

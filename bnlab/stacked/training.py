@@ -23,7 +23,7 @@ from bnlab.stacked.networks.mlp import StackedMLP
 from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.pace import Pace
-from bnlab.stacked.trial import Trial
+from bnlab.stacked.trial import StackedTrial
 from bnlab.status import Status
 from bnlab.training.own_metrics import OwnMetrics
 
@@ -34,7 +34,7 @@ _COPIES = 4  # in last.ckpt and best.ckpt, and in what is kept for another proce
 DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 
-Keep = Callable[[Trial, dict[str, Tensor], dict[str, Tensor]], None]
+Keep = Callable[[StackedTrial, dict[str, Tensor], dict[str, Tensor]], None]
 
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
@@ -86,11 +86,11 @@ class Training:
     """K trials that differ only in numbers, on their way as one.
 
     Each has the batches, the updates, the schedule and the end that it has in a training of its own. One that ends
-    before the others leaves, and the rest go on smaller. Those that go on from a state (`Trial.go_on`) have all come to
-    the same epoch, or to their end.
+    before the others leaves, and the rest go on smaller. Those that go on from a state (`StackedTrial.go_on`) have all
+    come to the same epoch, or to their end.
 
     Args:
-        trials: built (`Trial.build`), all of one group (`bnlab.stacked.grouping`).
+        trials: built (`StackedTrial.build`), all of one group (`bnlab.stacked.grouping`).
         networks: of the trials.
         data: what they train on.
         device: where.
@@ -106,13 +106,13 @@ class Training:
 
     def __init__(
         self,
-        trials: Sequence[Trial],
+        trials: Sequence[StackedTrial],
         networks: Sequence[nn.Module],
         data: Data,
         *,
         device: torch.device | None = None,
         look: Callable[[int, int], None] = lambda epoch, num_trials: None,
-        after_epoch: Callable[[Trial], bool] = lambda trial: False,
+        after_epoch: Callable[[StackedTrial], bool] = lambda trial: False,
         keep: Keep | None = None,
         keeps_last: bool = False,
     ) -> None:
@@ -281,13 +281,13 @@ class Training:
         for trial, metrics in zip(trials, self._with_own(trials, tested, own, "test"), strict=True):
             trial.test_metrics = metrics
 
-    def _own_metrics(self, trials: Sequence[Trial]) -> list[OwnMetrics]:
+    def _own_metrics(self, trials: Sequence[StackedTrial]) -> list[OwnMetrics]:
         """Those of each trial; none where the criterion keeps no outputs for them."""
         return [trial.own_metrics for trial in trials if self._criterion.keeps_outputs]
 
     @staticmethod
     def _with_own(
-        trials: Sequence[Trial], measured: Sequence[dict[str, float]], own: Sequence[OwnMetrics], stage: str
+        trials: Sequence[StackedTrial], measured: Sequence[dict[str, float]], own: Sequence[OwnMetrics], stage: str
     ) -> list[dict[str, float]]:
         """The metrics `measured` of each trial, with those of its own; one that raises ends its trial alone."""
         found = list(measured)

@@ -5,11 +5,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -27,35 +25,24 @@ from bnlab.metrics import columns_of, minimizes
 from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
-from bnlab.runs.summary import Owner, Summary, beginning, ending
+from bnlab.runs.summary import Summary, beginning, ending
 from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
+from bnlab.stacked.job import Job
 from bnlab.stacked.networks.optimizers import moment_names
 from bnlab.stacked.state import State
 from bnlab.status import Status
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.training.own_metrics import OwnMetrics
 
-__all__ = ["Job", "Trial", "draw", "finish"]
+__all__ = ["StackedTrial", "draw", "finish"]
 
 _LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
 
 
-@dataclass(frozen=True)
-class Job:
-    """A training to be done: the config, where its run folder goes, and what its summary says of where it came from."""
-
-    number: int
-    config: DictConfig
-    folder: Path
-    overrides: Sequence[str] | None = ()
-    command: str | None = None
-    sweep: Owner | None = None
-
-
 @dataclass
-class Trial:
+class StackedTrial:
     """A network on its way through a stack.
 
     Attributes:
@@ -302,15 +289,15 @@ def _require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence
             raise ValueError(f"its {name} has another shape")
 
 
-def finish(trials: Sequence[Trial]) -> Iterator[Trial]:
+def finish(trials: Sequence[StackedTrial]) -> Iterator[StackedTrial]:
     """Write what the folders of trials that have ended are to hold; yield each when its folder is on the disk.
 
     Raises:
         OSError: one cannot be written; those before it are complete.
     """
-    written, failure = _write_while_possible(trials, Trial.write_results)
+    written, failure = _write_while_possible(trials, StackedTrial.write_results)
     to_disk([trial.run.path for trial in written])
-    complete, failure_of_summary = _write_while_possible(written, Trial.write_summary)
+    complete, failure_of_summary = _write_while_possible(written, StackedTrial.write_summary)
     to_disk([trial.run.path for trial in complete])
     yield from complete
     if (cause := failure_of_summary or failure) is not None:
@@ -318,8 +305,8 @@ def finish(trials: Sequence[Trial]) -> Iterator[Trial]:
 
 
 def _write_while_possible(
-    trials: Sequence[Trial], write: Callable[[Trial], None]
-) -> tuple[Sequence[Trial], OSError | None]:
+    trials: Sequence[StackedTrial], write: Callable[[StackedTrial], None]
+) -> tuple[Sequence[StackedTrial], OSError | None]:
     """The trials that were written, and what ended it before the last."""
     for index, trial in enumerate(trials):
         try:
@@ -329,7 +316,7 @@ def _write_while_possible(
     return trials, None
 
 
-def draw(trials: Sequence[Trial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
+def draw(trials: Sequence[StackedTrial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
     """Give each trial the picture of its curves; those that went the same way share their axes."""
     for diverged in (False, True):  # whose losses would leave nothing to see of the others
         drawn = [trial for trial in trials if trial.history.rows and (trial.status == Status.DIVERGED) == diverged]

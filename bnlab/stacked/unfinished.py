@@ -19,8 +19,8 @@ from bnlab.search.study.folder import UNFINISHED, TrialFolder
 
 if TYPE_CHECKING:
     from bnlab.stacked.data import Data
+    from bnlab.stacked.job import Job
     from bnlab.stacked.state import State
-    from bnlab.stacked.trial import Job
 
 __all__ = ["Unfinished"]
 

@@ -29,7 +29,7 @@ from bnlab.search.study.journal import mend
 from bnlab.search.study.pruning import build_pruner
 from bnlab.search.study.storage import close, open_storage
 from bnlab.search.study.trials import Trial
-from bnlab.search.sweeps.job import Job
+from bnlab.search.sweeps.recorded_task import RecordedTask
 from bnlab.search.sweeps.running import RunningSweep
 from bnlab.search.sweeps.trust import TRUST, reasons_of_configs, reasons_of_definition
 from bnlab.text.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
@@ -100,7 +100,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     context = replace(hydra_context, config_loader=loader)
     HydraConfig.instance().set_config(config)
     launcher = Plugins.instance().instantiate_launcher(
-        config=config, hydra_context=context, task_function=Job(task, sweep_id, known())
+        config=config, hydra_context=context, task_function=RecordedTask(task, sweep_id, known())
     )
     if stored is None:
         warn_of_literals(config)

@@ -3,53 +3,20 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
-
 from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
-from bnlab.runs.summary import Owner
 from bnlab.stacked.grouping import data_key, group_key, why_alone
+from bnlab.stacked.job import Job
 
-__all__ = ["Chunk", "Chunks", "PlainJob", "Refusal"]
+__all__ = ["Chunk", "Chunks", "Refusal"]
 
 COMPOSE_FOR_S = 0.01
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class PlainJob:
-    """A training to be done, as it travels between processes, in plain containers: a DictConfig is slow to pickle.
-
-    Attributes:
-        config: resolved.
-        overrides, command, sweep: for the summary, as `bnlab.runs.summary.beginning` takes them.
-        from_environment: settings that the environment gives, by their keys and indices from the root on, and their
-            interpolations, which are what is written down.
-        secrets: that may turn up anywhere, and what is shown in their place (`bnlab.text.concealing.known`).
-    """
-
-    number: int
-    config: dict[str, Any]
-    folder: str
-    overrides: Sequence[str] | None
-    command: str | None = None
-    sweep: Owner | None = None
-    from_environment: Mapping[tuple[Any, ...], str] = field(default_factory=dict)
-    secrets: Mapping[str, str] = field(default_factory=dict)
-
-    def interpolated(self, config: DictConfig) -> DictConfig:
-        """`config`, which was made of this job's, with the interpolations in it again."""
-        for (*above, last), text in self.from_environment.items():
-            node = config
-            for part in above:
-                node = node[part]
-            node[last] = text
-        return config
 
 
 @dataclass(frozen=True)
@@ -59,7 +26,7 @@ class Refusal:
     `is_outside` where that is no fault of its own (`bnlab.process.outside`).
     """
 
-    job: PlainJob
+    job: Job
     reason: str
     has_folder: bool = True
     is_outside: bool = False
@@ -74,13 +41,13 @@ class Chunk:
         is_retry: whether it was tried before.
     """
 
-    jobs: tuple[PlainJob, ...]
+    jobs: tuple[Job, ...]
     reason: str | None = None
     is_retry: bool = False
 
     @property
     def data(self) -> str:
-        return data_key(self.jobs[0].config)
+        return data_key(self.jobs[0].settings)
 
 
 class Chunks:
@@ -94,13 +61,13 @@ class Chunks:
         refused: jobs that cannot be done.
     """
 
-    def __init__(self, jobs: Iterator[PlainJob], size: Callable[[dict[str, Any]], int]) -> None:
+    def __init__(self, jobs: Iterator[Job], size: Callable[[Mapping[str, Any]], int]) -> None:
         self._jobs = jobs
         self._size = size
-        self._groups: dict[str, tuple[int, list[PlainJob]]] = {}
+        self._groups: dict[str, tuple[int, list[Job]]] = {}
         self.waiting: list[Chunk] = []
         self.refused: list[Refusal] = []
-        self._folders: set[str] = set()
+        self._folders: set[Path] = set()
         self.is_composing = True
 
     @property
@@ -118,28 +85,28 @@ class Chunks:
             else:
                 self._add(job)
 
-    def _add(self, job: PlainJob) -> None:
+    def _add(self, job: Job) -> None:
         if job.folder in self._folders:
-            reason = f"{job.folder!r} is the folder of another job, too: give each a folder of its own."
+            reason = f"{str(job.folder)!r} is the folder of another job, too: give each a folder of its own."
             self.refused.append(Refusal(job, reason, has_folder=False))
             return
         self._folders.add(job.folder)
         try:
-            RunFolder(Path(job.folder)).require_free()
+            RunFolder(job.folder).require_free()
         except UserError as error:
             self.refused.append(Refusal(job, str(error), has_folder=False))
             return
         self._group(job)
 
-    def _group(self, job: PlainJob) -> None:
-        reason = why_alone(job.config)
+    def _group(self, job: Job) -> None:
+        reason = why_alone(job.settings)
         if reason is not None:
             self.add_alone([job], reason)
             return
-        key = group_key(job.config)
+        key = group_key(job.settings)
         if key not in self._groups:
             try:
-                self._groups[key] = self._size(job.config), []
+                self._groups[key] = self._size(job.settings), []
             except UserError as error:
                 self.refused.append(Refusal(job, str(error)))
                 return
@@ -149,17 +116,17 @@ class Chunks:
             self.waiting.append(Chunk(tuple(group)))
             group.clear()
 
-    def add_alone(self, jobs: Sequence[PlainJob], reason: str) -> None:
+    def add_alone(self, jobs: Sequence[Job], reason: str) -> None:
         """To be trained one by one by Lightning."""
         for job in jobs:
             log.info("job %d trains alone, not in a stack: %s", job.number, reason)
             self.waiting.append(Chunk((job,), reason))
 
-    def retry(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+    def retry(self, jobs: Sequence[Job], chunk: Chunk) -> None:
         """To be tried again, one by one."""
         self.waiting += [Chunk((job,), chunk.reason, is_retry=True) for job in jobs]
 
-    def give_back(self, jobs: Sequence[PlainJob], chunk: Chunk) -> None:
+    def give_back(self, jobs: Sequence[Job], chunk: Chunk) -> None:
         """To be done by others, `chunk` in halves: what killed a worker may have been their memory."""
         half = max(1, len(chunk.jobs) // 2)
         self.waiting += [Chunk(tuple(jobs[i : i + half]), chunk.reason) for i in range(0, len(jobs), half)]

@@ -17,7 +17,8 @@ from bnlab.rules import one_of
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.summary import Summary
 from bnlab.search.study.folder import UNFINISHED
-from bnlab.stacked.processes.chunks import Chunks, PlainJob
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunks
 from bnlab.stacked.processes.existing import Replacement, stored_summary
 from bnlab.stacked.processes.memory import chunk_size
 from bnlab.stacked.processes.pool import Pool, Report
@@ -133,18 +134,16 @@ def _train(
     return [summaries[number] for number in sorted(summaries)]
 
 
-def _job(number: int, config: DictConfig, folder: Path) -> PlainJob:
+def _job(number: int, config: DictConfig, folder: Path) -> Job:
     learn(config)
     settings = plain(config)
     overrides = overrides_of(settings, plain_to_write(config))
-    return PlainJob(
-        number, settings, str(folder), overrides, from_environment=interpolations_of(config), secrets=known()
-    )
+    return Job(number, settings, folder, overrides, from_environment=interpolations_of(config), secrets=known())
 
 
 def run_jobs(
     pool: Pool,
-    jobs: Iterator[PlainJob],
+    jobs: Iterator[Job],
     num_jobs: int,
     ended: Callable[[int, Summary], None],
     report: Callable[[Report], None],

@@ -8,16 +8,14 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from bnlab.errors import UserError
 from bnlab.process.shared_process import leave_removed_folder
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.summary import Summary, beginning
-from bnlab.stacked.processes.chunks import Chunk, Chunks, PlainJob, Refusal
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunk, Chunks, Refusal
 from bnlab.stacked.processes.fork_server import CANNOT_FORK, ForkServer, NoProcessError, fork_server
 
 __all__ = ["LostWorkersError", "Pool", "Report"]
@@ -52,7 +50,7 @@ class _Worker:
     epoch: int = 0
     num_networks: int = 0
 
-    def unfinished(self) -> list[PlainJob]:
+    def unfinished(self) -> list[Job]:
         return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
 
 
@@ -153,7 +151,7 @@ class Pool:
             return
         room = self.num_workers - len(self._workers) - self._num_starting
         for chunk in chunks.waiting[self._num_starting :][:room]:
-            self._server.order(chunk.data, chunk.jobs[0].config)
+            self._server.order(chunk.data, chunk.jobs[0].settings)
             self._num_starting += 1
 
     def _take_in(self, ready: Any, chunks: Chunks) -> None:
@@ -253,15 +251,15 @@ class Pool:
 
     def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
         job = refusal.job
-        config: Any = job.interpolated(OmegaConf.create(job.config))
-        summary = beginning(config, job.overrides, job.command, job.sweep) | {"error": refusal.reason, "seconds": None}
+        summary = beginning(job.config, job.overrides, job.command, job.sweep)
+        summary |= {"error": refusal.reason, "seconds": None}
         if refusal.is_outside:
             summary["outside"] = True
         if refusal.has_folder:
-            folder = RunFolder(Path(job.folder))
+            folder = RunFolder(job.folder)
             with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
                 if not folder.config.is_file():
-                    folder.create(config, job.overrides)
+                    folder.create(job.config, job.overrides)
                 folder.write_summary(summary)
         num_deaths = self._num_deaths
         self._end_job(job.number, summary)
@@ -326,11 +324,11 @@ class Pool:
         self.close()
 
 
-def _clear(jobs: list[PlainJob]) -> None:
+def _clear(jobs: list[Job]) -> None:
     """Make their folders fit to begin again in: one that holds half a run would be refused.
 
     What is there is theirs: a job whose folder held anything was refused when it was composed.
     """
     for job in jobs:
-        for file in RunFolder(Path(job.folder)).results:
+        for file in RunFolder(job.folder).results:
             file.unlink(missing_ok=True)

@@ -6,10 +6,10 @@ import pickle
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from io import StringIO
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,10 +27,11 @@ from bnlab.runs.reading import load
 from bnlab.runs.summary import Summary
 from bnlab.search.study.folder import Definition, SweepFolder, TrialFolder
 from bnlab.stacked.data import load_data
-from bnlab.stacked.processes.chunks import Chunk, PlainJob
+from bnlab.stacked.job import Job
+from bnlab.stacked.processes.chunks import Chunk
 from bnlab.stacked.processes.plotter import plot_here
 from bnlab.stacked.training import Interrupted, Training
-from bnlab.stacked.trial import Job, Trial, draw, finish
+from bnlab.stacked.trial import StackedTrial, draw, finish
 from bnlab.stacked.unfinished import Unfinished
 from bnlab.status import Status
 from bnlab.text.command_line import shown
@@ -99,21 +100,20 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
         connection.send(("broke", reason(error), is_outside(error)))
 
 
-def _jobs(plain_jobs: Sequence[PlainJob]) -> list[Job]:
-    """Their configs as OmegaConf's: the first is made, the others are copies of it in which what differs is set."""
-    first = plain_jobs[0].config
-    made = pickle.dumps(OmegaConf.create(first))
+def _jobs(plain_jobs: Sequence[Job]) -> list[Job]:
+    """With configs of OmegaConf's: the first is made, the others are copies of it in which what differs is set."""
+    first = plain_jobs[0].settings
+    made = pickle.dumps(OmegaConf.create(dict(first)))
     jobs = []
     for plain in plain_jobs:
         config: DictConfig = pickle.loads(made)
-        for key in first.keys() - plain.config.keys():
+        for key in first.keys() - plain.settings.keys():
             del config[key]
-        for key, value in plain.config.items():
+        for key, value in plain.settings.items():
             if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
                 config[key] = value
         remember_all(plain.secrets)
-        config = plain.interpolated(config)
-        jobs.append(Job(plain.number, config, Path(plain.folder), plain.overrides, plain.command, plain.sweep))
+        jobs.append(replace(plain, settings=plain.interpolated(config)))
     return jobs
 
 
@@ -130,7 +130,7 @@ def train_chunk(
     Raises:
         NotStackableError: before anything is written.
     """
-    trials = [Trial(job) for job in jobs]
+    trials = [StackedTrial(job) for job in jobs]
     try:
         for trial in _train(trials, look, pictures_of, say):
             yield trial.job.number, trial.summary
@@ -140,14 +140,14 @@ def train_chunk(
 
 
 def _train(
-    trials: Sequence[Trial],
+    trials: Sequence[StackedTrial],
     look: Callable[[int, int], None],
     pictures_of: PicturesOf,
     say: Callable[[str], None],
-) -> Iterator[Trial]:
+) -> Iterator[StackedTrial]:
     networks: dict[int, nn.Module] = {}
     unfinished: dict[int, Unfinished] = {}
-    ready: list[Trial] = []
+    ready: list[StackedTrial] = []
     for trial in trials:
         try:
             trial.create()
@@ -168,19 +168,19 @@ def _train(
         if trial.going_on is not None and trial.job.number in rules:
             rules[trial.job.number].go_on(trial.going_on.rows, trial.going_on.rungs)
 
-    def keep(trial: Trial, network: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
+    def keep(trial: StackedTrial, network: dict[str, Tensor], moments: dict[str, Tensor]) -> None:
         rule = rules.get(trial.job.number)
         state = trial.state(network, moments, {} if rule is None else rule.rungs())
         unfinished[trial.job.number].write(state, data)
 
-    def is_behind(trial: Trial) -> bool:
+    def is_behind(trial: StackedTrial) -> bool:
         rule, row = rules.get(trial.job.number), trial.history.rows[-1]
         if rule is None or not rule.ends(int(row["epoch"]), row, trial.config.trainer.max_epochs):
             return False
         trial.log(f"epoch {row['epoch']}: behind the other trials: the training ends here")
         return True
 
-    def training_of(trials: Sequence[Trial]) -> Training:
+    def training_of(trials: Sequence[StackedTrial]) -> Training:
         of_trials = [networks[trial.job.number] for trial in trials]
         return Training(trials, of_trials, data, look=look, after_epoch=is_behind, keep=keep)
 
@@ -202,7 +202,7 @@ def _train(
         yield trial
 
 
-def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished, say: Callable[[str], None]) -> nn.Module:
+def _go_on(trial: StackedTrial, network: nn.Module, unfinished: Unfinished, say: Callable[[str], None]) -> nn.Module:
     """Let it begin with the state that a killed process has left, if there is one; the network to be trained."""
     try:
         state = unfinished.read(trial.data)
@@ -217,9 +217,9 @@ def _go_on(trial: Trial, network: nn.Module, unfinished: Unfinished, say: Callab
         return trial.begin_anew(trial.data)
 
 
-def _in_step(trials: Sequence[Trial]) -> list[list[Trial]]:
+def _in_step(trials: Sequence[StackedTrial]) -> list[list[StackedTrial]]:
     """Those that can be one stack, because they have come to the same epoch; who has ended is in any."""
-    by_epoch: dict[int, list[Trial]] = {}
+    by_epoch: dict[int, list[StackedTrial]] = {}
     for trial in trials:
         if trial.status is None:
             by_epoch.setdefault(0 if trial.going_on is None else trial.going_on.epoch, []).append(trial)
@@ -251,7 +251,7 @@ def train_alone(job: Job, reason: str) -> Summary:
     try:
         RunFolder(job.folder).require_free()  # before a log is written there
     except UserError as error:
-        return Trial(job).fail(error)
+        return StackedTrial(job).fail(error)
     from rich.console import Console
 
     from bnlab.config.trainer import by_lightning
@@ -278,10 +278,10 @@ def train_alone(job: Job, reason: str) -> Summary:
             pruning=_pruning_of(job),
         )
     except UserInterrupt as error:
-        return Trial(job, begun=start).fail(error, Status.INTERRUPTED)
+        return StackedTrial(job, begun=start).fail(error, Status.INTERRUPTED)
     except BaseException as error:
         log.error("the trial failed", exc_info=True)
-        return Trial(job, begun=start).fail(error)
+        return StackedTrial(job, begun=start).fail(error)
     finally:
         root.removeHandler(handler)
         root.setLevel(level)

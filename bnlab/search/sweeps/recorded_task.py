@@ -23,7 +23,7 @@ from bnlab.search.study.folder import TrialFolder, read_result
 from bnlab.status import Status
 from bnlab.text.concealing import remember_all
 
-__all__ = ["Job", "JobEndedError"]
+__all__ = ["JobEndedError", "RecordedTask"]
 
 PATIENCE_S = 60.0  # with a full disk
 
@@ -36,7 +36,7 @@ class JobEndedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Job:
+class RecordedTask:
     """`task`, which leaves summary.json in Hydra's output folder; where it does not, this does.
 
     A summary is how a sweep learns of a trial while the launcher is still at work, and after the sweep was killed. What
