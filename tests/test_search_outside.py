@@ -148,7 +148,7 @@ def test_a_sweep_waits_for_a_full_disk(sweep, disk):
 
 
 def test_a_sweep_stops_where_a_disk_stays_full_and_goes_on_later(sweep, train, disk, monkeypatch):
-    places = ("search.study.plan", "search.sweeps.recorded_task", "search.sweeps.running", "launchers.worker")
+    places = ("search.study.own_study", "search.sweeps.recorded_task", "search.sweeps.batches", "launchers.worker")
     for place in places:
         monkeypatch.setattr(f"bnlab.{place}.PATIENCE_S", 0.3)
     ballasts = []

@@ -8,7 +8,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from simulated_sweep import LR, Left, smooth
 
-from bnlab.search.study.plan import MOST_ENDS
+from bnlab.search.study.recovery import MOST_ENDS
 
 
 def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):

@@ -13,8 +13,10 @@ from test_search_processes import LR, run, start
 
 from bnlab.bench.chaos.database import NoServerError, Server
 from bnlab.search.spaces.space import Space
+from bnlab.search.study.design import Design
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.journal import Journal, mend
+from bnlab.search.study.own_study import OwnStudy
 from bnlab.search.study.plan import Plan
 from bnlab.search.study.storage import close, open_storage
 
@@ -179,8 +181,8 @@ def test_a_trial_that_another_sweep_was_faster_at_is_left_to_it(kind, has_finish
 
     storage, of_another = opened(), opened()
     study = optuna.create_study(storage=storage, study_name="s")
-    options = {"num_points": 2, "seeds": 1, "points": None, "sweep_id": "x", "folder": tmp_path, "worst": 1.0}
-    plan = Plan(study, storage, Space((), {}), **options)
+    own = OwnStudy(study, storage, sweep_id="x", folder=tmp_path, worst=1.0)
+    plan = Plan(own, Design(Space((), {}), num_points=2, seeds=1))
     plan.add_missing()
     waiting = storage.get_all_trials
 

@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from simulated_sweep import LR, MOMENTUM, smooth
 
+from bnlab.search.study.trials import Trial
 from bnlab.search.sweeps.progress import SweepProgress
 from bnlab.status import Status
 
@@ -115,7 +116,7 @@ def test_numbers_that_differ_are_shown_with_as_many_digits_as_that_takes(sweep):
 
 
 @pytest.mark.parametrize(
-    "broken", ["sweeps.running.write_figure", "sweeps.running.write_ablation", "results.leaderboard.Leaderboard.table"]
+    "broken", ["sweeps.ending.write_figure", "sweeps.ending.write_ablation", "results.leaderboard.Leaderboard.table"]
 )
 def test_what_cannot_be_shown_does_not_take_the_ending_with_it(sweep, monkeypatch, broken):
     def fail(*arguments):
@@ -297,7 +298,7 @@ def test_progress_is_readable_in_a_log(sweep, monkeypatch):
 def test_of_equally_good_trials_the_progress_names_the_first_in_whatever_order_they_end():
     progress = SweepProgress(Console(), 3, [], "val_accuracy", minimize=False)
     for number, objective in ((2, 0.9), (1, 0.9), (0, 0.8)):
-        progress.ended(number, Status.COMPLETED, objective, "", place=number)
+        progress.ended(Trial(number, number, 0, Status.COMPLETED, objective))
     assert "(trial 1)" in progress._line()
 
 

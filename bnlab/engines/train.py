@@ -56,7 +56,7 @@ def task(config: "DictConfig") -> float | None:
 
             from rich.console import Console
 
-            from bnlab.search.study.folder import TrialFolder
+            from bnlab.search.study.trial_folder import TrialFolder
 
             # The sweep shows the progress and the result of its trials itself.
             arguments["console"] = Console(file=StringIO())

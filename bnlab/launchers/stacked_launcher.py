@@ -27,7 +27,7 @@ from bnlab.launchers.n_jobs import N_JOBS, num_processes
 from bnlab.launchers.one_job import compose_job, run_here
 from bnlab.process.process_limit import require_room
 from bnlab.runs.summary import Owner, Summary
-from bnlab.search.study.folder import TrialFolder
+from bnlab.search.study.trial_folder import TrialFolder
 from bnlab.search.sweeps.launcher import SweepLauncher
 from bnlab.search.sweeps.recorded_task import RecordedTask
 from bnlab.status import Status

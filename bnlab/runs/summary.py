@@ -22,7 +22,7 @@ from bnlab.text.command_line import command as command_line
 if TYPE_CHECKING:
     from bnlab.data import Splits
 
-__all__ = ["Owner", "Summary", "beginning", "ending", "metric_values", "read_summary", "versions"]
+__all__ = ["Owner", "Summary", "beginning", "ending", "metric_values", "read_summary", "summary_in", "versions"]
 
 _METRICS = ("train_", "val_", "test_")
 
@@ -174,6 +174,18 @@ def read_summary(file: Path) -> Summary:
         raise ValueError(f"{file.name} is damaged")
     summary["status"] = Status(summary["status"])
     return cast(Summary, summary)
+
+
+def summary_in(folder: Path) -> Summary | None:
+    """That of the run in `folder`; None if it has none.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return read_summary(folder / "summary.json")
+    except FileNotFoundError:
+        return None
 
 
 def _is_number(value: Any) -> bool:

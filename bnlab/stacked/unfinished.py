@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from bnlab.config.settings import plain
 from bnlab.io.atomic_file import write_bytes
-from bnlab.search.study.folder import UNFINISHED, TrialFolder
+from bnlab.search.study.folder import UNFINISHED
+from bnlab.search.study.trial_folder import TrialFolder
 
 if TYPE_CHECKING:
     from bnlab.stacked.data import Data

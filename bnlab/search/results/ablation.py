@@ -9,10 +9,10 @@ from bnlab.comparison.grouping import arms_of
 from bnlab.comparison.settings import Settings
 from bnlab.comparison.table import Table, make_table, metrics_of
 from bnlab.io.atomic_file import write_text
-from bnlab.runs.summary import metric_values
+from bnlab.runs.summary import metric_values, summary_in
 from bnlab.search.results.leaderboard import Leaderboard
 from bnlab.search.spaces.parameter import Choice
-from bnlab.search.study.folder import SweepFolder, read_result
+from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trials import Trial
 
 __all__ = ["ablation_of", "write_ablation"]
@@ -75,7 +75,7 @@ def _all_values(trial: Trial) -> dict[str, float]:
     if trial.folder is None:
         return {}
     try:
-        summary = read_result(trial.folder)
+        summary = summary_in(trial.folder)
     except (OSError, ValueError):
         return {}
     return {} if summary is None or summary.get("objective") != trial.objective else metric_values(summary)

@@ -1,75 +1,26 @@
 """A sweep's folder: what is in it, and who may write to it."""
 
-import csv
 import json
 import os
-import secrets
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from omegaconf import OmegaConf
 
 from bnlab.errors import UserError, user_errors
 from bnlab.io.atomic_file import remove_unfinished, write_text
 from bnlab.io.folder_lock import FolderLock
 from bnlab.io.stored_file import read_text
-from bnlab.io.yaml_text import read_yaml, to_yaml
+from bnlab.io.yaml_text import read_yaml
 from bnlab.runs.folder import RunFolder
-from bnlab.runs.summary import Owner, Summary, read_summary
-from bnlab.search.study.address import anchored
-from bnlab.text.command_line import Origin, command, override, shown
-from bnlab.text.concealing import conceal_address, is_masked, override_to_write, remember_address, revealed
+from bnlab.runs.summary import Owner, Summary, summary_in
+from bnlab.search.study.definition import Definition
+from bnlab.text.command_line import command, override, shown
 
-__all__ = ["UNFINISHED", "Definition", "SweepFolder", "TrialFolder", "is_owned", "read_result", "resume_command"]
+__all__ = ["UNFINISHED", "SweepFolder", "resume_command"]
 
 UNFINISHED = ".unfinished"  # the folder of what stacks go on from (`bnlab.stacked.unfinished`)
-
-
-_SUMMARY = "summary.json"
-
-
-@dataclass(frozen=True)
-class Definition:
-    """What a sweep was asked to do, so that it can go on.
-
-    Attributes:
-        id: drawn when the sweep was defined; what is this sweep's says so.
-        overrides: of the settings, among them the space and those of `search`.
-        origin: Hydra's flags and its own overrides, such as the launcher.
-        study: its name in the storage.
-        storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder. A password
-            in it is not written down.
-        pruner: `_target_` and its settings; None for none.
-        minimize: whether a lower objective is better.
-        num_points: configurations to try, when it was defined; a sampler may divide them into rounds.
-    """
-
-    id: str
-    overrides: list[str]
-    origin: Origin
-    study: str
-    storage: str | None
-    pruner: dict[str, Any] | None
-    minimize: bool
-    num_points: int
-
-    def storage_url(self, folder: Path) -> str | None:
-        """`storage` with what the environment has to say; a relative file is one in `folder`, the sweep's."""
-        if self.storage is None:
-            return None
-        with user_errors("`search.storage`: "):
-            url: str = OmegaConf.create({"url": revealed(self.storage)}).url
-        if is_masked(url):
-            raise UserError(
-                f"`search.storage` was {url}, whose password was not written down: say search.storage=ADDRESS again, "
-                "best as search.storage='${oc.env:NAME}'; or leave the password to PGPASSWORD or ~/.pgpass."
-            )
-        remember_address(url)
-        return anchored(url, Path() if "${" in self.storage else folder)
 
 
 @dataclass(frozen=True)
@@ -134,12 +85,7 @@ class SweepFolder:
         return self.path / name
 
     def write_definition(self, definition: Definition) -> None:
-        plain = asdict(definition)
-        plain["origin"]["overrides"] = list(map(override_to_write, plain["origin"]["overrides"]))
-        plain["overrides"] = list(map(override_to_write, plain["overrides"]))
-        if plain["storage"] is not None:
-            plain["storage"] = conceal_address(plain["storage"])
-        write_text(self.definition, to_yaml(plain))
+        write_text(self.definition, definition.text())
 
     def read_definition(self) -> Definition:
         """
@@ -152,10 +98,10 @@ class SweepFolder:
             stored: Any = read_yaml(self.definition)
             if isinstance(stored, dict) and "trials_per_round" in stored:
                 raise ValueError("an earlier version of bnlab began it; start a new sweep")
-            if not _is_definition(stored):
+            definition = Definition.of(stored)
+            if definition is None:
                 raise ValueError(f"{self.definition.name} is damaged")
-            origin = stored.pop("origin")
-            return Definition(**stored, origin=Origin(**origin | {"overrides": tuple(origin["overrides"])}))
+            return definition
 
     def check_is_free(self) -> None:
         """Refuse a folder in which a new sweep would mix its results with others, or overwrite them.
@@ -193,9 +139,7 @@ class SweepFolder:
         foreign = [
             name
             for name in self.numbered()
-            if name not in outermost
-            and (summary := self.result(name)) is not None
-            and not is_owned(summary, sweep_id, name)
+            if name not in outermost and self.result(name) is not None and self.own_result(name, sweep_id) is None
         ]
         if foreign and not self.lost_trials:
             raise UserError(
@@ -254,51 +198,19 @@ class SweepFolder:
 
     def has_result(self, name: str) -> bool:
         """Whether `result` has something to read, without reading it."""
-        return os.path.exists(f"{self.path}/{name}/{_SUMMARY}")
+        return os.path.exists(f"{self.path}/{name}/summary.json")
 
     def result(self, name: str) -> Summary | None:
         """The summary.json of a trial, None while it has none that can be read."""
         try:
-            return read_result(self.trial(name))
+            return summary_in(self.trial(name))
         except ValueError:
             return None
 
-    def set_damaged_files_aside(self, name: str) -> bool:
-        """Rename what a trial has left and cannot be read, with a line on stderr each; whether there was any."""
-        damaged = [file for file, read in _READERS.items() if not _can_be_read(self.trial(name) / file, read)]
-        for file in damaged:
-            path = self.trial(name) / file
-            aside = path.with_name(f"{file}.damaged")
-            if aside.exists():
-                aside = path.with_name(f"{file}.damaged-{secrets.token_hex(3)}")
-            path.rename(aside)
-            print(
-                f"{shown(path)} is damaged: it is set aside as {aside.name}, and the trial is done again.",
-                file=sys.stderr,
-            )
-        return bool(damaged)
-
-
-@dataclass(frozen=True)
-class TrialFolder:
-    """A trial's folder as the run in it sees it: `name` is relative to the sweep's folder."""
-
-    sweep: SweepFolder
-    name: str
-
-    @classmethod
-    def of(cls, hydra: Any) -> "TrialFolder":
-        """From the `hydra` node of a job's config."""
-        return cls(SweepFolder(Path(hydra.sweep.dir)), str(hydra.sweep.subdir))
-
-    @classmethod
-    def at(cls, path: Path, name: str) -> "TrialFolder":
-        """From its path, which ends with its name."""
-        return cls(SweepFolder(path.parents[len(Path(name).parts) - 1]), name)
-
-    def identity(self, sweep_id: str) -> Owner:
-        """What the summary of a trial says, so that nothing else is taken for it."""
-        return Owner(id=sweep_id, folder=self.name)
+    def own_result(self, name: str, sweep_id: str) -> Summary | None:
+        """What the folder `name` says, if a trial of the sweep `sweep_id` wrote it there."""
+        summary = self.result(name)
+        return summary if summary is not None and summary.get("sweep") == Owner(id=sweep_id, folder=name) else None
 
 
 def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage: bool = False) -> str:
@@ -313,77 +225,5 @@ def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage
     return command([override("search.resume", shown(folder.path)), *trusting, *storage], multirun=True)
 
 
-def is_owned(summary: Summary, sweep_id: str, name: str) -> bool:
-    return summary.get("sweep") == {"id": sweep_id, "folder": name}
-
-
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def read_result(folder: Path) -> Summary | None:
-    """The summary.json in `folder`, None if it has none.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    try:
-        return read_summary(folder / _SUMMARY)
-    except FileNotFoundError:
-        return None
-
-
-def _read_config(file: Path) -> None:
-    config = read_yaml(file)
-    if not (isinstance(config, dict) and isinstance(config.get("data"), dict)):
-        raise ValueError(f"{file.name} is damaged")
-
-
-def _read_metrics(file: Path) -> None:
-    text = read_text(file)
-    header, *rows = csv.reader(text.splitlines(), strict=True)
-    if "epoch" not in header or any(len(row) != len(header) for row in rows) or not text.endswith("\n"):
-        raise ValueError(f"{file.name} is damaged")
-    for row in rows:
-        for cell in filter(None, row):
-            float(cell)
-
-
-_READERS: dict[str, Callable[[Path], object]] = {
-    _SUMMARY: read_summary,
-    "config.yaml": _read_config,
-    "metrics.csv": _read_metrics,
-}
-
-
-def _can_be_read(file: Path, read: Callable[[Path], object]) -> bool:
-    """Whether it can, or is not there."""
-    try:
-        read(file)
-    except FileNotFoundError:
-        return True
-    except (ValueError, IsADirectoryError, csv.Error):
-        return False
-    return True
-
-
-def _is_definition(stored: Any) -> bool:
-    def is_texts(value: Any) -> bool:
-        return isinstance(value, list) and all(isinstance(text, str) for text in value)
-
-    if not isinstance(stored, dict) or not isinstance(stored.get("origin"), dict):
-        return False
-    origin = stored["origin"]
-    return (
-        set(stored) == {field.name for field in fields(Definition)}
-        and set(origin) <= {field.name for field in fields(Origin)}
-        and is_texts(stored["overrides"])
-        and is_texts(origin.get("overrides", []))
-        and isinstance(origin.get("config_name", ""), str)
-        and all(isinstance(origin.get(name), str | None) for name in ("config_dir", "config_path"))
-        and all(isinstance(stored[name], str) for name in ("id", "study"))
-        and isinstance(stored["pruner"], dict | None)
-        and isinstance(stored["storage"], str | None)
-        and isinstance(stored["minimize"], bool)
-        and isinstance(stored["num_points"], int)
-    )

@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial
 from bnlab.errors import UserError, reason, user_errors
 from bnlab.internals.hydra_internals import instantiate
 from bnlab.process.outside import is_outside
-from bnlab.search.study.folder import Definition, TrialFolder
+from bnlab.search.study.definition import Definition
 from bnlab.search.study.storage import open_storage, study_id, trial_id
+from bnlab.search.study.trial_folder import TrialFolder
 from bnlab.search.study.trials import SWEEP, folder_name, result_of
 from bnlab.status import Status
 

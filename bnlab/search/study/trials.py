@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,17 @@ class Trial:
     point: int | None
     repeat: int
     status: Status
-    objective: float | None
-    values: Point
-    kept: Mapping[str, Any]
-    folder: Path | None
-    error: str
-    test: tuple[str, float] | None
+    objective: float | None = None
+    values: Point = field(default_factory=dict)
+    kept: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    error: str = ""
+    test: tuple[str, float] | None = None
+
+    @property
+    def place(self) -> int:
+        """Its configuration's, or its own where the study does not say which it runs."""
+        return self.number if self.point is None else self.point
 
     @property
     def is_finished(self) -> bool:

@@ -54,8 +54,7 @@ class SweepProgress:
         self._task: TaskID = self._bar.add_task("", total=num_trials, completed=len(before))
 
         for trial in before:
-            place = trial.number if trial.point is None else trial.point
-            self._count(trial.number, trial.status, trial.objective, place, trial.repeat)
+            self._count(trial)
 
     def __enter__(self) -> "SweepProgress":
         self._bar.start()
@@ -66,28 +65,19 @@ class SweepProgress:
         self.update()
         self._bar.stop()
 
-    def ended(
-        self,
-        number: int,
-        status: Status,
-        objective: float | None,
-        error: str,
-        place: int,
-        repeat: int = 0,
-        is_lost: bool = False,
-    ) -> None:
-        """Count a trial, seed `repeat` of the configuration at `place`. What failed, or `is_lost`, is said at once."""
-        self._count(number, status, objective, place, repeat)
-        if status is Status.FAILED or is_lost:
-            end = "was lost" if is_lost else status
-            self._console.print(f"trial {number} {end}: {escape(error)}", highlight=False, soft_wrap=True)
+    def ended(self, trial: Trial, *, is_lost: bool = False) -> None:
+        """Count a trial. What failed, or `is_lost`, is said at once."""
+        self._count(trial)
+        if trial.status is Status.FAILED or is_lost:
+            end = "was lost" if is_lost else trial.status
+            self._console.print(f"trial {trial.number} {end}: {escape(trial.error)}", highlight=False, soft_wrap=True)
 
-    def _count(self, number: int, status: Status, objective: float | None, place: int, repeat: int) -> None:
-        self._counts[status] += 1
-        if not status.is_ranked or objective is None:
+    def _count(self, trial: Trial) -> None:
+        self._counts[trial.status] += 1
+        if not trial.status.is_ranked or trial.objective is None:
             return
-        of_place = self._of_place.setdefault(place, {})
-        of_place[repeat] = objective, number
+        of_place = self._of_place.setdefault(trial.place, {})
+        of_place[trial.repeat] = trial.objective, trial.number
         if len(of_place) < self._seeds:
             return
         mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)

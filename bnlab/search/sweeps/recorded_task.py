@@ -18,8 +18,8 @@ from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.shared_process import restored
 from bnlab.process.signals import UserInterrupt, is_interrupt
 from bnlab.runs.folder import RunFolder
-from bnlab.runs.summary import Owner, Summary
-from bnlab.search.study.folder import TrialFolder, read_result
+from bnlab.runs.summary import Owner, Summary, summary_in
+from bnlab.search.study.trial_folder import TrialFolder
 from bnlab.status import Status
 from bnlab.text.concealing import remember_all
 
@@ -89,7 +89,7 @@ def _complete(folder: Path, owner: Owner, result: Summary, changes: bool = False
     """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
     with suppress(BlockingIOError), FolderLock(folder):  # else the folder is another run's
         try:
-            summary = read_result(folder)
+            summary = summary_in(folder)
         except ValueError:
             summary = None  # whatever it was, it is none
         written = Summary() if summary is None else summary

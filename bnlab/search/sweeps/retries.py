@@ -3,7 +3,7 @@
 import threading
 from collections import Counter
 
-from bnlab.runs.summary import Summary
+from bnlab.search.study.trials import Trial
 from bnlab.status import Status
 
 __all__ = ["Retries"]
@@ -11,7 +11,7 @@ __all__ = ["Retries"]
 AT_ONCE = 2  # times that a trial is tried again by the same process
 IN_A_ROW = 3  # different trials that end so, none of the others in between, stop a sweep
 
-_Place = tuple[int, int]
+_Place = tuple[int, int]  # of a configuration, and which of its seeds
 
 
 class Retries:
@@ -30,18 +30,19 @@ class Retries:
         self._lock = threading.Lock()
         self.reason = ""
 
-    def ended(self, number: int, place: _Place, result: Summary) -> None:
-        """Trial `number`, a try of `place`, ended so."""
+    def ended(self, trial: Trial, *, is_lost: bool) -> None:
+        """`trial` ended; it `is_lost` where the reason came from outside."""
+        place = trial.place, trial.repeat
         with self._lock:
-            if not result.get("outside"):
-                if result["status"] != Status.INTERRUPTED:
+            if not is_lost:
+                if trial.status is not Status.INTERRUPTED:
                     self._row.clear()
                 return
-            self.reason = result.get("error", "")
+            self.reason = trial.error
             self._row.add(place)
             self._num_ends[place] += 1
             if self._num_ends[place] <= AT_ONCE:
-                self._again.append(number)
+                self._again.append(trial.number)
             else:
                 self._left.add(place)
 

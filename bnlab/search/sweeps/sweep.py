@@ -24,13 +24,15 @@ from bnlab.search.definition.search import Search
 from bnlab.search.definition.subdir import Subdirs, check_sweep_dir
 from bnlab.search.study.address import anchored, portable
 from bnlab.search.study.changes import Settings, changes, composed
-from bnlab.search.study.folder import Definition, SweepFolder
+from bnlab.search.study.definition import Definition
+from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.journal import mend
 from bnlab.search.study.pruning import build_pruner
 from bnlab.search.study.storage import close, open_storage
 from bnlab.search.study.trials import Trial
 from bnlab.search.sweeps.recorded_task import RecordedTask
 from bnlab.search.sweeps.running import RunningSweep
+from bnlab.search.sweeps.setup import Setup
 from bnlab.search.sweeps.trust import TRUST, reasons_of_configs, reasons_of_definition
 from bnlab.text.command_line import CONFIG_NAME, Origin, key_of, override, shown, without
 from bnlab.text.concealing import is_masked, known
@@ -116,9 +118,10 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
                 folder.write_settings(settings)
             folder.write_definition(definition)
             try:
-                running = RunningSweep(
+                setup = Setup(
                     search, definition, settings, folder, storage, config, loader, subdirs, resumes=stored is not None
                 )
+                running = RunningSweep(setup)
             except UserError:
                 if stored is None:
                     folder.forget()

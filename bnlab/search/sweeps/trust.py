@@ -15,7 +15,7 @@ from bnlab.config.trust import (
     reasons_of_interpolations,
     reasons_of_targets,
 )
-from bnlab.search.study.folder import Definition
+from bnlab.search.study.definition import Definition
 from bnlab.text.command_line import Origin, key_of
 
 __all__ = ["TRUST", "needs_trust", "reasons_of_configs", "reasons_of_definition"]

@@ -25,7 +25,9 @@ from bnlab.runs.folder import RunFolder
 from bnlab.runs.own_figures import draw_own_figures
 from bnlab.runs.reading import load
 from bnlab.runs.summary import Summary
-from bnlab.search.study.folder import Definition, SweepFolder, TrialFolder
+from bnlab.search.study.definition import Definition
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.study.trial_folder import TrialFolder
 from bnlab.stacked.data import load_data
 from bnlab.stacked.job import Job
 from bnlab.stacked.processes.chunks import Chunk

@@ -1,0 +1,64 @@
+"""Files of a trial that cannot be read, since the machine died while they were written, say."""
+
+import csv
+import secrets
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from bnlab.io.stored_file import read_text
+from bnlab.io.yaml_text import read_yaml
+from bnlab.runs.summary import read_summary
+from bnlab.text.command_line import shown
+
+__all__ = ["set_damaged_files_aside"]
+
+
+def set_damaged_files_aside(folder: Path) -> bool:
+    """Rename what a trial has left and cannot be read, with a line on stderr each; whether there was any."""
+    damaged = [file for file, read in _READERS.items() if not _can_be_read(folder / file, read)]
+    for file in damaged:
+        path = folder / file
+        aside = path.with_name(f"{file}.damaged")
+        if aside.exists():
+            aside = path.with_name(f"{file}.damaged-{secrets.token_hex(3)}")
+        path.rename(aside)
+        print(
+            f"{shown(path)} is damaged: it is set aside as {aside.name}, and the trial is done again.",
+            file=sys.stderr,
+        )
+    return bool(damaged)
+
+
+def _read_config(file: Path) -> None:
+    config = read_yaml(file)
+    if not (isinstance(config, dict) and isinstance(config.get("data"), dict)):
+        raise ValueError(f"{file.name} is damaged")
+
+
+def _read_metrics(file: Path) -> None:
+    text = read_text(file)
+    header, *rows = csv.reader(text.splitlines(), strict=True)
+    if "epoch" not in header or any(len(row) != len(header) for row in rows) or not text.endswith("\n"):
+        raise ValueError(f"{file.name} is damaged")
+    for row in rows:
+        for cell in filter(None, row):
+            float(cell)
+
+
+_READERS: dict[str, Callable[[Path], object]] = {
+    "summary.json": read_summary,
+    "config.yaml": _read_config,
+    "metrics.csv": _read_metrics,
+}
+
+
+def _can_be_read(file: Path, read: Callable[[Path], object]) -> bool:
+    """Whether it can, or is not there."""
+    try:
+        read(file)
+    except FileNotFoundError:
+        return True
+    except (ValueError, IsADirectoryError, csv.Error):
+        return False
+    return True

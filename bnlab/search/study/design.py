@@ -1,0 +1,32 @@
+"""What a study is to try: how many configurations of which space, each how often."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from bnlab.search.spaces.parameter import Point
+from bnlab.search.spaces.space import Space
+
+__all__ = ["Design"]
+
+
+@dataclass(frozen=True)
+class Design:
+    """`num_points` configurations of `space`, each with `seeds` seeds.
+
+    Attributes:
+        points: of a grid; None where the sampler draws them.
+    """
+
+    space: Space
+    num_points: int
+    seeds: int
+    points: Sequence[Point] | None = None
+
+    @property
+    def num_trials(self) -> int:
+        return self.num_points * self.seeds
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether a sampler can draw one configuration twice."""
+        return self.points is None and self.space.may_repeat

@@ -1,0 +1,66 @@
+"""What a killed sweep had taken, when it goes on: told, tried again, or started."""
+
+from optuna.trial import FrozenTrial, TrialState
+
+from bnlab.runs.summary import Summary
+from bnlab.search.samplers.place import POINT
+from bnlab.search.study.damage import set_damaged_files_aside
+from bnlab.search.study.folder import SweepFolder
+from bnlab.search.study.own_study import OwnStudy
+from bnlab.search.study.plan import Plan
+from bnlab.search.study.trials import REPEAT, folder_name, result_of
+from bnlab.status import Status
+
+__all__ = ["MOST_ENDS", "recover"]
+
+MOST_ENDS = 5  # of its process, each time within the same trial
+_ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
+
+
+def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
+    """Take over the trials that this sweep's killed predecessor had taken, by what their folders say.
+
+    One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
+    alone half done when its process ended is tried again, for others may have ended that; what is so `MOST_ENDS`
+    times is taken for what ends it, and has failed, unless it left a state to go on from.
+    A result is no use without its values, which a damaged journal may have lost: that one is tried again, too.
+    """
+    goes_on = any(folder.unfinished.glob("*.ckpt"))
+    again = Summary(status=Status.INTERRUPTED, error="interrupted; its values are tried again")
+    half_done: list[FrozenTrial] = []
+    for trial in own.trials((TrialState.RUNNING,)):
+        owner = own.owner(trial)
+        if owner is None:  # its sweep was killed between taking it and saying so
+            own.tell(trial.number, again)
+        elif owner == own.sweep_id:
+            name = folder_name(trial)
+            if set_damaged_files_aside(folder.trial(name)):
+                own.tell(trial.number, again)
+                continue
+            result = folder.own_result(name, own.sweep_id)
+            if result is not None and result["status"] != Status.INTERRUPTED and plan.has_values(trial):
+                own.tell(trial.number, result)
+            elif result is not None:
+                own.tell(trial.number, again)
+            elif folder.has_started(name):
+                half_done.append(trial)
+            else:
+                plan.take_over(trial)
+    for trial in half_done:
+        if len(half_done) > 1 or goes_on:
+            own.tell(trial.number, again)
+        elif _num_ends_with_its_process(own, trial) + 1 >= MOST_ENDS:
+            error = f"its process was killed or ended, {MOST_ENDS} times"
+            own.tell(trial.number, {"status": Status.FAILED, "error": error})
+        else:
+            own.tell(trial.number, {"status": Status.INTERRUPTED, "error": _ENDED_WITH_ITS_PROCESS})
+
+
+def _num_ends_with_its_process(own: OwnStudy, trial: FrozenTrial) -> int:
+    """How often it is tried again because it was half done when its process ended."""
+    return sum(
+        result_of(earlier).get("error") == _ENDED_WITH_ITS_PROCESS
+        and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]
+        == [trial.user_attrs.get(key) for key in (POINT, REPEAT)]
+        for earlier in own.trials((TrialState.FAIL,))
+    )

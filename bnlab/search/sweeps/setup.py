@@ -1,0 +1,36 @@
+"""What a sweep is run with, from the command line or from its folder."""
+
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+from optuna.storages import BaseStorage
+
+from bnlab.search.definition.composition import SweepConfigLoader
+from bnlab.search.definition.search import Search
+from bnlab.search.definition.subdir import Subdirs
+from bnlab.search.study.changes import Settings
+from bnlab.search.study.definition import Definition
+from bnlab.search.study.folder import SweepFolder
+
+__all__ = ["Setup"]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """
+    Attributes:
+        settings: of the jobs, for other sweeps to compare with.
+        config, loader: from which the jobs are composed.
+        subdirs: the names of their folders.
+        resumes: whether the sweep goes on, rather than begins.
+    """
+
+    search: Search
+    definition: Definition
+    settings: Settings
+    folder: SweepFolder
+    storage: BaseStorage
+    config: DictConfig
+    loader: SweepConfigLoader
+    subdirs: Subdirs
+    resumes: bool
