@@ -17,8 +17,9 @@ from bnlab.stacked.grouping import data_key
 from bnlab.stacked.job import Job
 from bnlab.stacked.processes import fork_server
 from bnlab.stacked.processes.chunks import Chunks
+from bnlab.stacked.processes.deaths import LostWorkersError
 from bnlab.stacked.processes.fork_server import ForkServer
-from bnlab.stacked.processes.pool import LostWorkersError, Pool
+from bnlab.stacked.processes.pool import Pool
 
 STACKED = ("-m", "hydra/launcher=stacked")
 

@@ -1,5 +1,6 @@
 """What a user adds in one file, `own_stack.py`, trains in stacks as it trains alone."""
 
+import pydoc
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import nn
 
 from bnlab.engines.fit import fit
 from bnlab.network import MLP
-from bnlab.stacked import StackedOptimizer, train
+from bnlab.stacked import LAYERS, StackedOptimizer, grouping, train
+from bnlab.stacked.formulas.layers import BatchNorm
 from bnlab.stacked.networks.mlp import StackedMLP
 
 EACH = [
@@ -94,3 +96,9 @@ def test_worker_processes_train_what_a_user_adds_in_a_stack_as_lightning_does_al
         assert "alone" not in (tmp_path / "stack" / str(number) / "train.log").read_text()
         for name in ("val_loss", "test_loss", "test_accuracy"):
             assert summary[name] == pytest.approx(expected[name], rel=1e-6), name
+
+
+def test_the_norms_whose_numbers_may_differ_in_a_stack_are_those_of_the_layer_table() -> None:
+    """The table needs torch, which whoever groups jobs does not import: so the names stand there a second time."""
+    named = {pydoc.locate(name) for name in grouping._NORMS}
+    assert named == {module for module, layer in LAYERS.items() if issubclass(layer, BatchNorm)}

@@ -18,10 +18,12 @@ from bnlab.runs.folder import RunFolder
 from bnlab.runs.progress import RunProgress
 from bnlab.runs.summary import Summary
 from bnlab.stacked.data import Data, load_data
+from bnlab.stacked.evaluation import DTYPES, criterion_of, evaluate, stacked_model
+from bnlab.stacked.finishing import draw
 from bnlab.stacked.job import Job
 from bnlab.stacked.networks.module import StackedModule
-from bnlab.stacked.training import DTYPES, Interrupted, Training, criterion_of, evaluate, stacked_model
-from bnlab.stacked.trial import StackedTrial, draw
+from bnlab.stacked.training import Interrupted, Training
+from bnlab.stacked.trial import StackedTrial
 from bnlab.status import Status
 from bnlab.training.interrupt import InterruptRequest
 from bnlab.training.own_metrics import OwnMetrics

@@ -16,7 +16,8 @@ _OF_EACH = {
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
 }
-# The layers, and the network around them, whose numbers a stack knows of; any other may do anything with its own.
+# The batch norms of the layer table, and the network around them; any other may do anything with its numbers. They are
+# names, since whoever groups jobs does not import torch.
 _NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 # Arguments of Lightning's Trainer that a stack has, too; what they may be says `bnlab.rules`.

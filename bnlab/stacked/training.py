@@ -4,22 +4,17 @@ import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from bnlab.data.batches import EVALUATION_BATCH_SIZE
-from bnlab.data.splits import Split, Splits
-from bnlab.data.target_scale import TargetScale
 from bnlab.errors import UserError, one_line
 from bnlab.stacked.checkpoint import Snapshot, SnapshotAmidEpoch
 from bnlab.stacked.data import Data
-from bnlab.stacked.formulas.criterion import CLASSES, NUMBERS, Criterion
+from bnlab.stacked.evaluation import DTYPES, collect, criterion_of, evaluate, stacked_model
 from bnlab.stacked.formulas.metrics import StackedMetrics
 from bnlab.stacked.networks.batches import StackedBatches
-from bnlab.stacked.networks.mlp import StackedMLP
 from bnlab.stacked.networks.module import StackedModule
 from bnlab.stacked.networks.optimizers import StackedOptimizer, clip_gradients, why_not_stacked
 from bnlab.stacked.pace import Pace
@@ -27,11 +22,10 @@ from bnlab.stacked.trial import StackedTrial
 from bnlab.status import Status
 from bnlab.training.own_metrics import OwnMetrics
 
-__all__ = ["DTYPES", "Interrupted", "Training", "criterion_of", "evaluate", "stacked_model"]
+__all__ = ["Interrupted", "Training"]
 
 LOOK_EVERY_S = 0.2
 _COPIES = 4  # in last.ckpt and best.ckpt, and in what is kept for another process
-DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 
 
 Keep = Callable[[StackedTrial, dict[str, Tensor], dict[str, Tensor]], None]
@@ -39,47 +33,6 @@ Keep = Callable[[StackedTrial, dict[str, Tensor], dict[str, Tensor]], None]
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
     """Whoever started the training wants it to end."""
-
-
-def stacked_model(
-    networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
-) -> StackedMLP | StackedModule:
-    """The networks as one: layer by layer where all layers are known, else by vmap."""
-    kind = StackedMLP if all(map(StackedMLP.takes, networks)) else StackedModule
-    return kind(networks, dtype, criterion)
-
-
-def criterion_of(splits: Splits, *, keeps_outputs: bool = False) -> tuple[Criterion, TargetScale | None]:
-    """What is minimized on these data, and the scale of their targets, where these are numbers."""
-    criterion, scale = (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
-    return (replace(criterion, keeps_outputs=True) if keeps_outputs else criterion), scale
-
-
-def evaluate(
-    model: StackedMLP | StackedModule,
-    split: Split,
-    stage: str,
-    scale: TargetScale | None,
-    own: Sequence[OwnMetrics] = (),
-) -> list[dict[str, float]]:
-    """The metrics of each network on `split`, as `model.prepare` gives it.
-
-    Args:
-        scale: of numbers to predict.
-        own: the metrics of the user's own for each network, which collect the outputs; none where there are none.
-    """
-    metrics = StackedMetrics(scale)
-    for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
-        metrics.update(*model.evaluate(x, y), len(y))
-        collect(model, y, own)
-    return metrics.compute(stage)
-
-
-def collect(model: StackedMLP | StackedModule, y: Tensor, own: Sequence[OwnMetrics]) -> None:
-    """Let the metrics of each network have its outputs of the newest batch, whose labels are y, (K, N) or (N,)."""
-    for index, metrics in enumerate(own):
-        assert model.outputs is not None
-        metrics.update(model.outputs[index], y if y.dim() == 1 else y[index])
 
 
 class Training:

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
@@ -14,12 +14,10 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bnlab.config.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config.checking import check
-from bnlab.config.description import describe
-from bnlab.curves import Curves
 from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.internals.torch_internals import say_that_it_stepped
-from bnlab.io.atomic_file import to_disk, write_bytes, write_text
+from bnlab.io.atomic_file import write_bytes, write_text
 from bnlab.io.log_file import Concealing
 from bnlab.metrics import columns_of, minimizes
 from bnlab.process.outside import is_outside
@@ -36,7 +34,7 @@ from bnlab.status import Status
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
 from bnlab.training.own_metrics import OwnMetrics
 
-__all__ = ["StackedTrial", "draw", "finish"]
+__all__ = ["StackedTrial"]
 
 _LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
 
@@ -287,42 +285,3 @@ def _require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence
     for name, shape in shapes.items():
         if tensors[name].shape != torch.Size(shape) or tensors[name].layout is not torch.strided:
             raise ValueError(f"its {name} has another shape")
-
-
-def finish(trials: Sequence[StackedTrial]) -> Iterator[StackedTrial]:
-    """Write what the folders of trials that have ended are to hold; yield each when its folder is on the disk.
-
-    Raises:
-        OSError: one cannot be written; those before it are complete.
-    """
-    written, failure = _write_while_possible(trials, StackedTrial.write_results)
-    to_disk([trial.run.path for trial in written])
-    complete, failure_of_summary = _write_while_possible(written, StackedTrial.write_summary)
-    to_disk([trial.run.path for trial in complete])
-    yield from complete
-    if (cause := failure_of_summary or failure) is not None:
-        raise cause
-
-
-def _write_while_possible(
-    trials: Sequence[StackedTrial], write: Callable[[StackedTrial], None]
-) -> tuple[Sequence[StackedTrial], OSError | None]:
-    """The trials that were written, and what ended it before the last."""
-    for index, trial in enumerate(trials):
-        try:
-            write(trial)
-        except OSError as error:
-            return trials[:index], error
-    return trials, None
-
-
-def draw(trials: Sequence[StackedTrial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
-    """Give each trial the picture of its curves; those that went the same way share their axes."""
-    for diverged in (False, True):  # whose losses would leave nothing to see of the others
-        drawn = [trial for trial in trials if trial.history.rows and (trial.status == Status.DIVERGED) == diverged]
-        if drawn:
-            curves = [
-                Curves(trial.history.columns(), describe(trial.config), trial.history.best_epoch) for trial in drawn
-            ]
-            for trial, picture in zip(drawn, pictures_of(curves), strict=True):
-                trial.picture = picture

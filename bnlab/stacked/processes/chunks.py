@@ -11,25 +11,13 @@ from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import data_key, group_key, why_alone
 from bnlab.stacked.job import Job
+from bnlab.stacked.processes.refusal import Refusal
 
-__all__ = ["Chunk", "Chunks", "Refusal"]
+__all__ = ["Chunk", "Chunks"]
 
 COMPOSE_FOR_S = 0.01
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Refusal:
-    """A job that cannot be done, and why; `has_folder` unless its folder is another run's.
-
-    `is_outside` where that is no fault of its own (`bnlab.process.outside`).
-    """
-
-    job: Job
-    reason: str
-    has_folder: bool = True
-    is_outside: bool = False
 
 
 @dataclass(frozen=True)

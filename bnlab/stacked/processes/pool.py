@@ -6,52 +6,29 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
-from bnlab.errors import UserError
 from bnlab.process.shared_process import leave_removed_folder
-from bnlab.runs.folder import RunFolder
-from bnlab.runs.summary import Summary, beginning
-from bnlab.stacked.job import Job
-from bnlab.stacked.processes.chunks import Chunk, Chunks, Refusal
+from bnlab.runs.summary import Summary
+from bnlab.stacked.processes.chunks import Chunks
+from bnlab.stacked.processes.deaths import MOST_DEATHS, NO_PROCESS, Deaths, LostWorkersError
 from bnlab.stacked.processes.fork_server import CANNOT_FORK, ForkServer, NoProcessError, fork_server
+from bnlab.stacked.processes.refusal import Refusal
+from bnlab.stacked.processes.worker_handle import WorkerHandle
 
-__all__ = ["LostWorkersError", "Pool", "Report"]
+__all__ = ["Pool", "Report"]
 
 log = logging.getLogger(__name__)
 
-MOST_DEATHS = 8  # of processes, in a row
 _KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of what others end, the kernel for want of memory, say
 FORK_AGAIN_AFTER_S = 0.5
-_NO_PROCESS = "no process can be started for the stacks: the limit of processes is reached (`ulimit -u`)"
 STOP_WITHIN_S = 20.0
 POLL_S = 0.2
 
 
-class LostWorkersError(RuntimeError):
-    """So many processes were killed, one after the other, that others would be, too."""
-
-    is_outside = True
-
-
 Ended = Callable[[int, Summary], None]
-
-
-@dataclass
-class _Worker:
-    connection: Connection
-    pid: int
-    data: str  # the key of those it has in memory
-    chunk: Chunk | None = None
-    has_begun: bool = False  # with its chunk: one that was killed while it was idle may be given work all the same
-    ended: set[int] = field(default_factory=set)
-    epoch: int = 0
-    num_networks: int = 0
-
-    def unfinished(self) -> list[Job]:
-        return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
 
 
 @dataclass(frozen=True)
@@ -71,9 +48,9 @@ class Pool:
 
     def __init__(self, num_workers: int) -> None:
         self.num_workers = num_workers
-        self._workers: list[_Worker] = []
+        self._workers: list[WorkerHandle] = []
         self._num_starting = 0
-        self._num_deaths = 0  # of processes, since a job ended
+        self._deaths = Deaths()
         self._no_fork_before = 0.0  # on the clock of time.monotonic()
         self._server: ForkServer | None = None
 
@@ -92,7 +69,7 @@ class Pool:
                 return
             except BlockingIOError:
                 time.sleep(FORK_AGAIN_AFTER_S)
-        raise LostWorkersError(_NO_PROCESS)
+        raise LostWorkersError(NO_PROCESS)
 
     def close(self, *, wait: bool = True) -> None:
         """End all processes; the next `run` starts new ones. Who ends as well need not `wait` for them to be gone."""
@@ -111,7 +88,7 @@ class Pool:
         """
         self.start()
         self._num_ended, self._ended = 0, ended
-        self._num_deaths = 0
+        self._deaths.reset()
         ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
@@ -164,7 +141,7 @@ class Pool:
                 return
             if taken is not None:  # else it has ended: `_check_server` says so
                 self._num_starting -= 1
-                self._workers.append(_Worker(*taken))
+                self._workers.append(WorkerHandle(*taken))
             return
         worker = next(worker for worker in self._workers if worker.connection is ready)
         try:
@@ -182,7 +159,7 @@ class Pool:
             worker.ended.add(values[0])
             self._end_job(*values)
         elif kind == "alone":
-            _clear(worker.unfinished())
+            worker.clear()
             chunks.add_alone(worker.unfinished(), values[0])
         elif kind == "broke":
             self._retry(worker, chunks, *values)
@@ -193,24 +170,24 @@ class Pool:
 
     def _end_job(self, number: int, summary: Summary) -> None:
         self._num_ended += 1
-        self._num_deaths = 0
+        self._deaths.reset()
         self._ended(number, summary)
 
-    def _lost(self, worker: _Worker, chunks: Chunks, code: int | None = None) -> None:
+    def _lost(self, worker: WorkerHandle, chunks: Chunks, code: int | None = None) -> None:
         """Its process ended with exit `code`, None where nobody says."""
         self._end(worker)
         if worker.chunk is None:
             return
         if not worker.has_begun:
-            self._count_death(code, "worker processes")
+            self._deaths.count(code, "worker processes")
             chunks.waiting.insert(0, worker.chunk)
             return
         if code not in _KILLED:
             self._retry(worker, chunks, "its worker process was killed or crashed")
             return
-        self._count_death(code, "worker processes")
+        self._deaths.count(code, "worker processes")
         jobs = worker.unfinished()
-        _clear(jobs)
+        worker.clear()
         if len(worker.chunk.jobs) > 1:
             chunks.give_back(jobs, worker.chunk)
             return
@@ -222,27 +199,13 @@ class Pool:
         """No process could be started: those that are there do the work, and after a while one more is asked for."""
         self._no_fork_before = time.monotonic() + FORK_AGAIN_AFTER_S
         if not self._workers:
-            self._num_deaths += 1
-        if self._num_deaths >= MOST_DEATHS:
-            raise LostWorkersError(_NO_PROCESS)
+            self._deaths.count_unforked()
 
-    def _count_death(self, code: int | None, processes: str) -> None:
-        """
-        Raises:
-            LostWorkersError: it is one too many.
-        """
-        self._num_deaths += 1
-        if self._num_deaths >= MOST_DEATHS:
-            ended = "ended" if code is None else f"ended with exit code {code}"
-            raise LostWorkersError(
-                f"{MOST_DEATHS} {processes} in a row {ended}: if memory is short, choose fewer hydra.launcher.n_jobs"
-            )
-
-    def _retry(self, worker: _Worker, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
+    def _retry(self, worker: WorkerHandle, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
         """Once, and network by network: one of them may be what ended the others."""
         assert worker.chunk is not None
         jobs = worker.unfinished()
-        _clear(jobs)
+        worker.clear()
         if not worker.chunk.is_retry:
             chunks.retry(jobs, worker.chunk)
             return
@@ -250,23 +213,13 @@ class Pool:
             self._fail(Refusal(job, reason, is_outside=is_outside))
 
     def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
-        job = refusal.job
-        summary = beginning(job.config, job.overrides, job.command, job.sweep)
-        summary |= {"error": refusal.reason, "seconds": None}
-        if refusal.is_outside:
-            summary["outside"] = True
-        if refusal.has_folder:
-            folder = RunFolder(job.folder)
-            with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
-                if not folder.config.is_file():
-                    folder.create(job.config, job.overrides)
-                folder.write_summary(summary)
-        num_deaths = self._num_deaths
-        self._end_job(job.number, summary)
-        if is_lost:  # which breaks no row
-            self._num_deaths = num_deaths
+        if is_lost:  # which breaks no row of deaths
+            self._num_ended += 1
+            self._ended(refusal.job.number, refusal.write())
+        else:
+            self._end_job(refusal.job.number, refusal.write())
 
-    def _end(self, worker: _Worker) -> None:
+    def _end(self, worker: WorkerHandle) -> None:
         self._workers.remove(worker)
         worker.connection.close()
 
@@ -285,7 +238,7 @@ class Pool:
         elif code >= 0 and not leave_removed_folder():  # in one, torch is not imported
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
         elif code < 0:
-            self._count_death(code, "processes that workers are forked from")
+            self._deaths.count(code, "processes that workers are forked from")
         self._server.close()
         self._start_server()
         if code == -signal.SIGKILL:
@@ -322,13 +275,3 @@ class Pool:
             with suppress(ProcessLookupError):
                 os.kill(worker.pid, signal.SIGKILL)
         self.close()
-
-
-def _clear(jobs: list[Job]) -> None:
-    """Make their folders fit to begin again in: one that holds half a run would be refused.
-
-    What is there is theirs: a job whose folder held anything was refused when it was composed.
-    """
-    for job in jobs:
-        for file in RunFolder(job.folder).results:
-            file.unlink(missing_ok=True)

@@ -29,11 +29,12 @@ from bnlab.search.study.definition import Definition
 from bnlab.search.study.folder import SweepFolder
 from bnlab.search.study.trial_folder import TrialFolder
 from bnlab.stacked.data import load_data
+from bnlab.stacked.finishing import draw, finish
 from bnlab.stacked.job import Job
 from bnlab.stacked.processes.chunks import Chunk
 from bnlab.stacked.processes.plotter import plot_here
 from bnlab.stacked.training import Interrupted, Training
-from bnlab.stacked.trial import StackedTrial, draw, finish
+from bnlab.stacked.trial import StackedTrial
 from bnlab.stacked.unfinished import Unfinished
 from bnlab.status import Status
 from bnlab.text.command_line import shown

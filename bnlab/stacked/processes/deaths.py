@@ -1,0 +1,47 @@
+"""Processes that others end, the kernel for want of memory, say: how many in a row are too many."""
+
+__all__ = ["MOST_DEATHS", "NO_PROCESS", "Deaths", "LostWorkersError"]
+
+MOST_DEATHS = 8  # of processes, in a row
+NO_PROCESS = "no process can be started for the stacks: the limit of processes is reached (`ulimit -u`)"
+
+
+class LostWorkersError(RuntimeError):
+    """So many processes were killed, one after the other, that others would be, too."""
+
+    is_outside = True
+
+
+class Deaths:
+    """Counts the deaths since a job ended."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def reset(self) -> None:
+        """A job has ended."""
+        self._number = 0
+
+    def count(self, code: int | None, processes: str) -> None:
+        """One of `processes` ended with exit `code`, None where nobody says.
+
+        Raises:
+            LostWorkersError: it is one too many.
+        """
+        ended = "ended" if code is None else f"ended with exit code {code}"
+        self._count(
+            f"{MOST_DEATHS} {processes} in a row {ended}: if memory is short, choose fewer hydra.launcher.n_jobs"
+        )
+
+    def count_unforked(self) -> None:
+        """None could be started, and none is there.
+
+        Raises:
+            LostWorkersError: it is one too many.
+        """
+        self._count(NO_PROCESS)
+
+    def _count(self, otherwise: str) -> None:
+        self._number += 1
+        if self._number >= MOST_DEATHS:
+            raise LostWorkersError(otherwise)

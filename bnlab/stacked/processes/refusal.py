@@ -1,0 +1,39 @@
+"""A job that is not done, and what its folder says instead."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from bnlab.errors import UserError
+from bnlab.runs.folder import RunFolder
+from bnlab.runs.summary import Summary, beginning
+from bnlab.stacked.job import Job
+
+__all__ = ["Refusal"]
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """A job that cannot be done, and why; `has_folder` unless its folder is another run's.
+
+    `is_outside` where that is no fault of its own (`bnlab.process.outside`).
+    """
+
+    job: Job
+    reason: str
+    has_folder: bool = True
+    is_outside: bool = False
+
+    def write(self) -> Summary:
+        """Write the summary that says so, where the folder allows it."""
+        job = self.job
+        summary = beginning(job.config, job.overrides, job.command, job.sweep)
+        summary |= {"error": self.reason, "seconds": None}
+        if self.is_outside:
+            summary["outside"] = True
+        if self.has_folder:
+            folder = RunFolder(job.folder)
+            with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
+                if not folder.config.is_file():
+                    folder.create(job.config, job.overrides)
+                folder.write_summary(summary)
+        return summary
