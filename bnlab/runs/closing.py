@@ -1,4 +1,4 @@
-"""What is shown at the end of a run: how it ended, its table, and what to look at next."""
+"""The end of a run on screen: how it ended, its results, and what to look at next."""
 
 import csv
 import math
@@ -46,10 +46,10 @@ def headline(summary: "Summary") -> str:
 
 
 def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder", *, is_plain: bool = False) -> Table:
-    """`is_plain`: without letters that a terminal may lack."""
+    """The table of a run's results; with `is_plain`, it leaves out characters that a terminal may lack."""
     table = Table(show_header=False)
     table.add_column(style="dim")
-    table.add_column(overflow="fold")  # a folder is copied whole or not at all: it is folded, never cut
+    table.add_column(overflow="fold")  # the path is folded rather than cut, so that it can be copied whole
     if summary["status"] != Status.COMPLETED:
         style = "red" if summary["status"] == Status.DIVERGED else "yellow"
         table.add_row("status", Text(headline(summary), style=style))
@@ -67,7 +67,7 @@ def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder
 
 
 def spark_line(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
-    """A curve in a line of blocks, from the lowest value to the highest; × stands for what is not finite.
+    """Draw a curve as one line of blocks, from its lowest to its highest value; × marks a value that is not finite.
 
     More values than `width` are thinned out evenly, the first and the last kept.
     """
@@ -82,7 +82,7 @@ def spark_line(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
 
 
 def _column(metrics: Path, name: str) -> list[float]:
-    """Of metrics.csv; empty where it is not there."""
+    """Read a column of metrics.csv; it is empty if the file or the column is missing."""
     if not metrics.is_file():
         return []
     with metrics.open(newline="") as file:
@@ -106,7 +106,7 @@ def _next(config: DictConfig, summary: "Summary", run: "RunFolder") -> list[str]
 
 
 def _of_logger(config: DictConfig, run: "RunFolder") -> list[str]:
-    """How to look at what a logger has written."""
+    """Say how to open what a logger has written."""
     logger: Any = config.logger
     kind = str(logger.get("_target_")).rpartition(".")[2]
     if kind == "TensorBoardLogger":

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "reading"]
 
 
-# A process that was killed is gone a moment after others learn of it.
+# A killed process releases its lock a moment after others learn that it was killed.
 _PATIENCE_S = 0.5
 
 
@@ -36,7 +36,7 @@ _PATIENCE_S = 0.5
 class RunFolder:
     """The names and formats of a run's files, and the right to write them.
 
-    config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (a row an epoch),
+    config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (one row per epoch),
     summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
     (`bnlab.config.confidential`).
 
@@ -82,11 +82,12 @@ class RunFolder:
 
     @property
     def holds_results(self) -> bool:
-        """Whether a run has written here; whoever did not begin it keeps off."""
+        """Whether a run has written results here, which no other run may overwrite."""
         return any(file.exists() for file in self.results)
 
     def require_free(self) -> None:
-        """
+        """Refuse a folder in which a new run cannot begin.
+
         Raises:
             UserError: the folder already holds a run or a sweep, or another run is under way in it; or its name
                 cannot be written.
@@ -99,7 +100,8 @@ class RunFolder:
         self.require_idle()
 
     def require_idle(self) -> None:
-        """
+        """Refuse a folder in which another run is under way.
+
         Raises:
             UserError: another run is under way in the folder.
         """
@@ -111,7 +113,7 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and keep every other run out of it, until this one leaves or its process dies.
+        """Make the folder and lock it against every other run until this one leaves or its process ends.
 
         Raises:
             UserError: another run is under way there, or the folder cannot be made.
@@ -129,7 +131,7 @@ class RunFolder:
             self._lock = None
 
     def require_in_place(self) -> None:
-        """Another run may be where this one was, if somebody has removed its folder.
+        """Check that the folder is still the one that was locked: another run may have taken its place.
 
         Raises:
             FileNotFoundError: the folder was renamed or removed.
@@ -138,7 +140,7 @@ class RunFolder:
             raise FileNotFoundError(errno.ENOENT, "it was renamed or removed meanwhile", str(self.path))
 
     def create(self, config: DictConfig, overrides: Sequence[str] | None) -> None:
-        """Make the folder and write what the run is to do.
+        """Make the folder and write the config and the overrides.
 
         Raises:
             UserError: the folder already holds a run, or cannot be written.
@@ -154,7 +156,7 @@ class RunFolder:
             write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
-        """One row an epoch; numbers at full precision, so that reading gives back the same floats."""
+        """Write one row per epoch, with numbers at full precision, so that reading gives back the same floats."""
         self.require_in_place()
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, fieldnames=list(dict.fromkeys(key for row in rows for key in row)))
@@ -163,7 +165,7 @@ class RunFolder:
         write_text(self.metrics, buffer.getvalue())
 
     def write_summary(self, summary: Summary) -> None:
-        """JSON; a number that is not finite becomes null, which every reader of JSON takes."""
+        """Write JSON, in which a number that is not finite becomes null, as every JSON reader accepts that."""
         self.require_in_place()
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -172,13 +174,14 @@ class RunFolder:
         write_text(self.summary, json.dumps(finite, indent=2) + "\n")
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary when all that it sums up is on the disk, and wait until it is, too."""
+        """Write the summary once all that it summarizes is on disk, and wait until the summary is on disk, too."""
         to_disk([self.path])
         self.write_summary(summary)
         to_disk([self.path])
 
     def read_summary(self) -> Summary:
-        """
+        """Read summary.json.
+
         Raises:
             UserError: it cannot be read, or is no summary.
         """
@@ -194,7 +197,7 @@ class RunFolder:
 
 @contextmanager
 def reading(folder: RunFolder, file: Path) -> Iterator[None]:
-    """Whatever is wrong with what a file holds ends in a line that names it."""
+    """Turn any error about the content of a file into one line that names the file."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""What a training has come to so far: a row of metrics an epoch, which of them is the best, and whether it diverged."""
+"""The history of a training: one row of metrics per epoch, the best of them, and whether the training diverged."""
 
 import math
 import time
@@ -39,15 +39,15 @@ class History:
             **dict(sorted(metrics.items())),
             "seconds": round(time.monotonic() - self._start, 3),
         }
-        return self._take_down(row)
+        return self._record(row)
 
     def go_on(self, rows: Sequence[dict[str, float]], seconds: float) -> None:
-        """Begin with the rows that another process has taken down in so many seconds."""
+        """Start from the rows that another process recorded, and the seconds that it took."""
         self._start = time.monotonic() - seconds
         for row in rows:
-            self._take_down(dict(row))
+            self._record(dict(row))
 
-    def _take_down(self, row: dict[str, float]) -> bool:
+    def _record(self, row: dict[str, float]) -> bool:
         self.rows.append(row)
         if not all(math.isfinite(row[name]) for name in ("train_loss", "val_loss")):
             self.diverged_epoch = int(row["epoch"])
@@ -63,5 +63,5 @@ class History:
         return None if self.best is None else self.best["epoch"]
 
     def columns(self) -> dict[str, list[float]]:
-        """The rows turned: a list of values for each quantity."""
+        """Return the rows as columns: a list of values per quantity."""
         return {name: [row[name] for row in self.rows] for name in self.rows[0]}

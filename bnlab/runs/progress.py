@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal, a line now and then elsewhere."""
+"""The progress of a run: a bar on a terminal, an occasional line elsewhere."""
 
 import time
 from collections.abc import Mapping
@@ -17,14 +17,14 @@ LINE_EVERY_S = 10.0
 
 
 def clock(seconds: float) -> str:
-    """65 as `1:05`."""
+    """Format seconds: 65 as `1:05`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 class RunProgress:
-    """Epoch, loss, the newest metric of the validation, time used and time left.
+    """Shows the epoch, the loss, the newest validation metric, and the time used and left.
 
     Args:
         console: where to show it.
@@ -53,7 +53,7 @@ class RunProgress:
         self._next_line = self._start + LINE_EVERY_S
 
     def begin(self, steps_per_epoch: float, steps: int = 0) -> Self:
-        """Show it; `steps` were made before. A context manager that takes it away at the end."""
+        """Show the progress, of which `steps` steps are done already; as a context manager, remove it at the end."""
         totals = []
         if self._max_epochs is not None and steps_per_epoch != float("inf"):
             totals.append(self._max_epochs * int(steps_per_epoch))
@@ -74,18 +74,18 @@ class RunProgress:
 
     @property
     def is_due(self) -> bool:
-        """Whether `update` would show anything: what it is told may take time to find out."""
+        """Whether `update` would show anything; its arguments may be expensive to compute."""
         return time.monotonic() >= (self._next_refresh if self._console.is_terminal else self._next_line)
 
     def update(self, epoch: int, steps: int, loss: float | None = None) -> None:
-        """A step of `epoch`, counted from 1, was made."""
+        """Report a step of `epoch`, counted from 1."""
         self._epoch, self._steps = epoch, steps
         if loss is not None:
             self._loss = f"loss {number(loss)}"
         self._show()
 
     def end_epoch(self, row: Mapping[str, Any]) -> None:
-        """The epoch of a row of metrics.csv has ended."""
+        """Report the end of an epoch by its row of metrics.csv."""
         self._epoch, self._steps = int(row["epoch"]), int(row["step"])
         for name in (name for name in row if name.startswith("val_") and name != "val_loss"):
             self._metric = f"{label(name)} {metric(name, row[name])}"

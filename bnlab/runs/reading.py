@@ -34,9 +34,9 @@ __all__ = ["Run", "load", "read_metrics"]
 
 @dataclass(frozen=True)
 class Run:
-    """A run read back. `metrics` has a list a column of metrics.csv; `network` is in eval mode with its best weights.
+    """A run read back: `metrics` by the columns of metrics.csv, `network` in eval mode with its best weights.
 
-    A run that diverged in its first epoch has no best weights: then whoever asks for its `network` is told so.
+    A run that diverged in its first epoch has no best weights: asking for its `network` is an error that says so.
 
     `normalization` is what a new sample goes through before the network, None where inputs are not normalized;
     `target_scale` is what the output of a regression goes through after it, None for classes.
@@ -53,7 +53,8 @@ class Run:
 
     @property
     def network(self) -> "nn.Module":
-        """
+        """The network with its best weights.
+
         Raises:
             UserError: it has no best weights.
         """
@@ -65,7 +66,7 @@ class Run:
         return self.best_network
 
     def table(self) -> str:
-        """Its results, as Markdown."""
+        """Return its results as Markdown."""
         return as_markdown(("result", "value"), self._rows())
 
     def to_pandas(self) -> Any:
@@ -100,7 +101,7 @@ class Run:
         return outputs.argmax(1) if self.target_scale is None else self.target_scale.invert(outputs.squeeze(1))
 
     def check_data(self, splits: "Splits", fingerprint: str) -> None:
-        """Say on stderr where the data, as they are now, are not those that it was trained with.
+        """Warn on stderr if the data are no longer those that the run was trained on.
 
         Raises:
             UserError: they are not even of the same sizes.
@@ -165,7 +166,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
 
 
 def _missing(folder: RunFolder) -> Path | None:
-    """The first file that is not there, of those that a run with results has."""
+    """Find the first missing file of those that a run with results has."""
     for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
         with reading(folder, needed):
             is_there = needed.is_file()
@@ -203,7 +204,7 @@ def _checked_overrides(overrides: Any) -> list[str]:
 
 
 def _checked_sizes(summary: Mapping[str, Any], task: str) -> tuple[tuple[int, ...], int]:
-    """Of a sample, and of the network's output: the number of classes, 1 for a regression."""
+    """Return the shape of a sample and the number of outputs: one per class, or 1 for a regression."""
     shape, num_classes = summary.get("sample_shape"), summary.get("num_classes")
     if not (isinstance(shape, list) and shape and all(type(size) is int and size > 0 for size in shape)):
         raise ValueError(f"`sample_shape` must be a list of sizes, but is {shape!r}")
@@ -215,7 +216,7 @@ def _checked_sizes(summary: Mapping[str, Any], task: str) -> tuple[tuple[int, ..
 
 
 def read_metrics(path: Path) -> dict[str, list[float]]:
-    """The columns of a metrics.csv; a value that is missing is NaN.
+    """Read the columns of a metrics.csv; a missing value is NaN.
 
     Raises:
         ValueError, OSError: it is none, or damaged.
@@ -245,7 +246,7 @@ def _check_is_whole(metrics: Mapping[str, Sequence[float]], num_epochs: Any) -> 
 def _load_checkpoint(
     path: Path, network: "nn.Module", sample_shape: tuple[int, ...]
 ) -> "tuple[Normalization | None, TargetScale]":
-    """Fill the network with its weights; gives what a sample goes through before it, and its output after it."""
+    """Load the weights into the network; return the normalization of its inputs and the scale of its outputs."""
     import torch
 
     from bnlab.data import Normalization, TargetScale
@@ -254,9 +255,9 @@ def _load_checkpoint(
         checkpoint = torch.load(path, weights_only=True, map_location="cpu")
         state, statistics = checkpoint["state_dict"], checkpoint.get("DataModule")
         weights: dict[str, torch.Tensor] = {key.removeprefix("network."): value for key, value in state.items()}
-    except Exception as error:  # whose text would have the user load it with fewer precautions
+    except Exception as error:  # its text would advise the user to load it less safely
         raise ValueError(f"it is damaged, or no checkpoint ({type(error).__name__})") from None
-    # Half types are computed with in fp32, which holds them; fp64 would be rounded.
+    # Half types are evaluated in fp32, which represents them exactly; fp64 stays, since fp32 would round it.
     try:
         is_double = any(value.dtype == torch.float64 for value in weights.values())
         dtype = torch.float64 if is_double else torch.float32

@@ -1,4 +1,4 @@
-"""Which code a run was made with: the commit of the git repository around the current folder."""
+"""The code that a run was made with: the commit of the git repository around the current folder."""
 
 import functools
 import os
@@ -20,9 +20,7 @@ def git_state() -> dict[str, object] | None:
     """
     try:
         commit = _git("rev-parse", "--verify", "HEAD").strip()
-        if not re.fullmatch(
-            "[0-9a-f]{40,64}", commit
-        ):  # where SIGCHLD is ignored, Python takes each exit for a success
+        if not re.fullmatch("[0-9a-f]{40,64}", commit):  # with SIGCHLD ignored, Python takes every exit for a success
             return None
         named = _git("config", "--get-regexp", "--name-only", r"^filter\..*\.(clean|process)$", may_fail=True)
         without_filters = [word for name in named.split() for word in ("-c", f"{name}=")]

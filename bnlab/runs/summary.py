@@ -35,10 +35,10 @@ class Owner(TypedDict):
 
 
 class Summary(TypedDict, total=False):
-    """What summary.json holds. The metrics stand beside these fields, under their names (`metric_values`).
+    """The content of summary.json. The metrics stand beside these fields, under their names (`metric_values`).
 
     `bnlab.runs.folder.RunFolder.write_summary` writes it, `read_summary` reads it; a sweep, its study and its results
-    take over its fields as they are.
+    pass its fields on under the same names.
     """
 
     status: Status
@@ -70,7 +70,7 @@ def beginning(
     command: str | None = None,
     sweep: Owner | None = None,
 ) -> Summary:
-    """What is known before the training; a status of failed stands until something better is known.
+    """Make the summary as it is before the training: its status is failed until something better is known.
 
     Args:
         overrides: what made the config; None where no overrides make it.
@@ -105,7 +105,7 @@ def ending(
     splits: "Splits",
     fingerprint: str,
 ) -> Summary:
-    """What is known after the training.
+    """Make the fields that are known after the training.
 
     Args:
         test_metrics: those of the best epoch's weights, empty without one.
@@ -133,14 +133,14 @@ def _of_the_test(config: DictConfig) -> list[str]:
 
 
 def best_of(row: Mapping[str, float] | None, config: DictConfig) -> Summary:
-    """The fields that the best epoch's row of metrics.csv gives; all None where there is no best epoch."""
+    """Take the fields of the best epoch from its row of metrics.csv; all are None if there is no best epoch."""
     best = row or {}
     fields = {"objective": best.get(config.objective), "best_epoch": best.get("epoch")}
     return cast(Summary, fields | {name: best.get(name) for name in columns_of(config)})
 
 
 def metric_values(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Those at the best epoch and on the test set; null stands for one that is not finite, or that there is none."""
+    """Return the metrics at the best epoch and on the test set, without those that are null, which are not finite."""
     return {
         name: float(value)
         for name, value in summary.items()
@@ -152,7 +152,8 @@ _STATUSES = [status for status in Status if status.is_of_a_run]
 
 
 def read_summary(file: Path) -> Summary:
-    """
+    """Read a summary.json.
+
     Raises:
         ValueError, OSError: it cannot be read, or is no summary.
     """
@@ -177,7 +178,7 @@ def read_summary(file: Path) -> Summary:
 
 
 def summary_in(folder: Path) -> Summary | None:
-    """That of the run in `folder`; None if it has none.
+    """Read the summary of the run in `folder`; None if it has none.
 
     Raises:
         ValueError: it is damaged.

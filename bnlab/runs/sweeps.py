@@ -27,7 +27,7 @@ class Sweep:
         folder: of the sweep.
         objective: what trials are ranked by, such as val_accuracy.
         minimize: whether a lower one is better.
-        metrics: a list a column of trials.csv: numbers as numbers, None where there is nothing.
+        metrics: one list per column of trials.csv: numbers as numbers, None for an empty cell.
         best: the overrides of the best configuration; None where no trial has an objective.
         best_objective: what the best configuration reached, the mean over its seeds where it has several.
     """
@@ -50,7 +50,7 @@ class Sweep:
         return list(takewhile(lambda name: not name.startswith("test_"), after_objective))[1:]
 
     def run(self, number: int, *, trust: bool = False) -> Run:
-        """Trial `number`, read back by `bnlab.load`.
+        """Read trial `number` back, as `bnlab.load` does.
 
         Raises:
             UserError: there is no such trial, or it has no results.
@@ -61,7 +61,7 @@ class Sweep:
         return load(self.folder / str(number if folder is None else folder), trust=trust)
 
     def table(self, limit: int | None = _ON_SCREEN) -> str:
-        """The trials in their order, the best first, as Markdown; `limit` None for all of them."""
+        """Return the best `limit` trials, best first, as Markdown; None for all trials."""
         return as_markdown(*self._rows(limit))
 
     def to_pandas(self) -> Any:
@@ -94,7 +94,7 @@ def _cell(name: str, value: Any, objective: str) -> str:
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """Read the sweep in folder `path`; no code of it is run.
+    """Read the sweep in folder `path`, without running any code of it.
 
     Raises:
         UserError: it is not the folder of a sweep with results, or a file is damaged.
@@ -123,7 +123,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _value(text: str) -> Any:
-    """As in an override: a number is one, and what has no value is None."""
+    """Convert a cell as an override is read: a number becomes a number, an empty cell None."""
     for kind in (int, float):
         try:
             return kind(text)
