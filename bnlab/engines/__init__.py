@@ -1,1 +1,1 @@
-"""What trains one network from its config to its folder, whoever asks for it."""
+"""Training one network from its config into its folder, for all commands that do so."""

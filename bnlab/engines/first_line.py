@@ -1,4 +1,4 @@
-"""The line that a command says at once: as full as the terminal is wide, and whole where it goes to a file."""
+"""The first line of a command: shortened to the width of the terminal, and complete where it goes to a file."""
 
 import shutil
 import sys
@@ -13,25 +13,25 @@ from bnlab.text.command_line import shown
 
 __all__ = ["of_a_run", "of_a_sweep"]
 
-_MORE = "..."  # which every terminal's encoding has
+_MORE = "..."  # plain ASCII, which every terminal can show
 
 
 def of_a_run(config: DictConfig, given: AbstractSet[str], folder: Path, libraries: str) -> str:
-    """What is trained, with what, where it goes, and what is loaded for it; `given` are the keys of the overrides."""
+    """Say what is trained, with what, into which folder, and what is loaded; `given` are the keys of the overrides."""
     opening = "Training "
     whole = f"{opening}{describe(config)}; the run goes to {shown(folder)}; loading {libraries} ..."
     return _fitting(whole, opening, choices_of(config, given), folder)
 
 
 def of_a_sweep(config: DictConfig, kind: str, given: AbstractSet[str], searched: Sequence[str], folder: Path) -> str:
-    """What is searched, by which kind of search, around what; where it goes, and what is loaded for it."""
+    """Say what is searched, how, around which config, into which folder, and what is loaded."""
     opening = f"Searching {', '.join(searched) or 'nothing'} ({kind})"
     whole = f"{opening} around {describe(config)}; results go to {shown(folder)}; loading Optuna and torch ..."
     return _fitting(whole, f"{opening}: ", choices_of(config, given - set(searched)), folder)
 
 
 def _fitting(whole: str, opening: str, parts: Sequence[str], folder: Path) -> str:
-    """`whole` where there is room for it, else a line of `parts` with the end of the folder's path, if need be."""
+    """Return `whole` if it fits, else as many of `parts` as fit, with a shortened path of the folder if need be."""
     width = shutil.get_terminal_size().columns
     if not sys.stdout.isatty() or len(whole) < width:
         return whole
@@ -48,7 +48,7 @@ def _fitting(whole: str, opening: str, parts: Sequence[str], folder: Path) -> st
 
 
 def _shorter(name: str) -> Iterator[str]:
-    """A path, then with less and less of what is before its last part."""
+    """Yield a path, then ever shorter forms of it that keep its last part."""
     yield name
     first, *others = Path(name).parts
     if len(others) > 1:

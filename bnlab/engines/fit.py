@@ -1,4 +1,4 @@
-"""Training one network into a folder, by Lightning or by the engine of stacks; only what is needed is imported."""
+"""Training one network into a folder, by Lightning or by the engine of stacks, importing only the one that is used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,20 +29,20 @@ def fit(
     callbacks: "Sequence[Callback]" = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """Train the network of `config`, test its best weights, and leave a run's folder (see `bnlab.runs`).
+    """Train the network of `config`, test its best weights, and write the folder of a run (see `bnlab.runs`).
 
     Args:
         config: as `bnlab.compose` gives it.
-        folder: where the run goes; made if it is not there.
+        folder: where the run goes; it is made if missing.
         overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
             "command" is null where no overrides make the config: config.yaml says what was trained).
         command: the line that repeats the run, where it takes more than the overrides.
         sweep: whose trial it is.
         console: where the progress bar and the closing table go; None for stdout.
-        callbacks: of Lightning, beside those of the config; one that ended the training says so by `stopped`.
+        callbacks: Lightning's, in addition to those of the config; one that ends the training sets its `stopped`.
         pruning: the rule of a sweep that may end the training.
     Returns:
-        what summary.json holds; its "status" is completed, diverged, pruned or interrupted.
+        the content of summary.json; its "status" is completed, diverged, pruned or interrupted.
     Raises:
         UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
             folder's summary says status failed and why. Where another run is under way, nothing is written.

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class QuickTrainer:
-    """What `trainer._target_` names for this way of training. It is a name: `fit_quickly` reads the settings beside it.
+    """The `_target_` of this way of training, which is never built: `fit_quickly` reads the settings beside it.
 
     Raises:
         UserError: always; where Lightning trains, its own Trainer takes the place of this (`bnlab.config.trainer`).
@@ -39,7 +39,7 @@ class QuickTrainer:
 
 
 def why_lightning(config: DictConfig, callbacks: Sequence[Any] = ()) -> str | None:
-    """Why a run of this config needs Lightning; None if it does not."""
+    """Say why a run of this config needs Lightning; None if it does not."""
     if callbacks:
         return f"{type(callbacks[0]).__name__} is a callback of Lightning's"
     settings: Any = OmegaConf.to_container(config, resolve=True)
@@ -57,10 +57,10 @@ def fit_quickly(
     callbacks: Sequence[Any] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """`bnlab.engines.fit.fit` for `trainer=quick`; what that lacks is said in a line, and Lightning trains."""
+    """Do `bnlab.engines.fit.fit` for `trainer=quick`; if that lacks anything, say so and train by Lightning."""
     console = console or Console()
     reason = why_lightning(config, callbacks)
-    plotter = RunPlotter() if reason is None else None  # it begins to load matplotlib while torch is loaded here
+    plotter = RunPlotter() if reason is None else None  # it loads matplotlib while this process loads torch
     about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
     return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, plotter), **about)
 

@@ -1,4 +1,4 @@
-"""A run trained again, and how its numbers compare with those it left."""
+"""A run trained again, and how its metrics compare with those of the first time."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,16 +16,16 @@ from bnlab.status import Status
 __all__ = ["Difference", "Repetition", "differences", "repeat"]
 
 ROUNDING = 1e-4
-"""Largest relative difference that a different order of the same additions explains, over a training in float32."""
+"""The largest relative difference that a different order of summation explains, over a training in float32."""
 
-# Everything that a training builds.
+# Every group of the config that a training builds.
 _BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "figures", "logger")
 _OF_THE_CLOCK = ("seconds",)
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where a metric of the repetition first differs, in metrics.csv or, with epoch None, in summary.json.
+    """The first difference of a metric, in metrics.csv or, with epoch None, in summary.json.
 
     Attributes:
         largest: relative difference in any epoch.
@@ -44,12 +44,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class Repetition:
-    """
+    """A repeated run compared with the original.
+
     Attributes:
         folder: of the new run.
-        num_numbers: how many were compared.
+        num_numbers: how many numbers were compared.
         found: the first difference of each metric; empty where all numbers are the same, bit for bit.
-        reasons: what is known to be different: versions, the commit, the data.
+        reasons: known differences between the two runs: versions, the commit, the data.
     """
 
     folder: Path
@@ -59,7 +60,7 @@ class Repetition:
 
     @property
     def is_same(self) -> bool:
-        """Bit for bit."""
+        """Whether all numbers are equal, bit for bit."""
         return not self.found
 
     @property
@@ -115,7 +116,7 @@ def differences(
     metrics_now: Mapping[str, Sequence[float]],
     summary_now: Mapping[str, Any],
 ) -> tuple[list[Difference], int]:
-    """The first difference in each column of metrics.csv and each test metric, and how many numbers were compared."""
+    """Find the first difference in each column of metrics.csv and each test metric; also count the numbers compared."""
     found, num_numbers = [], 0
     for name in (name for name in metrics if name not in _OF_THE_CLOCK):
         before, now = metrics[name], metrics_now.get(name, [])

@@ -1,4 +1,4 @@
-"""The plotter of a single run: matplotlib is imported in a process beside this one, while torch is imported here."""
+"""The plotter of a single run: a second process imports matplotlib while this one imports torch."""
 
 import os
 import signal
@@ -15,9 +15,9 @@ __all__ = ["RunPlotter"]
 
 
 class RunPlotter:
-    """A process that plots; calling it is `bnlab.stacked.processes.plotter.plot_here`, over there.
+    """A process that plots; a call runs `bnlab.stacked.processes.plotter.plot_here` there.
 
-    There is none where a fork would copy more than a program that begins: then the pictures are made here.
+    It is forked only at the start of a program, while there is little to copy; otherwise this process plots.
     """
 
     def __init__(self) -> None:
@@ -30,10 +30,10 @@ class RunPlotter:
         if os.fork() == 0:
             try:
                 for number in REQUESTS:
-                    signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
+                    signal.signal(number, signal.SIG_IGN)  # the parent answers these
                 ours.close()
                 nothing = os.open(os.devnull, os.O_RDWR)
-                for descriptor in (0, 1, 2):  # whoever reads them waits for no picture
+                for descriptor in (0, 1, 2):  # so that a reader of the output does not wait for pictures
                     os.dup2(nothing, descriptor)
                 plot_here([ANY])
                 answer(theirs)
@@ -55,5 +55,5 @@ class RunPlotter:
                 self._connection.send(trainings)
                 return self._connection.recv()
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                pass  # it was killed, or could not plot these, which will be said here
+                pass  # it was killed or could not plot these, in which case plotting here raises the error
         return plot_here(trainings)

@@ -1,4 +1,4 @@
-"""What happens between Hydra's composing and torch's import: a line that says what comes, or why it cannot be.
+"""The start of a command, between Hydra's composing and the import of torch: a line says what follows or what is wrong.
 
 Hydra calls `Start` before it makes the folder of a run, so that what is refused leaves none.
 """
@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class Start(Callback):
-    """For `hydra.callbacks`."""
+    """Hydra's callback that starts a run or a sweep (`hydra.callbacks`)."""
 
     def on_run_start(self, config: DictConfig, **named: Any) -> None:
         with _of_hydra(config):
@@ -60,7 +60,7 @@ class Start(Callback):
 
 
 def _settings(config: DictConfig) -> DictConfig:
-    """What a job gets."""
+    """Return the config without Hydra's node, as a job gets it."""
     return OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
 
 
@@ -69,7 +69,7 @@ def _keys(lines: Sequence[str]) -> frozenset[str]:
 
 
 def _searched(config: DictConfig) -> list[str]:
-    """The keys of what varies, those of the command line first."""
+    """Return the keys that vary, those of the command line first."""
     overrides = OverridesParser.create().parse_overrides(given_overrides(config.hydra.overrides.task))
     swept = [override.key_or_group for override in overrides if override.is_sweep_override()]
     return list(dict.fromkeys([*swept, *map(str, config.search.get("space") or {})]))
@@ -77,7 +77,7 @@ def _searched(config: DictConfig) -> list[str]:
 
 @contextmanager
 def _of_hydra(config: DictConfig) -> Iterator[None]:
-    """Let `${hydra:...}` be resolved, as in a job."""
+    """Let `${hydra:...}` resolve as it does in a job."""
     of_hydra = HydraConfig.instance()
     before, is_readonly = of_hydra.cfg, OmegaConf.is_readonly(config.hydra)
     of_hydra.set_config(config)
@@ -85,20 +85,18 @@ def _of_hydra(config: DictConfig) -> Iterator[None]:
         yield
     except UserError as error:
         raise Refused(error) from error
-    except Exception:  # of which Hydra would make a warning: whoever asks again meets it
+    except Exception:  # Hydra would turn it into a warning; the task will meet the same error
         log.debug("the start of a command", exc_info=True)
     finally:
         of_hydra.cfg = before
         OmegaConf.set_readonly(config.hydra, is_readonly)
 
 
-_begun: tuple[Path, list[Path]] | None = (
-    None  # the folder of the run, and those that nobody made before, innermost first
-)
+_begun: tuple[Path, list[Path]] | None = None  # the folder of the run, and the folders made for it, innermost first
 
 
 def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
-    """Say in a line what is going to be trained; once, whoever calls it first. `hydra` is Hydra's node of the config.
+    """Say in one line what will be trained; later calls do nothing. `hydra` is Hydra's node of the config.
 
     Raises:
         UserError: what can be known to fail without torch.
@@ -137,7 +135,7 @@ def _require_place(folder: Path, kind: str) -> None:
 
 
 def forget() -> None:
-    """Begin anew: this process may run one command after the other."""
+    """Reset the state, since one process may run several commands."""
     global _begun
     _begun = None
 
@@ -147,7 +145,7 @@ def say(line: str) -> None:
 
 
 def remove_traces() -> None:
-    """Remove the folder of a run that has not begun to train, and those above it that were made for it."""
+    """Remove the folder of a run that has not begun to train, and the parent folders made for it."""
     if _begun is None:
         return
     folder, new_folders = _begun

@@ -40,12 +40,12 @@ def task(config: "DictConfig") -> float | None:
     # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
     with _refusing(folder, config, hydra_config) if hydra_config.mode == RunMode.RUN else nullcontext():
         learn(config)
-        check(config)  # before two seconds of imports
+        check(config)  # before the slow imports
         if hydra_config.mode == RunMode.RUN:
             warn_of_literals(config)
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
-            config.pop("search", None)  # how the run was found is not what it is
+            config.pop("search", None)  # the run itself does not depend on how it was found
         from bnlab.engines.fit import fit
 
         overrides = given_overrides(hydra_config.overrides.task)
@@ -61,7 +61,7 @@ def task(config: "DictConfig") -> float | None:
             # The sweep shows the progress and the result of its trials itself.
             arguments["console"] = Console(file=StringIO())
             trial = TrialFolder.of(hydra_config)
-            if trial.sweep.definition.is_file():  # it is not where another sweeper made the job
+            if trial.sweep.definition.is_file():  # missing if another sweeper made the job
                 from bnlab.search.study.pruning import pruning_of
 
                 definition = trial.sweep.read_definition()
@@ -70,20 +70,20 @@ def task(config: "DictConfig") -> float | None:
         summary = fit(config, folder, **arguments)
     if summary["status"] == Status.INTERRUPTED:
         if hydra_config.mode == RunMode.MULTIRUN:
-            raise UserInterrupt  # to the sweep, which a job's own SystemExit does not end
+            raise UserInterrupt  # a SystemExit of a job would not end the sweep
         raise SystemExit(EXIT_INTERRUPTED)
     return summary["objective"]
 
 
 @contextmanager
 def _refusing(folder: "Path", config: "DictConfig", hydra: Any) -> Iterator[None]:
-    """Begin the run; a mistake in it ends in a line, and leaves no folder where nothing was trained."""
+    """Begin the run; a mistake in it ends in one line and leaves no folder if nothing was trained."""
     from bnlab.engines.start import begin_run, remove_traces
     from bnlab.errors import UserError, report_user_errors
 
     with report_user_errors():
         try:
-            begin_run(config, folder, hydra)  # where no callback of Hydra's did
+            begin_run(config, folder, hydra)  # unless Hydra's callback did
             yield
         except UserError:
             remove_traces()
