@@ -1,1 +1,1 @@
-"""What is stored of a search, and which trials it still needs."""
+"""The stored state of a search, and the trials that it still needs."""

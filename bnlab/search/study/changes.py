@@ -1,4 +1,4 @@
-"""What the config files said when a sweep was defined: one that goes on, or is shared, is to find the same there."""
+"""The settings when a sweep was defined: when it goes on or is shared, the config files must still say the same."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ __all__ = ["Settings", "changes", "composed", "of_the_task"]
 Settings = dict[str, dict[str, Any]]
 """For each choice of groups, written as overrides, every setting by its key in the config, uninterpolated."""
 
-# How a sweep is run, as opposed to what it runs; from one machine or day to another these may differ.
+# How a sweep is run, as opposed to what it runs; these may differ between machines and days.
 _HOW = tuple(
     f"search.{name}"
     for name in ("num_trials", "batch_size", "pruner", "resume", "retry_failed", "storage", "study", "trust")
@@ -31,7 +31,7 @@ _WHERE = ("data.root", "num_threads", "trainer.accelerator", "trainer.devices", 
 
 
 def composed(search: "Search", config: DictConfig, loader: "SweepConfigLoader") -> Settings:
-    """The settings of the jobs of a search: of its first values, and for each choice of a group that it varies."""
+    """Compose the settings of a search's jobs: for its first values, and for each choice of a group that it varies."""
     space = search.space
     groups = [p for p in space.parameters if isinstance(p.values, Choice) and loader.is_group(p.key, config)]
     choices: list[dict[str, Any]] = [{}]
@@ -49,7 +49,7 @@ def composed(search: "Search", config: DictConfig, loader: "SweepConfigLoader") 
         of_job = {key: value for key, value in container.items() if key not in ("hydra", "search")}
         written = {key: to_write(key, value) for key, value in _flat(of_job)}
         settings[label] = json.loads(json.dumps(written, default=str))
-    of_search: Any = OmegaConf.to_container(config.search, resolve=False)  # which is no part of the jobs
+    of_search: Any = OmegaConf.to_container(config.search, resolve=False)  # it is not part of the jobs
     flat = {key: value for key, value in _flat({"search": of_search}) if not _is(key, _HOW)}
     return {**settings, "": flat | settings[""]}
 
@@ -72,7 +72,7 @@ def _is(key: str, named: tuple[str, ...]) -> bool:
 
 
 def changes(before: Settings, after: Settings) -> list[str]:
-    """Which settings differ, as "key was x, is y"; each key once."""
+    """List the settings that differ, as "key was x, is y", each key once."""
     lines: dict[str, str] = {}
     for label in [*before, *(label for label in after if label not in before)]:
         old, new = before.get(label, {}), after.get(label, {})
@@ -88,7 +88,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
 
 
 def of_the_task(settings: Settings) -> Settings:
-    """What sweeps on several machines must have in common: not where they find data or a GPU."""
+    """Return the settings that sweeps on several machines must share, which excludes where data or a GPU are."""
     return {
         label: {key: value for key, value in flat.items() if not _is(key, _WHERE)} for label, flat in settings.items()
     }

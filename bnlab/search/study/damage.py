@@ -1,4 +1,4 @@
-"""Files of a trial that cannot be read, since the machine died while they were written, say."""
+"""Unreadable files of a trial, such as those that were being written when the machine died."""
 
 import csv
 import secrets
@@ -15,7 +15,7 @@ __all__ = ["set_damaged_files_aside"]
 
 
 def set_damaged_files_aside(folder: Path) -> bool:
-    """Rename what a trial has left and cannot be read, with a line on stderr each; whether there was any."""
+    """Rename the unreadable files of a trial, with one line on stderr per file; return whether there were any."""
     damaged = [file for file, read in _READERS.items() if not _can_be_read(folder / file, read)]
     for file in damaged:
         path = folder / file
@@ -54,7 +54,7 @@ _READERS: dict[str, Callable[[Path], object]] = {
 
 
 def _can_be_read(file: Path, read: Callable[[Path], object]) -> bool:
-    """Whether it can, or is not there."""
+    """Whether the file can be read or is missing."""
     try:
         read(file)
     except FileNotFoundError:

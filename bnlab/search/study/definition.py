@@ -41,7 +41,7 @@ class Definition:
     num_points: int
 
     def storage_url(self, folder: Path) -> str | None:
-        """`storage` with what the environment has to say; a relative file is one in `folder`, the sweep's."""
+        """Resolve `storage` by the environment, and a relative file against `folder`, the sweep's."""
         if self.storage is None:
             return None
         with user_errors("`search.storage`: "):
@@ -55,7 +55,7 @@ class Definition:
         return anchored(url, Path() if "${" in self.storage else folder)
 
     def text(self) -> str:
-        """As sweep.yaml has it; `of` reads it back."""
+        """Return the content of sweep.yaml, which `of` reads back."""
         plain = asdict(self)
         plain["origin"]["overrides"] = list(map(override_to_write, plain["origin"]["overrides"]))
         plain["overrides"] = list(map(override_to_write, plain["overrides"]))
@@ -65,7 +65,7 @@ class Definition:
 
     @classmethod
     def of(cls, stored: Any) -> "Definition | None":
-        """The opposite of `text`, of what may be anything; None where it is no definition."""
+        """Invert `text`, given any value; None if it is no definition."""
         if not _is_definition(stored):
             return None
         origin = stored.pop("origin")

@@ -1,4 +1,4 @@
-"""What a study is to try: how many configurations of which space, each how often."""
+"""The design of a study: how many configurations of which space to try, with how many seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

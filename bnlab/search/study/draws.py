@@ -1,4 +1,4 @@
-"""The values of the trials that a sweep takes: drawn by the sampler, or those that another try or seed already has."""
+"""The values of the trials that a sweep takes: drawn by the sampler, or taken over from another try or seed."""
 
 import copy
 import time
@@ -28,16 +28,16 @@ _REDRAWS = 200
 
 
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Its values in Optuna's words: those that it has, or is to have."""
+    """Return the values that a trial has or is to have, in Optuna's terms."""
     params: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
     return params
 
 
 class Draws:
-    """What has been drawn for the places of a design, and drawing the rest.
+    """Draws the values for the places of a design that have none yet.
 
     Attributes:
-        drawn: by place, in Optuna's words, as far as `look` has seen.
+        drawn: the values by place, in Optuna's terms, as of the last `look`.
     """
 
     def __init__(self, own: OwnStudy, design: Design) -> None:
@@ -47,13 +47,13 @@ class Draws:
         self._params_of_point: dict[int, dict[str, Any]] = {}
 
     def look(self) -> None:
-        """Take in what the study has."""
+        """Update `drawn` from the study."""
         for trial in self._own.trials():
             if params := params_of(trial):
                 self.drawn.setdefault(trial.user_attrs.get(POINT, trial.number), params)
 
     def untried(self) -> list[dict[str, Any]]:
-        """The points of a grid that no place has, in Optuna's words."""
+        """Return the points of a grid that no place has, in Optuna's terms."""
         tried = set(map(_text, self.drawn.values()))
         of_points = [self._in_optuna(point) for point in self._design.points or ()]
         return [params for params in of_points if _text(params) not in tried]
@@ -65,7 +65,7 @@ class Draws:
         }
 
     def draw(self, frozen: FrozenTrial) -> Trial:
-        """The trial `frozen`, which this sweep has taken, with its values: those that it lacks are drawn."""
+        """Return the trial `frozen`, which this sweep has taken, with values drawn where it lacks them."""
         place = frozen.user_attrs.get(POINT, frozen.number)
         repeat = frozen.user_attrs.get(REPEAT, 0)
         params = self._params_of(place) if repeat else None
@@ -86,7 +86,7 @@ class Draws:
         return Trial(frozen.number, place, repeat, Status.RUNNING, values=values)
 
     def _drawn_anew(self, frozen: FrozenTrial, place: int) -> dict[str, Any]:
-        """What the sampler draws, until it is no configuration that another place has: it would train alike."""
+        """Draw until the configuration is one that no other place has, since two equal ones would train alike."""
         if not self._own.is_private:
             self.look()
         others = {_text(params) for other, params in self.drawn.items() if other != place}
@@ -94,7 +94,7 @@ class Draws:
         sampler.before_trial(self._own.study, frozen)
         together: dict[str, BaseDistribution] = {}
         relative: dict[str, Any] = {}
-        if draws_together(sampler):  # once: what comes up again is drawn one by one
+        if draws_together(sampler):  # only once: a repeated draw is replaced parameter by parameter
             together = sampler.infer_relative_search_space(self._own.study, frozen)
             relative = sampler.sample_relative(self._own.study, frozen, together)
         for again in range(_REDRAWS):
@@ -113,12 +113,12 @@ class Draws:
             self._design.space.draw(value_of)
             if _text(params) not in others:
                 break
-            if again == _REDRAWS // 2:  # of one that learns and has come to rest
+            if again == _REDRAWS // 2:  # a sampler that learns may have converged
                 sampler = RandomSampler(place)
         return params
 
     def _params_of(self, point: int) -> dict[str, Any] | None:
-        """What another seed of the same configuration has; it may be drawing at this moment, on another machine."""
+        """Return the values of another seed of the configuration, which another machine may be drawing right now."""
         deadline = time.monotonic() + _WAIT_FOR_SIBLING_S
         while point not in self._params_of_point:
             siblings = [

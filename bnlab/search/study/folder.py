@@ -25,7 +25,7 @@ UNFINISHED = ".unfinished"  # the folder of what stacks go on from (`bnlab.stack
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """What lies in it: a folder per trial, named after its number where nothing else is asked for, and the names below.
+    """A sweep's folder: a folder per trial, named after its number by default, and the files below.
 
     The journal is Optuna's, and is there where no other storage is named.
     """
@@ -42,7 +42,7 @@ class SweepFolder:
 
     @property
     def settings(self) -> Path:
-        """What was composed when the sweep was defined (see `bnlab.search.study.changes`)."""
+        """The settings composed when the sweep was defined (see `bnlab.search.study.changes`)."""
         return self.path / "settings.json"
 
     @property
@@ -59,17 +59,17 @@ class SweepFolder:
 
     @property
     def figures(self) -> tuple[Path, ...]:
-        """The same one in three formats."""
+        """The sweep's figure in three formats."""
         return tuple(self.path / f"search.{suffix}" for suffix in ("png", "svg", "pdf"))
 
     @property
     def ablation(self) -> tuple[Path, ...]:
-        """The table over seeds in three formats, where there are several."""
+        """The table over several seeds in three formats."""
         return tuple(self.path / f"ablation.{suffix}" for suffix in ("md", "csv", "tex"))
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """What is written anew as trials end."""
+        """The files that are rewritten as trials end."""
         return self.trials, self.leaderboard, self.best, *self.figures, *self.ablation
 
     @property
@@ -78,7 +78,7 @@ class SweepFolder:
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """All of them, which no trial's folder may take the place of."""
+        """All files, whose names no trial's folder may have."""
         return (self.definition, self.journal, self.settings, self.unfinished, *self.results)
 
     def trial(self, name: str) -> Path:
@@ -88,7 +88,8 @@ class SweepFolder:
         write_text(self.definition, definition.text())
 
     def read_definition(self) -> Definition:
-        """
+        """Read sweep.yaml.
+
         Raises:
             UserError: it is not the folder of a sweep.
         """
@@ -149,17 +150,17 @@ class SweepFolder:
 
     @property
     def lost_trials(self) -> bool:
-        """Whether a part of the journal could not be read, and was set aside."""
+        """Whether an unreadable part of the journal was set aside."""
         return any(self.path.glob(f"{self.journal.name}.damaged-*"))
 
     def numbered(self) -> list[str]:
-        """The names of what a trial's folder could collide with."""
+        """List the entries that a trial's folder could collide with."""
         if not self.path.is_dir():
             return []
         return sorted((entry.name for entry in self.path.iterdir() if entry.name.isdecimal()), key=int)
 
     def forget(self) -> None:
-        """Take back the definition of a sweep that was refused."""
+        """Remove the definition of a sweep that was refused."""
         for file in (self.definition, self.settings):
             file.unlink(missing_ok=True)
 
@@ -167,9 +168,10 @@ class SweepFolder:
         write_text(self.settings, json.dumps(settings, indent=1) + "\n")
 
     def read_settings(self) -> Any:
-        """
+        """Read settings.json.
+
         Raises:
-            UserError: they are not there.
+            UserError: it is missing.
         """
         with user_errors(f"The sweep in {str(self.path)!r} cannot be read: "):
             settings = json.loads(read_text(self.settings))
@@ -179,7 +181,7 @@ class SweepFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Keep every other process out, until this one leaves or dies.
+        """Lock the folder against every other process until this one leaves or ends.
 
         Raises:
             UserError: another one is there.
@@ -197,24 +199,24 @@ class SweepFolder:
         return self.trial(name).is_dir()
 
     def has_result(self, name: str) -> bool:
-        """Whether `result` has something to read, without reading it."""
+        """Whether there is a summary for `result`, without reading it."""
         return os.path.exists(f"{self.path}/{name}/summary.json")
 
     def result(self, name: str) -> Summary | None:
-        """The summary.json of a trial, None while it has none that can be read."""
+        """Read the summary of a trial; None while there is no readable one."""
         try:
             return summary_in(self.trial(name))
         except ValueError:
             return None
 
     def own_result(self, name: str, sweep_id: str) -> Summary | None:
-        """What the folder `name` says, if a trial of the sweep `sweep_id` wrote it there."""
+        """Read the summary in the folder `name`, if a trial of the sweep `sweep_id` wrote it."""
         summary = self.result(name)
         return summary if summary is not None and summary.get("sweep") == Owner(id=sweep_id, folder=name) else None
 
 
 def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage: bool = False) -> str:
-    """The line that goes on with a sweep: its flags and overrides are in its folder.
+    """Return the command that goes on with a sweep; its flags and overrides are in its folder.
 
     Args:
         asks_for_storage: take its address from the environment, as its password was not written down.

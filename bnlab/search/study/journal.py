@@ -27,7 +27,7 @@ _BEGINNING = b'{"op_code":'  # of each line
 
 
 class Journal(JournalFileBackend):
-    """Optuna's file format, which its own class reads, and `optuna-dashboard` too.
+    """A journal in Optuna's file format, which Optuna's own class and `optuna-dashboard` read.
 
     Optuna locks by making and deleting a file, which a killed process leaves behind, and waits for the disk at each
     line (bnlab/bench/records/search.md). Here the lock is the kernel's, which ends with its owner, and the disk is
@@ -54,12 +54,12 @@ class Journal(JournalFileBackend):
                     os.fsync(file)
                     self._on_disk = time.monotonic()
             except BaseException:
-                with suppress(OSError):  # the next to write cuts off what is left of a line
+                with suppress(OSError):  # the next writer cuts off the incomplete line
                     os.ftruncate(file, end)
                 raise
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        """Wait for whoever writes, and may take it back."""
+        """Read the logs, after waiting for a writer that may still take its lines back."""
         with _locked(self._path, fcntl.LOCK_SH):
             logs = list(super().read_logs(log_number_from))
         yield from logs
@@ -67,7 +67,7 @@ class Journal(JournalFileBackend):
 
 @contextmanager
 def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
-    """The open file, which is not made anew where somebody has removed it."""
+    """Open and lock the file, which is not created again if somebody has removed it."""
     file = os.open(path, os.O_RDWR | os.O_APPEND if kind == fcntl.LOCK_EX else os.O_RDONLY)
     try:
         fcntl.flock(file, kind)
@@ -77,14 +77,14 @@ def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
 
 
 def _write(file: int, content: bytes) -> None:
-    """A disk that is nearly full takes a part, and says so by a number only."""
+    """Write all of it: a nearly full disk writes a part and only returns its size."""
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]
 
 
 def _cut_torn_line(file: int) -> int:
-    """Cut off a line whose end is missing, as a process leaves it that was killed on a full disk.
+    """Cut off an incomplete last line, as a process writes it that is killed on a full disk.
 
     Returns:
         the size of the file.
@@ -144,15 +144,15 @@ def _free_name(path: Path) -> Path:
 
 
 def _sound(content: bytes) -> int:
-    """How many bytes, from the first on, are lines that Optuna can read and make a study of."""
+    """Count the leading bytes that are lines from which Optuna can build a study."""
     replay = _Replay(content)
-    with suppress(Exception):  # whatever Optuna makes of rubbish
+    with suppress(Exception):  # Optuna raises various errors for damaged lines
         JournalStorage(replay)
     return replay.num_bytes
 
 
 class _Replay(BaseJournalBackend):
-    """A journal in memory, which knows up to where it was read without an error."""
+    """A journal in memory that records up to where it was read without an error."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content

@@ -1,4 +1,4 @@
-"""A study as one of the sweeps that share it sees it: which trials are its own, and telling how they ended."""
+"""A study as seen by one of the sweeps that share it: which trials are its own, and how each ended."""
 
 import time
 from collections.abc import Sequence
@@ -57,24 +57,24 @@ class OwnStudy:
         return [folder_name(trial) for trial in self.trials() if trial.user_attrs.get(SWEEP) == self.sweep_id]
 
     def takes(self, trial: FrozenTrial) -> bool:
-        """Whether `trial`, which waited, is this sweep's now; if not, another was faster, and may have finished it."""
+        """Take the waiting `trial`; False if another sweep was faster, which may even have finished it."""
         try:
             return self.storage.set_trial_state_values(self.id_of(trial), state=TrialState.RUNNING)
         except optuna.exceptions.UpdateFinishedTrialError:
             return False
 
     def sign(self, trial: FrozenTrial) -> None:
-        """Keep that this sweep runs it."""
+        """Record that this sweep runs `trial`."""
         self.storage.set_trial_user_attr(self.id_of(trial), SWEEP, self.sweep_id)
         if not self.is_private:
             self.storage.set_trial_user_attr(self.id_of(trial), FOLDER, str(self._folder))
 
     def place(self, number: int, name: str) -> None:
-        """Keep that the folder of trial `number` is `name`, relative to the sweep's."""
+        """Record `name`, relative to the sweep's folder, as the folder of trial `number`."""
         self.storage.set_trial_user_attr(trial_id(self.storage, self.id, number), SUBDIR, name)
 
     def owner(self, trial: FrozenTrial) -> str | None:
-        """The id of the sweep that runs `trial`, which another machine may have taken a moment ago; None of nobody."""
+        """Return the id of the sweep that runs `trial`, which it may have taken just now; None if nobody does."""
         deadline = time.monotonic() + (0 if self.is_private else _NOBODYS_AFTER_S)
         owner: str | None = trial.user_attrs.get(SWEEP)
         while owner is None:
@@ -85,10 +85,10 @@ class OwnStudy:
         return owner
 
     def tell(self, number: int, result: Summary) -> None:
-        """End trial `number` as the summary of its run says.
+        """Record the end of trial `number` by the summary of its run.
 
-        One that failed for reasons from "outside" (`bnlab.process.outside`) was interrupted. A storage that fails is
-        asked again, for a while; what it had done of the first try is not done twice.
+        A trial that failed for reasons from "outside" (`bnlab.process.outside`) counts as interrupted. A storage that
+        fails is retried for a while, without repeating what had succeeded.
         """
         deadline = time.monotonic() + PATIENCE_S
         while True:

@@ -1,4 +1,4 @@
-"""Which trials a study still needs, and taking them.
+"""The trials that a study still needs, and taking them.
 
 Every run that a search is to make waits in the study as a trial of its own from the start. Taking one is a single step
 in the storage, so that two sweeps never take the same, and a killed one leaves nothing but trials that wait, or run.
@@ -28,9 +28,9 @@ class Plan:
         self._unstarted: list[FrozenTrial] = []
 
     def add_missing(self, retry_failed: bool = False) -> None:
-        """Let wait whatever no trial has done, does or waits to do; one that was interrupted gets its values again.
+        """Enqueue every run that is not finished, running or waiting; an interrupted one keeps its values.
 
-        With `retry_failed`, so does one that failed.
+        With `retry_failed`, failed runs are enqueued again, too.
         """
         self._draws.look()
         untried = iter(self._draws.untried())
@@ -57,13 +57,13 @@ class Plan:
                     self._own.study.enqueue_trial(params, user_attrs={POINT: point, REPEAT: repeat})
 
     def try_again(self, number: int) -> None:
-        """Let the values of trial `number` wait for another try."""
+        """Enqueue the values of trial `number` for another try."""
         trial = self._own.trial(number)
         attributes = {key: trial.user_attrs[key] for key in (POINT, REPEAT) if key in trial.user_attrs}
         self._own.study.enqueue_trial(params_of(trial), user_attrs=attributes)
 
     def take_over(self, trial: FrozenTrial) -> None:
-        """Let the next call of `take` give `trial`, which a killed sweep had taken and not started."""
+        """Let the next `take` return `trial`, which a killed sweep had taken but not started."""
         self._unstarted.append(trial)
 
     def has_values(self, trial: FrozenTrial) -> bool:
@@ -71,14 +71,14 @@ class Plan:
         return self._draws.has_all(trial)
 
     def take(self, limit: int, per_round: int | None) -> list[Trial]:
-        """Up to `limit` trials that waited; with `per_round` points in a round, all of the first of which some wait.
+        """Take up to `limit` waiting trials; with `per_round` points in a round, all from the first unfinished round.
 
         Where the storage fails, the next call takes again what this one had taken.
         """
         taken: list[Trial] = []
         frozen: list[FrozenTrial] = []
         waiting = self._own.storage.get_all_trials(self._own.id, deepcopy=False, states=(TrialState.WAITING,))
-        candidates = [*self._unstarted, *waiting]  # what is tried again comes last, though its round may be the first
+        candidates = [*self._unstarted, *waiting]  # a retried trial comes last, though its round may be the first
         if per_round is not None:
             rounds = [trial.user_attrs.get(POINT, trial.number) // per_round for trial in candidates]
             first = min(rounds, default=0)

@@ -1,4 +1,4 @@
-"""Ending a trial that falls behind the others: Optuna's pruners, asked after each epoch."""
+"""Pruning: Optuna's pruners are asked after each epoch whether a trial falls behind the others."""
 
 import copy
 import logging
@@ -29,7 +29,7 @@ _RUNG = "completed_rung_"  # of Optuna's successive halving
 
 
 def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
-    """The rule for the trial in a folder of the sweep of `definition`, None where it prunes nothing."""
+    """Return the rule for the trial in a folder of the sweep of `definition`; None if the sweep prunes nothing."""
     if definition.pruner is None:
         return None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -44,7 +44,7 @@ def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "P
 
 
 def build_pruner(target: Mapping[str, Any]) -> BasePruner:
-    """What the `_target_` of `search.pruner` makes.
+    """Build the pruner of `search.pruner`.
 
     Raises:
         UserError: it cannot be made, or is no pruner.
@@ -80,13 +80,13 @@ class Pruning:
     def ends(self, epoch: int, metrics: Mapping[str, float], max_epochs: int | None) -> bool:
         """Whether `epoch`, counted from 1, ends the training."""
         value = metrics.get(self._objective)
-        if value is None or value != value:  # a diverged training ends by itself
+        if value is None or value != value:  # a diverged training ends anyway
             return False
         self._storage.set_trial_intermediate_value(self._trial_id, epoch, value)
         if epoch == max_epochs:
             return False  # nothing is left to save
         trial = copy.copy(self._storage.get_trial(self._trial_id))
-        values = trial.intermediate_values.items()  # a killed process may have come farther
+        values = trial.intermediate_values.items()  # a killed process may have reported later epochs
         trial.intermediate_values = {step: reported for step, reported in values if step <= epoch}
         if not self._prunes(trial):
             return False
@@ -106,12 +106,12 @@ class Pruning:
         return bool(decision)
 
     def rungs(self) -> dict[str, float]:
-        """What successive halving has taken down of the trial: its value at each rung that it has passed."""
+        """Return what successive halving has recorded of the trial: its value at each rung that it has passed."""
         attributes = self._storage.get_trial(self._trial_id).system_attrs
         return {name: value for name, value in attributes.items() if name.startswith(_RUNG)}
 
     def go_on(self, rows: Sequence[Mapping[str, float]], rungs: Mapping[str, float]) -> None:
-        """Let the study know what it knew of the trial that this one goes on with, and asks no rule about again."""
+        """Copy to the study what it knew of the trial that this one continues, for which no rule is asked again."""
         known = self._storage.get_trial(self._trial_id)
         for row in rows:
             value = row[self._objective]
@@ -123,7 +123,7 @@ class Pruning:
 
 
 def _competitors(study: optuna.Study) -> optuna.Study:
-    """As a pruner sees it: without trials that were interrupted, whose values another trial goes on with."""
+    """Return the study as a pruner sees it: without interrupted trials, whose values another trial goes on with."""
     seen = copy.copy(study)
     get_trials = study.get_trials
 

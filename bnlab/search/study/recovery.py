@@ -1,4 +1,4 @@
-"""What a killed sweep had taken, when it goes on: told, tried again, or started."""
+"""Resuming a killed sweep: the trials that it had taken are recorded, tried again or started."""
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -18,19 +18,19 @@ _ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried
 
 
 def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
-    """Take over the trials that this sweep's killed predecessor had taken, by what their folders say.
+    """Take over the trials that the killed sweep had taken, judging by their folders.
 
-    One that ended is told so, a half-done one that it failed; one that had not started is taken again. What was
-    alone half done when its process ended is tried again, for others may have ended that; what is so `MOST_ENDS`
-    times is taken for what ends it, and has failed, unless it left a state to go on from.
-    A result is no use without its values, which a damaged journal may have lost: that one is tried again, too.
+    A trial that ended is recorded; one that had not started is taken again; a half-done one is tried again. If the
+    only half-done trial ended with its process `MOST_ENDS` times, it is taken for the cause and recorded as failed,
+    unless it left a state to go on from. A result whose values a damaged journal has lost is of no use: it
+    is tried again, too.
     """
     goes_on = any(folder.unfinished.glob("*.ckpt"))
     again = Summary(status=Status.INTERRUPTED, error="interrupted; its values are tried again")
     half_done: list[FrozenTrial] = []
     for trial in own.trials((TrialState.RUNNING,)):
         owner = own.owner(trial)
-        if owner is None:  # its sweep was killed between taking it and saying so
+        if owner is None:  # its sweep was killed between taking and signing it
             own.tell(trial.number, again)
         elif owner == own.sweep_id:
             name = folder_name(trial)
@@ -57,7 +57,7 @@ def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
 
 
 def _num_ends_with_its_process(own: OwnStudy, trial: FrozenTrial) -> int:
-    """How often it is tried again because it was half done when its process ended."""
+    """Count the tries of this trial that ended half done with their process."""
     return sum(
         result_of(earlier).get("error") == _ENDED_WITH_ITS_PROCESS
         and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]

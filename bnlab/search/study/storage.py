@@ -1,4 +1,4 @@
-"""Where a study is kept: a file in the sweep's folder, or a database that many machines share."""
+"""The storage of a study: a file in the sweep's folder, or a database that several machines share."""
 
 import importlib.util
 import time
@@ -32,7 +32,7 @@ _ATTEMPTS = 10
 
 
 def open_storage(url: str | None, journal: Path) -> BaseStorage:
-    """Optuna's storage at `url` (a SQLAlchemy address), or in the file `journal` if it is None.
+    """Open Optuna's storage at `url` (a SQLAlchemy address), or in the file `journal` if `url` is None.
 
     Raises:
         UserError: it cannot be reached, or its driver is not installed.
@@ -41,7 +41,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
         return JournalStorage(Journal(journal))
     with user_errors(f"`search.storage`: {conceal_address(url)} cannot be opened: "):
         if url.startswith("postgresql://") and importlib.util.find_spec("psycopg2") is None:
-            url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # of the two drivers, the one that is here
+            url = url.replace("postgresql://", "postgresql+psycopg://", 1)  # use the driver that is installed
         for _ in range(_ATTEMPTS):
             try:
                 return _database(url)
@@ -53,7 +53,7 @@ def open_storage(url: str | None, journal: Path) -> BaseStorage:
 
 
 def _is_made_by_another(error: SQLAlchemyError) -> bool:
-    """Whether this is what happens while another sweep makes the tables and their first rows at this moment."""
+    """Whether the error means that another sweep is creating the tables and their first rows right now."""
     signs = ("already exists", "duplicate", "locked")
     return isinstance(error, IntegrityError) or any(sign in str(error).lower() for sign in signs)
 
@@ -74,11 +74,11 @@ def _lock_from_the_start(engine: Engine) -> None:
     """
     event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
-    engine.dispose()  # the connections from before
+    engine.dispose()  # drop the earlier connections
 
 
 def release(storage: BaseStorage) -> None:
-    """Give back the connection that this thread has, if any."""
+    """Return this thread's connection to the pool, if it has one."""
     if isinstance(storage, RDBStorage):
         storage.remove_session()
 

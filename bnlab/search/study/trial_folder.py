@@ -12,21 +12,21 @@ __all__ = ["TrialFolder"]
 
 @dataclass(frozen=True)
 class TrialFolder:
-    """`name` is relative to the sweep's folder."""
+    """A trial's folder, `name`, relative to the sweep's folder."""
 
     sweep: SweepFolder
     name: str
 
     @classmethod
     def of(cls, hydra: Any) -> "TrialFolder":
-        """From the `hydra` node of a job's config."""
+        """Read it from the `hydra` node of a job's config."""
         return cls(SweepFolder(Path(hydra.sweep.dir)), str(hydra.sweep.subdir))
 
     @classmethod
     def at(cls, path: Path, name: str) -> "TrialFolder":
-        """From its path, which ends with its name."""
+        """Derive it from its path, which ends with its name."""
         return cls(SweepFolder(path.parents[len(Path(name).parts) - 1]), name)
 
     def identity(self, sweep_id: str) -> Owner:
-        """What the summary of a trial says, so that nothing else is taken for it."""
+        """Return what the summary of a trial says, so that no other summary is mistaken for it."""
         return Owner(id=sweep_id, folder=self.name)

@@ -1,4 +1,4 @@
-"""The trials of a study as rows: what a table, a file or a figure shows of them."""
+"""The trials of a study as rows, for tables, files and figures."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class Trial:
 
     @property
     def place(self) -> int:
-        """Its configuration's, or its own where the study does not say which it runs."""
+        """The number of its configuration, or its own number if the study does not name a configuration."""
         return self.number if self.point is None else self.point
 
     @property
@@ -127,7 +127,7 @@ def _objective(trial: Trial) -> float:
 
 
 def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) -> list[Trial]:
-    """All that have started, in the order of their numbers; those of the sweep `sweep_id` are in `folder`."""
+    """Read all trials that have started, ordered by number; those of the sweep `sweep_id` are in `folder`."""
     frozen = study.get_trials(deepcopy=False)
     last = {
         (trial.user_attrs[POINT], trial.user_attrs.get(REPEAT, 0)): trial.number
@@ -145,12 +145,12 @@ def read_trials(study: optuna.Study, space: Space, sweep_id: str, folder: Path) 
 
 
 def _has_started(trial: Trial) -> bool:
-    """As far as can be seen from here: not where the sweep's folder is another machine's."""
+    """Whether the trial has started, as far as can be seen: the sweep's folder may be on another machine."""
     return trial.folder is None or trial.folder.is_dir() or not trial.folder.parent.is_dir()
 
 
 def folder_name(trial: FrozenTrial) -> str:
-    """Its folder, relative to that of its sweep."""
+    """Return the trial's folder, relative to that of its sweep."""
     return str(trial.user_attrs.get(SUBDIR, trial.number))
 
 
@@ -163,7 +163,7 @@ def _folder_of(trial: FrozenTrial, sweep_id: str, folder: Path) -> Path | None:
 
 
 def result_of(trial: FrozenTrial) -> dict[str, Any]:
-    """What the summary said of a trial that ended, empty before; older studies have other names for two fields."""
+    """Return the summary's fields of a trial that ended, empty before; older studies name two of them differently."""
     result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
     return {_OLD_NAMES.get(name, name): value for name, value in result.items()}
 
@@ -194,7 +194,7 @@ def values_of(trial: FrozenTrial, space: Space) -> Point:
 
 
 def rank(trials: Sequence[Trial], minimize: bool, seeds: int = 1) -> list[Configuration]:
-    """The configurations that have an objective, the best first; a tie goes to the earlier one.
+    """Rank the configurations that have an objective, best first; ties go to the earlier one.
 
     One of whose `seeds` some are still to come, or failed, or were pruned or interrupted, comes after all that are
     complete: the mean of the others may flatter it.
