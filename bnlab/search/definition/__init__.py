@@ -1,1 +1,1 @@
-"""From a command line to the definition of a search."""
+"""Read a command line into the definition of a search."""

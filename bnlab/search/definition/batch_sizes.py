@@ -1,4 +1,4 @@
-"""Batch sizes that the training set is too small for: a trial with one of them could only fail."""
+"""Keep the batch size within the training set: a trial with a larger batch can only fail."""
 
 from collections.abc import Collection
 from dataclasses import replace
@@ -16,7 +16,7 @@ _KEY = "data.batch_size"
 
 
 def within_the_data(space: Space, config: DictConfig, typed: Collection[str]) -> tuple[Space, list[str]]:
-    """`space` with no batch larger than the training set, and a sentence where that changes it.
+    """Limit the batch size in `space` to the training set; return the space, and a sentence if that changed it.
 
     Args:
         config: of a job without what is searched.
@@ -48,7 +48,7 @@ def within_the_data(space: Space, config: DictConfig, typed: Collection[str]) ->
 
 
 def _num_samples(config: DictConfig) -> int | None:
-    """Of the training set; None where it cannot be read, which each trial says itself."""
+    """Return the size of the training set, or None if it cannot be read, which each trial reports itself."""
     found = num_training_samples(OmegaConf.to_container(config.data, resolve=True))
     if found is not None:
         return found

@@ -1,4 +1,4 @@
-"""Composing the configs of many jobs that differ in values only: once by Hydra, then copied and changed."""
+"""Compose the configs of many jobs that differ only in values: Hydra composes one, the others are changed copies."""
 
 import copy
 import pickle
@@ -68,13 +68,13 @@ class SweepConfigLoader(ConfigLoader):
 
     def _parse(self, line: str) -> Override:
         if line not in self._parsed:
-            if len(self._parsed) > 10_000:  # those of the trials are used once
+            if len(self._parsed) > 10_000:  # the overrides of trials are used once
                 self._parsed.clear()
             self._parsed[line] = OverridesParser.create().parse_override(line)
         return self._parsed[line]
 
     def _chooses(self, override: Override, master_config: DictConfig) -> bool:
-        """Whether it picks from a config group; such a value could not be set afterwards."""
+        """Return whether the override picks from a config group, which cannot be set after composing."""
         return not isinstance(override.value(), dict) and self.is_group(override.key_or_group, master_config)
 
     def is_group(self, key: str, master_config: DictConfig) -> bool:
@@ -90,7 +90,7 @@ class SweepConfigLoader(ConfigLoader):
         return self._is_group[key]
 
     def options(self, key: str, master_config: DictConfig) -> list[str]:
-        """What can be picked from the group `key`; nothing if it is none."""
+        """List the choices of the group `key`; empty if `key` is not a group."""
         if not self.is_group(key, master_config):
             return []
         return self._loader.get_group_options(
@@ -99,7 +99,7 @@ class SweepConfigLoader(ConfigLoader):
             overrides=list(master_config.hydra.overrides.hydra),
         )
 
-    # The rest is Hydra's.
+    # What follows forwards to Hydra's loader.
 
     def load_configuration(
         self,
@@ -152,7 +152,7 @@ def _only_picks(override: Override) -> bool:
 
 
 def loader_for(origin: Origin, loader: ConfigLoader) -> ConfigLoader:
-    """Hydra's loader as the flags of `origin` would have made it; where `loader` has a flag of its own, that one holds.
+    """Make the loader that the flags of `origin` would have made; a flag that `loader` itself has takes precedence.
 
     Raises:
         UserError: a folder of configs is not there any more.

@@ -1,4 +1,4 @@
-"""Whether what is searched changes anything that a run reads."""
+"""Find the parameters and points that change nothing that a run reads."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,13 +12,13 @@ from bnlab.search.spaces.space import Space
 
 __all__ = ["without_effect", "without_equals"]
 
-_MOST_COMPOSED = 10_000  # of which each takes some ms
+_MOST_COMPOSED = 10_000  # each of which takes some milliseconds
 
 
 def without_effect(
     space: Space, jobs: Sequence[tuple[Point, DictConfig]], compose: Callable[[Point], DictConfig]
 ) -> dict[str, str]:
-    """The parameters whose value makes no difference in any of `jobs`, by their key, and why.
+    """Return the parameters whose value makes no difference in any of `jobs`, by key, with the reason.
 
     A setting that a run reads has an effect. Of another one, such as model.num_units, whatever is worked out from it
     may have: the settings that are read are compared between two of its values.
@@ -40,7 +40,7 @@ def without_effect(
 
 
 def without_equals(points: list[Point], compose: Callable[[Point], DictConfig]) -> list[Point]:
-    """The points without those that train as one before them does, such as of model.num_units with no hidden layer.
+    """Drop the points that train as an earlier one does, such as two values of model.num_units without hidden layers.
 
     What the user added and nothing reads tells points apart all the same.
     """

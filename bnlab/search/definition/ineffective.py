@@ -1,4 +1,4 @@
-"""Refusing to search what makes no difference to any trial."""
+"""Refuse to search what makes no difference to any trial."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 def without_the_ineffective(
     search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader, *, is_new: bool
 ) -> Space:
-    """The space without what makes no difference to any trial, said in a line each.
+    """Drop from the space what makes no difference to any trial, with a warning for each parameter.
 
     Raises:
         UserError: that was given on the command line, and is no note; or a job cannot work.
@@ -66,7 +66,7 @@ def without_the_ineffective(
             try:
                 is_used = read_settings(loader.load_sweep_config(config, without)) != read_settings(compose(point))
             except (ConfigCompositionException, OmegaConfBaseException):
-                is_used = True  # something is made of it
+                is_used = True  # composing needs it
             if not is_used:
                 if is_new:
                     refuse_unread(line, lines, origin, why)

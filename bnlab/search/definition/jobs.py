@@ -1,4 +1,4 @@
-"""Composing and checking the jobs at the ends of a space, before any of them runs."""
+"""Compose and check the jobs at the ends of a space before any of them runs."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -21,8 +21,10 @@ __all__ = ["check_jobs"]
 
 
 def check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> list[tuple[Point, DictConfig]]:
-    """Compose and check a job with the first values, one with the last, one for each choice that decides more, and one
-    for each parameter with a condition.
+    """Compose and check jobs that between them have the ends of every range and every choice of a group.
+
+    These are a job with the first values, one with the last, one for each choice of a group or of interpolated values,
+    and one for each parameter with a condition.
     """
     space = search.space
 
@@ -56,7 +58,7 @@ def check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) ->
 
 
 def _check_early(jobs: Sequence[DictConfig]) -> None:
-    """Refuse a sweep that no job of which can work; where some can, the others are trials that fail.
+    """Refuse a sweep if none of its jobs can work; if some can, the others become trials that fail.
 
     Raises:
         UserError: why the first cannot.

@@ -1,4 +1,4 @@
-"""Settings that some choices of a searched group do not have: they are left out where that choice is drawn."""
+"""Leave out a setting in the trials whose choice of a searched group does not have it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ __all__ = ["conditional_on_choices", "with_choices_for_the_absent"]
 
 
 def with_choices_for_the_absent(lines: Sequence[str], origin: Origin) -> list[str]:
-    """The overrides of a sweep so that Hydra composes them, which it does before it asks the sweeper.
+    """Rewrite the overrides of a sweep so that Hydra can compose them, which it does before it calls the sweeper.
 
     It applies what has one value to the default choice of each group that is searched: with optimizer=sgd,momentum,
     `optimizer.momentum=0.9` would be refused as Adam's. It leaves alone what is a choice, if only of one value.
@@ -48,7 +48,7 @@ def _is_searched(line: str) -> bool:
 def conditional_on_choices(
     parameters: Sequence[Parameter], fixed: Sequence[Override], config: DictConfig, loader: SweepConfigLoader
 ) -> tuple[tuple[Parameter, ...], list[str], list[str]]:
-    """With `norm=batch,none`, `norm.placement` is for norm=batch alone, as if its condition had been typed.
+    """Restrict each setting to the choices that have it: with `norm=batch,none`, `norm.placement` to norm=batch.
 
     A setting that has one value, such as optimizer.beta1=0.95 with optimizer=sgd,adam, becomes a parameter with that
     value where it exists. What no choice has is for others to refuse.
@@ -69,7 +69,7 @@ def conditional_on_choices(
     notes: list[str] = []
 
     def where(key: str, *, added: bool) -> Condition | None:
-        """The condition under which `key` exists; None where that is always, or never."""
+        """Return the condition under which `key` exists; None if it always or never does."""
         group = next((group for group in searched if key.startswith(f"{group.replace('/', '.')}.")), None)
         if group is None:
             return None

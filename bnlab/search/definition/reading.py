@@ -1,4 +1,4 @@
-"""From the command line to a search."""
+"""Read the command line into a search."""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ _ABSENT = object()  # null is a value
 def read_search(
     config: DictConfig, arguments: Sequence[str], loader: SweepConfigLoader, *, is_new: bool = True
 ) -> Search:
-    """The search that a composed config and the overrides of its settings ask for, checked.
+    """Read and check the search that a composed config and the overrides of its settings ask for.
 
     Args:
         config: the sweep's, as Hydra composed it.
@@ -88,7 +88,7 @@ def read_search(
 
 
 def _with_points(search: Search, config: DictConfig, loader: SweepConfigLoader) -> Search:
-    """The search with all of its points, where they are so few that they can be listed."""
+    """List the points of the search if they are known before any draw: those of a grid, or of a small finite space."""
     settings = search.settings
     if settings.sampler is None:
         points = search.space.grid()
@@ -101,7 +101,7 @@ def _with_points(search: Search, config: DictConfig, loader: SweepConfigLoader) 
     assert settings.num_trials is not None
     all_of_them = search.space.configurations(settings.num_trials)
     if all_of_them is not None:
-        random.Random(settings.seed).shuffle(all_of_them)  # what is interrupted has seen some of each
+        random.Random(settings.seed).shuffle(all_of_them)  # so that an interrupted sweep has tried some of each
     if all_of_them is None or len(all_of_them) == settings.num_trials:
         return replace(search, points=all_of_them)
     number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
@@ -122,7 +122,7 @@ def _names_of_folders(given: Sequence[Override], config: DictConfig) -> frozense
 
 
 def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
-    """A key that is given twice has its last value, as in a single run; Hydra sees to those that are not searched."""
+    """Keep the last override of each searched key, as a single run does; Hydra handles the other keys."""
     last = {override.get_key_element(): override for override in overrides}
     return [
         override
@@ -133,7 +133,7 @@ def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
 
 
 def _space_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
-    """`search.space`, checked."""
+    """Return `search.space`, checked."""
     space_file = node.get("space") or {}
     if not isinstance(space_file, Mapping):
         raise UserError(
@@ -151,7 +151,7 @@ def _space_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _entry(parser: OverridesParser, key: str, value: Any) -> Override:
-    """A line of a space file as an override."""
+    """Parse a line of a space file as an override."""
     text = value if isinstance(value, str) else _written(value)
     with user_errors(f"`search.space`, {key}: "):
         check_is_no_setting_of_the_search(key, f"{key}={text}")
@@ -165,7 +165,7 @@ def _written(value: Any) -> str:
 
 
 def _constants(config: DictConfig, parameters: Sequence[Parameter]) -> dict[str, Any]:
-    """What the keys of conditions are where they are not searched: the choice of a group, or a setting."""
+    """Return the values of the conditions' keys that are not searched: choices of groups, or settings."""
     choices = config.hydra.runtime.choices
     constants = {}
     for key in {parameter.condition.key for parameter in parameters if parameter.condition is not None}:

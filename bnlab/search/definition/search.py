@@ -1,4 +1,4 @@
-"""A search: the settings, the space, and what every job has in common."""
+"""Define a search: its settings, its space, and what all jobs have in common."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ __all__ = ["Search"]
 
 @dataclass(frozen=True)
 class Search:
-    """What to search, and how.
+    """A search, read and checked.
 
     Attributes:
         settings: of `search`.
@@ -55,7 +55,7 @@ class Search:
         return len(self.points)
 
     def sampler(self, num_done: int, num_points: int | None = None) -> BaseSampler:
-        """What draws the points.
+        """Make the sampler that draws the points.
 
         Args:
             num_done: trials that the study has already.
@@ -77,7 +77,7 @@ class Search:
         return [*self.fixed, *self.space.overrides(point), *seed]
 
     def signature(self) -> dict[str, Any]:
-        """What sweeps that share a study must agree on; plain values, as a storage keeps them."""
+        """Return what sweeps that share a study must agree on, as plain values that a storage can hold."""
         space = {p.key: f"{p.values}{f' where {p.condition}' if p.condition else ''}" for p in self.space.parameters}
         return {
             "objective": self.objective,

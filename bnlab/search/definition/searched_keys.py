@@ -1,4 +1,4 @@
-"""Which keys a search may vary."""
+"""Refuse to search the keys that must be the same in all trials."""
 
 from bnlab.errors import UserError
 from bnlab.text.concealing import is_named_secret
@@ -11,7 +11,7 @@ def is_of_search(key: str) -> bool:
 
 
 def check_is_no_setting_of_the_search(key: str, text: str) -> None:
-    """What says how to search, how the sweep runs and what it compares by has one value in all of its trials."""
+    """Refuse to vary the settings of the search itself, of Hydra, and of the comparison between trials."""
     if key.startswith("search.space."):
         raise UserError(
             f"{text!r} is searched if it is given by itself: {text.lstrip('+').removeprefix('search.space.')}"

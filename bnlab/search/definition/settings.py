@@ -1,4 +1,4 @@
-"""The settings under `search`, checked."""
+"""Read and check the settings under `search`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -24,12 +24,12 @@ _RULES: dict[str, Rule] = {
     "figures": mapping("a mapping of names to figures of your own, {} for none"),
 }
 _TARGET = "_target_"
-GIVEN_TO_SAMPLERS = ("seed", "num_done", "names", "num_points", "seeds")  # those of them that its target takes
+GIVEN_TO_SAMPLERS = ("seed", "num_done", "names", "num_points", "seeds")  # if the target takes them
 
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What `conf/search/` and `search.key=value` say; the meaning of each is written there.
+    """The settings in `conf/search/` and on the command line; conf/train.yaml explains each.
 
     Attributes:
         sampler: `_target_` and its settings; None for a grid.
@@ -51,7 +51,7 @@ class SearchSettings:
 
     @classmethod
     def read(cls, search: Mapping[str, Any], kind: str = "random") -> "SearchSettings":
-        """From the config's `search`, which the choice `kind` of that group made.
+        """Read the config's `search`; `kind` is the choice of that group.
 
         Raises:
             UserError: the first setting that breaks its rule, or that nothing takes.
@@ -96,7 +96,7 @@ def _pruner(node: Any) -> dict[str, Any] | None:
 
 
 def _target(key: str, node: Mapping[str, Any], own: list[str]) -> dict[str, Any] | None:
-    """The node, whose target is there and takes the rest of it, as far as its source tells; None without a target.
+    """Check that the target exists and takes the other settings, as far as its source shows; None without a target.
 
     Args:
         own: settings of the sweep itself that are under the same `key`.

@@ -1,4 +1,4 @@
-"""The names of the trials' folders in their sweep's: the numbers, or what `hydra.sweep.subdir` makes of each job."""
+"""Name the trials' folders within the sweep's: by number, or as `hydra.sweep.subdir` says."""
 
 import re
 from functools import partial
@@ -24,7 +24,7 @@ _LONGEST = 255  # bytes of a name, on the usual file systems
 
 
 class Subdirs:
-    """What `hydra.sweep.subdir` says is resolved for each job as Hydra would, with the trial's number as the job's."""
+    """Resolves `hydra.sweep.subdir` for each job as Hydra does, with the number of the trial as that of the job."""
 
     def __init__(self, search: Search, config: DictConfig, loader: SweepConfigLoader) -> None:
         self._search = search
@@ -34,14 +34,14 @@ class Subdirs:
         self._is_number = template["subdir"] == _NUMBER
 
     def name(self, number: int, point: Point, repeat: int) -> str:
-        """Of one trial, relative to the sweep's folder."""
+        """Return the name of a trial's folder, relative to the sweep's."""
         if self._is_number:
             return str(number)
         job = self._loader.load_sweep_config(self._config, self._search.overrides(point, repeat))
         return _resolved(job, number, "subdir", self._config)
 
     def check(self, folder: SweepFolder) -> None:
-        """Refuse names of which two trials would have the same, or that are no folder's.
+        """Refuse a template that gives two trials the same name, or a name that no folder can have.
 
         Raises:
             UserError: the rule, the name, and the way out.
@@ -66,7 +66,7 @@ class Subdirs:
 
 
 def _end(key: str, parameter: Parameter) -> Any:
-    """The first value of each parameter, the last of `key`."""
+    """Return the first value of a parameter, or the last if it is `key`."""
     values, last = parameter.values, parameter.key == key
     if isinstance(values, Scale):
         return values.high if last else values.low
@@ -89,7 +89,7 @@ def _check_name(name: str, folder: SweepFolder) -> None:
 
 
 def check_sweep_dir(search: Search, config: DictConfig, loader: SweepConfigLoader) -> None:
-    """Refuse a folder of the sweep that is another one for each of its jobs.
+    """Refuse a `hydra.sweep.dir` that differs between the jobs of the sweep.
 
     Raises:
         UserError: `hydra.sweep.dir` depends on a job.
@@ -109,7 +109,7 @@ def check_sweep_dir(search: Search, config: DictConfig, loader: SweepConfigLoade
 
 
 def _resolved(job: DictConfig, number: int, key: str, master: DictConfig) -> str:
-    """hydra.sweep.`key` in a job's config."""
+    """Return hydra.sweep.`key` in a job's config."""
     with open_dict(job):
         job.hydra.job.id, job.hydra.job.num = str(number), number
     HydraConfig.instance().set_config(job)  # for ${hydra:...}
@@ -120,5 +120,5 @@ def _resolved(job: DictConfig, number: int, key: str, master: DictConfig) -> str
 
 
 def job_override(name: str) -> str:
-    """What gives a job its folder."""
+    """Return the override that gives a job its folder."""
     return f"{SUBDIR}={name}" if name.isdecimal() else override(SUBDIR, name)
