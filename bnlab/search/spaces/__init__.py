@@ -1,1 +1,1 @@
-"""The spaces of searches, and how they are sampled."""
+"""Spaces of searches: scales, parameters, conditions, and their form in Optuna."""

@@ -1,4 +1,4 @@
-"""Which parameters can be active at all; a condition that can never hold is refused, or leaves its parameter out."""
+"""Find the conditions that can never hold: refuse those that were typed, drop the other parameters."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ __all__ = ["without_the_impossible"]
 
 
 def without_the_impossible(space: Space, typed: Collection[str], options_of: Callable[[str], Sequence[str]]) -> Space:
-    """`space` without the parameters that no trial can have, such as Adam's of a ready-made space with optimizer=sgd.
+    """Drop the parameters that no trial can have, such as Adam's in a ready-made space with optimizer=sgd.
 
     Args:
         typed: the keys that the user gave: their conditions were meant for this search.
@@ -38,7 +38,7 @@ def without_the_impossible(space: Space, typed: Collection[str], options_of: Cal
 
 
 def _check_values(key: str, condition: Condition, options_of: Callable[[str], Sequence[str]]) -> None:
-    """Each choice must be an option of the group, or keep to the rule of the setting."""
+    """Check that each choice is an option of the group, or obeys the rule of the setting."""
     options, rule = options_of(condition.key), RULES.get(condition.key)
     for text, value in zip(condition.choices, condition.values, strict=True):
         wanted = None
@@ -51,7 +51,7 @@ def _check_values(key: str, condition: Condition, options_of: Callable[[str], Se
 
 
 def _check_key(key: str, condition: Condition, space: Space, options_of: Callable[[str], Sequence[str]]) -> None:
-    """A setting of a group that is searched itself is another one in each trial, or is not there."""
+    """Refuse a condition on a setting of a searched group, which may be missing or differ from trial to trial."""
     searched = [parameter.key for parameter in space.parameters]
     for group in searched:
         inside = condition.key.startswith(f"{group.replace('/', '.')}.")
@@ -63,7 +63,7 @@ def _check_key(key: str, condition: Condition, space: Space, options_of: Callabl
 
 
 def _why_never(condition: Condition, space: Space, possible: Sequence[Parameter]) -> str | None:
-    """Why `condition` holds in no trial, None if it may hold; `possible` are the parameters that it can depend on."""
+    """Explain why `condition` holds in no trial; None if it may. It can depend on the parameters in `possible`."""
     key = condition.key
     if all(parameter.key != key for parameter in space.parameters):
         constant = space.constants[key]

@@ -1,4 +1,4 @@
-"""Parameters as Optuna's distributions, so that its samplers, its storage and its plots see them on their scale."""
+"""Convert parameters to Optuna's distributions, so that its samplers, storage and plots see them on their scale."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ __all__ = ["distribution_of", "from_optuna", "holds", "name_in_optuna", "positio
 
 
 def name_in_optuna(parameter: Parameter) -> str:
-    """Its key, or "1 - key" on the one_minus_log scale: Optuna knows the logarithm only, so that it searches 1 - β."""
+    """Return the key, or "1 - key" on the one_minus_log scale: Optuna has only the logarithm, so it searches 1 - β."""
     return f"1 - {parameter.key}" if isinstance(parameter.values, OneMinusLog) else parameter.key
 
 
@@ -30,14 +30,14 @@ def distribution_of(parameter: Parameter) -> BaseDistribution:
 
 
 def from_optuna(parameter: Parameter, value: Any) -> Any:
-    """The value in the config for a value in the study."""
+    """Convert a value in the study to the value in the config."""
     if isinstance(parameter.values, OneMinusLog):
         return min(max(1 - value, parameter.values.low), parameter.values.high)
     return value
 
 
 def to_optuna(parameter: Parameter, value: Any) -> Any:
-    """The value in the study for a value in the config."""
+    """Convert a value in the config to the value in the study."""
     if isinstance(parameter.values, OneMinusLog):
         distribution = distribution_of(parameter)
         assert isinstance(distribution, FloatDistribution)
@@ -46,7 +46,7 @@ def to_optuna(parameter: Parameter, value: Any) -> Any:
 
 
 def value_at(distribution: BaseDistribution, r: float) -> Any:
-    """The value of a distribution at r in [0, 1), the coordinate in which its values are spread evenly."""
+    """Return the value of a distribution at r in [0, 1), the coordinate in which its values are spread evenly."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[min(int(r * len(distribution.choices)), len(distribution.choices) - 1)]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -58,7 +58,7 @@ def value_at(distribution: BaseDistribution, r: float) -> Any:
 
 
 def position(distribution: BaseDistribution, value: Any) -> float:
-    """The r of a value: `value_at(distribution, position(distribution, value)) == value`, up to rounding."""
+    """Return the r of a value: `value_at(distribution, position(distribution, value)) == value`, up to rounding."""
     if isinstance(distribution, CategoricalDistribution):
         return (distribution.choices.index(value) + 0.5) / len(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -70,7 +70,7 @@ def position(distribution: BaseDistribution, value: Any) -> float:
 
 
 def holds(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether `value` is one of its values."""
+    """Return whether `value` is one of the distribution's values."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -88,12 +88,12 @@ def _scale(distribution: FloatDistribution | IntDistribution) -> Uniform | Log |
 
 
 def _steps(distribution: FloatDistribution | IntDistribution) -> Integers:
-    """How many steps a value may be from the lower end: each number of them gets the same share."""
+    """Return the range of the number of steps from the lower end, each of which gets the same share."""
     return Integers(0, _step_of(distribution, distribution.high))
 
 
 def _step_of(distribution: FloatDistribution | IntDistribution, value: Any) -> int:
-    """How many steps `value` is from the lower end."""
+    """Return the number of steps from the lower end to `value`."""
     assert distribution.step is not None
     distance = value - distribution.low
     if isinstance(distribution, IntDistribution):

@@ -1,4 +1,4 @@
-"""From an override of the command line, such as `optimizer.lr=tag(log,interval(1e-4,1))`, to a parameter."""
+"""Read an override, such as `optimizer.lr=tag(log,interval(1e-4,1))`, as a parameter."""
 
 import random
 from dataclasses import replace
@@ -16,13 +16,13 @@ __all__ = ["fixed_parameter", "parameter_of"]
 
 
 def parameter_of(override: Any, seed: int) -> Parameter:
-    """The parameter that a parsed sweep override (Hydra's `Override`) describes; `seed` is for shuffle().
+    """Return the parameter that a parsed sweep override (Hydra's `Override`) describes; `seed` is for shuffle().
 
     Raises:
         UserError: a tag that means nothing, or an impossible range.
     """
     key = override.key_or_group
-    # Hydra's tags are for the sweeper to give a meaning to: a scale, or key=choice|choice for a condition.
+    # Hydra leaves the meaning of tags to the sweeper: here a scale, or key=choice|choice for a condition.
     tags = set(getattr(override.value(), "tags", ()))
     conditions = [Condition.parse(tag) for tag in tags if "=" in tag]
     scales = sorted(tag for tag in tags if "=" not in tag)
@@ -44,7 +44,7 @@ def parameter_of(override: Any, seed: int) -> Parameter:
 
 
 def fixed_parameter(override: Any) -> Parameter:
-    """A parameter that has one value wherever it exists, from a parsed override that is no sweep."""
+    """Return a parameter with one value wherever it exists, from a parsed override that is no sweep."""
     text = str(override.input_line).partition("=")[2]
     return Parameter(override.key_or_group, Choice((value_of_text(text),), (text,)), None, override.get_key_element())
 
@@ -67,15 +67,15 @@ def _scale_of(key: str, interval: Any, tag: str | None) -> Scale:
 
 def _choice_of(key: str, override: Any, seed: int) -> Choice:
     shuffled = getattr(override.value(), "shuffle", False)
-    if shuffled:  # Hydra's order would be another one each time that the space is read
+    if shuffled:  # Hydra's order would differ each time the space is read
         override = replace(override, _value=replace(override.value(), shuffle=False))
     texts, values = [], []
     for text, raw in zip(override.sweep_string_iterator(), override.sweep_iterator(), strict=True):
         value = raw if raw is None or isinstance(raw, bool | int | float) else value_of_text(text)
         if isinstance(raw, str):
             if _sets(raw, raw):
-                text = raw  # Hydra's has more backslashes than are needed
-            elif not _sets(text, raw):  # of str(1, 2), whose texts Hydra writes without quotes
+                text = raw  # Hydra's text has more backslashes than needed
+            elif not _sets(text, raw):  # as with str(1, 2), whose texts Hydra writes without quotes
                 text, value = QuotedString(raw, Quote.single).with_quotes(), raw
         texts.append(text)
         values.append(value)
@@ -95,7 +95,7 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
 
 
 def _sets(text: str, value: str) -> bool:
-    """Whether an override `key=text` sets `value`."""
+    """Return whether an override `key=text` sets `value`."""
     try:
         return bool(OverridesParser.create().parse_override(f"key={text}").value() == value)
     except HydraException:

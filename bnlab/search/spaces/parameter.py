@@ -1,4 +1,4 @@
-"""A setting that a search varies: its values, and where it exists."""
+"""Describe a setting that a search varies: its values, and where it exists."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +31,7 @@ class Choice:
 
     @property
     def elements(self) -> tuple[Any, ...]:
-        """What a point has of them."""
+        """Return what a point holds: the texts, or integers if they have a step."""
         return self.texts if self.step is None else self.values
 
     def value(self, element: Any) -> Any:
@@ -58,7 +58,7 @@ class Condition:
 
     @cached_property
     def values(self) -> list[Any]:
-        """The choices as the values that an override would give."""
+        """Return the choices as the values that an override would set."""
         return [value_of_text(choice) for choice in self.choices]
 
 
@@ -79,11 +79,11 @@ class Parameter:
     override_key: str = ""
 
     def value(self, element: Any) -> Any:
-        """The value that the config gets for what a point has."""
+        """Return the value in the config for an element of a point."""
         return self.values.value(element) if isinstance(self.values, Choice) else element
 
     def override(self, value: Any) -> str:
-        """`key=value`; a float is written so that reading it gives the same float."""
+        """Return `key=value`; a float is written so that reading it gives the same float."""
         text = value if isinstance(value, str) else repr(value)
         return f"{self.override_key or self.key}={text}"
 
@@ -98,7 +98,7 @@ class Parameter:
 
 
 def value_of_text(text: str) -> Any:
-    """What an override `key=text` sets; lists and dictionaries as Python's."""
+    """Return the value that an override `key=text` sets; lists and dictionaries as Python's."""
     try:
         return OverridesParser.create().parse_override(f"key={text}").value()
     except HydraException:
@@ -106,10 +106,10 @@ def value_of_text(text: str) -> Any:
 
 
 def _are_equal(a: Any, b: Any) -> bool:
-    """As settings: true is not 1, but 1.0 is."""
+    """Compare as settings: true is not 1, but 1.0 is."""
     return bool(a == b) and isinstance(a, bool) == isinstance(b, bool)
 
 
 def is_interpolation(value: Any) -> bool:
-    """Whether it, or an item of it, is worked out in a composed config only."""
+    """Return whether the value, or an item of it, is known only in a composed config."""
     return "${" in str(value)

@@ -1,4 +1,4 @@
-"""The scales of a search: uniform r in [0, 1) to a value, and back. Nothing but the standard library is needed."""
+"""Map uniform r in [0, 1) to a value on a scale, and back. Only the standard library is needed."""
 
 import math
 from abc import ABC, abstractmethod
@@ -68,13 +68,13 @@ class Scale(ABC):
     def sample(self, generator: Generator, n: int) -> list[float]: ...
 
     def sample(self, generator: Generator, n: int | None = None) -> float | list[float]:
-        """A value at a uniformly random r; with `n` a list of so many."""
+        """Draw a value at a uniformly random r, or a list of `n`."""
         if n is None:
             return self.value(generator.random())
         return [self.value(generator.random()) for _ in range(n)]
 
     def grid(self, n: int) -> list[float]:
-        """`n` values at equal distances of r, both ends among them; of whole numbers each at most once.
+        """Return `n` values at equal distances of r, both ends included; whole numbers are not repeated.
 
         Raises:
             UserError: n < 2.
@@ -152,7 +152,7 @@ class Integers(_WholeNumbers):
         return int(self._inside(self.low + math.floor(r * (self.high - self.low + 1))))
 
     def position(self, value: float) -> float:
-        """The middle of the cell of `value`."""
+        """Return the middle of the cell of `value`."""
         return (value - self.low + 0.5) / (self.high - self.low + 1)
 
 

@@ -1,4 +1,4 @@
-"""The space of a search: its parameters, and the points that they make."""
+"""Define the space of a search: its parameters and the points they span."""
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Space:
         return next(parameter for parameter in self.parameters if parameter.key == key)
 
     def in_order_of_dependence(self) -> list[Parameter]:
-        """The parameters, each after the one its condition asks about."""
+        """Return the parameters, each after the one that its condition depends on."""
         remaining, ordered = list(self.parameters), []
         while remaining:
             waiting = {parameter.key for parameter in remaining}
@@ -49,7 +49,7 @@ class Space:
         return ordered
 
     def is_active(self, parameter: Parameter, point: Mapping[str, Any]) -> bool:
-        """Whether `parameter` exists at `point`, which has the values of the parameters it depends on."""
+        """Return whether `parameter` exists at `point`, which holds the values of the parameters it depends on."""
         condition = parameter.condition
         if condition is None:
             return True
@@ -60,7 +60,7 @@ class Space:
         return condition.holds(self.constants[condition.key])
 
     def where_active(self, parameter: Parameter) -> Point:
-        """What the parameters that its condition asks about, and theirs, are where `parameter` exists."""
+        """Return a point at which `parameter` exists, as far as its condition, and theirs in turn, decide."""
         condition = parameter.condition
         if condition is None or all(other.key != condition.key for other in self.parameters):
             return {}
@@ -70,7 +70,7 @@ class Space:
         return {**self.where_active(asked), asked.key: element}
 
     def draw(self, value_of: Callable[[Parameter], Any]) -> Point:
-        """A point: `value_of` is asked for each parameter that is active, in order of dependence."""
+        """Return a point with `value_of` each active parameter, called in order of dependence."""
         point: Point = {}
         for parameter in self.in_order_of_dependence():
             if self.is_active(parameter, point):
@@ -78,23 +78,23 @@ class Space:
         return {parameter.key: point[parameter.key] for parameter in self.parameters if parameter.key in point}
 
     def overrides(self, point: Mapping[str, Any]) -> list[str]:
-        """What sets the config to `point`, in the order of the parameters."""
+        """Return the overrides that set the config to `point`, in the order of the parameters."""
         return [parameter.override(point[parameter.key]) for parameter in self.parameters if parameter.key in point]
 
     @property
     def may_repeat(self) -> bool:
-        """Whether two draws can be the same: not where a number on a continuous scale is in each."""
+        """Return whether two draws can be the same, which a continuous parameter without a condition rules out."""
         return not any(p.condition is None and _is_continuous(p.values) for p in self.parameters)
 
     def configurations(self, limit: int) -> list[Point] | None:
-        """All of its points, None where there are more than `limit`."""
+        """Return all points of the space, or None if there are more than `limit`."""
         if any(_is_continuous(parameter.values) for parameter in self.parameters):
             return None
         points = list(itertools.islice(self._combinations(self.in_order_of_dependence(), {}), limit + 1))
         return None if len(points) > limit else points
 
     def grid(self) -> list[Point]:
-        """Every combination, the last parameter changing fastest; a condition that fails leaves a parameter out.
+        """Return every combination, the last parameter changing fastest, without parameters whose condition fails.
 
         Raises:
             UserError: a parameter is an interval, or there are too many combinations.
