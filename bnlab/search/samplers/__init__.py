@@ -1,1 +1,1 @@
-"""Samplers: where a search tries its configurations."""
+"""Samplers decide which configurations a search tries."""

@@ -1,4 +1,4 @@
-"""From the settings under `search` to its sampler."""
+"""Build the sampler that the settings under `search` name."""
 
 import inspect
 import warnings
@@ -19,7 +19,7 @@ __all__ = ["build_sampler"]
 def build_sampler(
     target: Mapping[str, Any] | None, *, seed: int, num_done: int, names: Sequence[str], num_points: int, seeds: int
 ) -> BaseSampler:
-    """What the `_target_` of a search makes, called with its own settings and those of these that it takes.
+    """Call the `_target_` of a search with its own settings, and with the arguments below that it takes.
 
     Args:
         target: `_target_` and its settings; None for a grid, whose trials have their values from the start.

@@ -1,4 +1,4 @@
-"""Coarse to fine: random search in boxes that shrink around the best, round by round."""
+"""Search at random in boxes that shrink around the best, round by round."""
 
 import math
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ _Places = dict[int, list[FrozenTrial]]  # the trials with a value at each place
 
 
 def coarse_to_fine(seed: int, num_points: int, rounds: int, shrink: float, keep: int) -> "CoarseToFineSampler":
-    """The sampler of a search for `num_points` configurations in `rounds` rounds of the same length.
+    """Make the sampler for `num_points` configurations in `rounds` rounds of the same length.
 
     Raises:
         UserError: a setting breaks its rule.
@@ -30,7 +30,7 @@ def coarse_to_fine(seed: int, num_points: int, rounds: int, shrink: float, keep:
 
 
 class CoarseToFineSampler(PlaceSampler):
-    """Rounds of random trials, each round in boxes around the best of the round before.
+    """Draws rounds of random trials, each round in boxes around the best of the round before.
 
     The box of round k (from 0) has the width shrink^k of the range, in the coordinate of the parameter's scale (the
     exponent on a log scale), and is moved, not cut, where it would leave the range. It always holds at least three
@@ -78,7 +78,7 @@ class CoarseToFineSampler(PlaceSampler):
         return value_at(param_distribution, start + r * width)
 
     def _box(self, round_: int, distribution: BaseDistribution, centre: Any) -> tuple[float, float]:
-        """Start and width of the box of a round around `centre`, in the coordinate of the scale."""
+        """Return start and width of the box of a round around `centre`, in the coordinate of the scale."""
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         width = self._shrink**round_
         if distribution.step is not None:
@@ -88,7 +88,7 @@ class CoarseToFineSampler(PlaceSampler):
     def boxes(
         self, study: Study, round_: int, distributions: Mapping[str, BaseDistribution]
     ) -> list[dict[str, tuple[Any, Any]]]:
-        """What a round draws from: for each centre the ends of its box, of the parameters that it bounds.
+        """Return what a round draws from: for each centre, the ends of its box in each parameter that it bounds.
 
         Args:
             distributions: of the parameters that are numbers, by their name in the study.
@@ -118,7 +118,7 @@ class CoarseToFineSampler(PlaceSampler):
         return self._centres[round_]
 
     def _results(self, study: Study, round_: int) -> tuple[list[_Places], list[_Places]]:
-        """The places of the rounds before, from the newest on: those whose trials all have a value, and the others."""
+        """Return the places of earlier rounds, newest first: those whose trials all have a value, and the others."""
         seeds: dict[int, dict[int, FrozenTrial | None]] = {}
         for trial in study.get_trials(deepcopy=False):
             of_place = seeds.setdefault(place_of(trial), {})
@@ -138,7 +138,7 @@ class CoarseToFineSampler(PlaceSampler):
 
 
 def _best(places: _Places, direction: StudyDirection, number: int) -> list[dict[str, Any]]:
-    """The parameters of the best places; trials that repeat a place count by their mean."""
+    """Return the parameters of the best places; a place with several trials counts by their mean."""
     sign = -1 if direction == StudyDirection.MAXIMIZE else 1
 
     def rank(place: int) -> tuple[float, int]:
@@ -153,7 +153,7 @@ def _check_one_objective(study: Study) -> None:
 
 
 def _width_of_three(distribution: IntDistribution | FloatDistribution, centre: float) -> float:
-    """Of a box that holds `centre` and its neighbours on the grid."""
+    """Return the width of a box that holds `centre` and its neighbours on the grid."""
     assert distribution.step is not None
     low = max(centre - distribution.step, distribution.low)
     high = min(centre + distribution.step, distribution.high)

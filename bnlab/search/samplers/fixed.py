@@ -1,4 +1,4 @@
-"""Values that are known already, given where Optuna asks for a draw."""
+"""Give Optuna values that are already known where it asks for a draw."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["FixedSampler"]
 
 
 class FixedSampler(PlaceSampler):
-    """Gives the values it is told."""
+    """Gives the values it was made with."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values

@@ -1,4 +1,4 @@
-"""A sampler whose mistakes end a sweep in one line: it may be the user's own."""
+"""Turn the mistakes of a sampler, which may be the user's own, into one line."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ __all__ = ["GuardedSampler", "draws_together"]
 
 
 class GuardedSampler(BaseSampler):
-    """Asks `sampler`, and refuses values that a parameter cannot have.
+    """Passes draws of `sampler` on, and refuses values that a parameter cannot have.
 
     Raises:
         UserError: in place of whatever the sampler raises, except a lost storage or a full disk. What it raises at the
@@ -74,7 +74,7 @@ class GuardedSampler(BaseSampler):
             raise UserError(f"`search`: {self._name} failed ({reason(error)}).") from error
 
     def _checked(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
-        """`value` as a plain number or text, which NumPy's are not."""
+        """Return `value` as a plain number or text, which a NumPy scalar is not."""
         plain = value.item() if hasattr(value, "item") else value
         if isinstance(distribution, FloatDistribution) and isinstance(plain, float):
             for end in (distribution.low, distribution.high):
@@ -92,9 +92,9 @@ class GuardedSampler(BaseSampler):
 
 
 def draws_together(sampler: BaseSampler) -> bool:
-    """Whether the draws of a study depend on each other where it matters that none comes twice.
+    """Return whether draws that must not repeat are asked of the sampler together.
 
-    A `SweepSampler` is asked for each parameter by itself there, any other for those that it draws together.
+    A `SweepSampler` is asked for each parameter by itself.
     """
     return isinstance(sampler, GuardedSampler) and not isinstance(sampler.sampler, SweepSampler)
 

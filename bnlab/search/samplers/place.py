@@ -1,4 +1,4 @@
-"""Draws that depend on the seed and the place in the search alone.
+"""Draw as a function of the seed and the place in the search alone.
 
 So a resumed search goes on as the uninterrupted one would have.
 
@@ -46,12 +46,12 @@ def place_of(trial: FrozenTrial) -> int:
 
 
 def again_of(trial: FrozenTrial) -> tuple[int, ...]:
-    """Which draw of its place it is, where it is not the first."""
+    """Return the number of earlier draws of the same place, if there were any."""
     return (trial.user_attrs[AGAIN],) if AGAIN in trial.user_attrs else ()
 
 
 def uniform(*parts: Any) -> float:
-    """In [0, 1), with all 53 bits; looks random, depends on all parts, and is the same on every machine."""
+    """Hash the parts to a number in [0, 1) with 53 random-looking bits, the same on every machine."""
     return (_digest(*parts) >> 11) / 2**53
 
 

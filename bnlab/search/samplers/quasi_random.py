@@ -1,4 +1,4 @@
-"""Quasi-random search: the points of a sequence that keep their distance."""
+"""Draw the points of a low-discrepancy sequence."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ _BLOCK = 256  # points computed at once, a power of two
 
 
 class QuasiRandomSampler(PlaceSampler):
-    """Sobol's sequence, scrambled: as good as random in every projection, and the points keep their distance.
+    """Draws from Sobol's sequence, scrambled: even in every projection, and more evenly spread than random points.
 
     A value is a function of the seed, the place and the parameter's dimension. A parameter that is not in `names` has
     the dimension after theirs and those of the others that its own trial was asked for before; what other trials are
@@ -47,7 +47,7 @@ class QuasiRandomSampler(PlaceSampler):
         return value_at(param_distribution, self._coordinate(dimension, place_of(trial)))
 
     def _coordinate(self, dimension: int, place: int) -> float:
-        """Of the sequence's point `place`. Each dimension has its own scrambling, which keeps the evenness."""
+        """Return a coordinate of point `place`; each dimension has its own scrambling, which keeps the evenness."""
         start = place - place % _BLOCK
         known, block = self._blocks.get(dimension, (-1, None))
         if block is None or known != start:

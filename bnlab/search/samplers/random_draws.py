@@ -1,4 +1,4 @@
-"""Random search: independent draws."""
+"""Draw independently: random search."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ __all__ = ["RandomSampler"]
 
 
 class RandomSampler(PlaceSampler):
-    """Independent uniform draws on each parameter's scale, a function of (seed, place, name)."""
+    """Draws uniformly on each parameter's scale, as a function of (seed, place, name)."""
 
     def __init__(self, seed: int) -> None:
         self._seed = seed

@@ -1,4 +1,4 @@
-"""What a sweep asks of a sampler beside its draws."""
+"""Define what a sweep asks of a sampler beside its draws."""
 
 from abc import ABC, abstractmethod
 from typing import Final
@@ -19,7 +19,7 @@ class SweepSampler(BaseSampler, ABC):
 
     @abstractmethod
     def places_per_round(self, num_places: int) -> int | None:
-        """The length of a round, within which no draw needs the result of another.
+        """Return the length of a round, within which no draw needs the result of another.
 
         Args:
             num_places: how many configurations are drawn already.

@@ -1,4 +1,4 @@
-"""Optuna's tree-structured Parzen estimator, as a sweep uses it."""
+"""Adapt Optuna's tree-structured Parzen estimator to sweeps."""
 
 from optuna.samplers import TPESampler as OptunasTPESampler
 

@@ -61,12 +61,12 @@ def build_pruner(target: Mapping[str, Any]) -> BasePruner:
 
 
 def waits_for_completed(target: Mapping[str, Any] | None) -> bool:
-    """Whether a pruner compares with trials that have completed, so that it ends none of those trained side by side."""
+    """Return whether a pruner compares only with completed trials, so that it ends none of a batch trained together."""
     return target is not None and str(target["_target_"]).endswith((".MedianPruner", ".PercentilePruner"))
 
 
 class Pruning:
-    """Reports the objective of each epoch of a trial to the study, and asks the pruner whether it was the last."""
+    """Reports the objective of each epoch of a trial to the study, and asks the pruner whether to stop."""
 
     def __init__(
         self, study: optuna.Study, storage: BaseStorage, number: int, objective: str, pruner: BasePruner
@@ -78,7 +78,7 @@ class Pruning:
         self._pruner = pruner
 
     def ends(self, epoch: int, metrics: Mapping[str, float], max_epochs: int | None) -> bool:
-        """Whether `epoch`, counted from 1, ends the training."""
+        """Return whether training ends after `epoch`, counted from 1."""
         value = metrics.get(self._objective)
         if value is None or value != value:  # a diverged training ends anyway
             return False
