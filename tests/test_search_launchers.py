@@ -154,7 +154,7 @@ def test_a_number_of_jobs_that_makes_no_sense_is_one_line_and_begins_no_sweep(tr
     assert outcome.exit_code == 2
     assert outcome.stdout.count("\n") == outcome.stdout.count("Searching seed") == 1
     assert outcome.stderr.startswith(
-        "`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one process a core"
+        "`hydra.launcher.n_jobs` must be a whole number >= 1, or -1 for one process per core"
     )
     assert outcome.stderr.count("\n") == 1
     assert not (tmp_path / "s").exists()
@@ -167,3 +167,13 @@ def test_a_negative_number_of_jobs_counts_as_in_joblib():
     for n_jobs in (-1, -2, -3, -100, 1, 7):
         expected = joblib.parallel.LokyBackend(parallel=None).effective_n_jobs(n_jobs) if n_jobs > -100 else 1
         assert num_processes(n_jobs, cores) == expected
+
+
+def test_jobs_of_another_task_run_one_after_another_under_the_stacked_launcher_which_says_so(sweep):
+    outcome, left = sweep("hydra/launcher=stacked", "search=random", "search.num_trials=3", LR)
+    assert outcome.exit_code == 0, outcome.stderr
+    assert [row["state"] for row in left.rows] == ["completed"] * 3
+    (line,) = outcome.stderr.splitlines()
+    assert line.partition("] ")[2].startswith(
+        "hydra/launcher=stacked can only stack the task of `python -m bnlab.train`"
+    )

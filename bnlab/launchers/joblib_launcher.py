@@ -1,4 +1,4 @@
-"""`hydra/launcher=joblib`: the jobs of a sweep in processes of loky, joblib's backend, of which each may die alone."""
+"""`hydra/launcher=joblib`: run the jobs of a sweep in processes of loky, joblib's backend; each may die alone."""
 
 import queue
 import time
@@ -21,17 +21,17 @@ from bnlab.search.sweeps.launcher import SweepLauncher
 __all__ = ["JoblibLauncher"]
 
 _OTHER_TASKS = 8  # the trackers of loky, the watch of the sweep, a compiler
-_STOP_WITHIN_S = 20.0  # trainings that are asked to end
+_STOP_WITHIN_S = 20.0  # how long trainings may take to end when asked
 
 
 class JoblibLauncher(Launcher, SweepLauncher):
-    """Runs jobs in `n_jobs` worker processes of loky, with one thread of arithmetic each.
+    """Runs jobs in `n_jobs` worker processes of loky, each of which computes with one thread.
 
     Where `joblib.Parallel` ends a whole batch when one of its processes is killed, each worker here is a pool of its
-    own: its job is returned as failed, and the next one gets a new process.
+    own: the job of a killed process is returned as failed, and the next job gets a new process.
 
     Args:
-        n_jobs: worker processes; -1 for one a core, -2 for one less, and so on.
+        n_jobs: the number of worker processes; -1 means one per core, -2 one less, and so on.
     """
 
     num_threads_in_a_job = 1
@@ -49,7 +49,7 @@ class JoblibLauncher(Launcher, SweepLauncher):
         self._config = config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run the jobs, in the order in which workers become free; their returns are in the order of the jobs."""
+        """Run the jobs as workers become free; the returns are in the order of the jobs."""
         from cloudpickle import dumps
 
         setup_globals()
@@ -82,7 +82,7 @@ class JoblibLauncher(Launcher, SweepLauncher):
                         worker.stop()
                 raise
             finally:
-                self.returns = {}  # those of the next batch are not there yet
+                self.returns = {}  # the next batch has none yet
         for worker in workers:
             if worker.error is not None:
                 raise worker.error
@@ -90,7 +90,7 @@ class JoblibLauncher(Launcher, SweepLauncher):
 
 
 def _ask_to_end(workers: Sequence[Worker]) -> None:
-    """Let every training come to an end that can be read; a second Ctrl-C ends them at once."""
+    """Let every training save its state and end; a second Ctrl-C ends them at once."""
     for worker in workers:
         worker.ask_to_end()
     deadline = time.monotonic() + _STOP_WITHIN_S

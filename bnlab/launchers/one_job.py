@@ -1,4 +1,4 @@
-"""One job of a sweep: its config, and the run of it in this process."""
+"""One job of a sweep: compose its config and run it in this process."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ __all__ = ["compose_job", "run_here"]
 
 
 def compose_job(hydra_context: HydraContext, config: DictConfig, number: int, overrides: Sequence[str]) -> DictConfig:
-    """The config of job `number` of the sweep whose config is `config`."""
+    """Compose the config of job `number` of the sweep whose config is `config`."""
     job_config = hydra_context.config_loader.load_sweep_config(config, list(overrides))
     with open_dict(job_config):
         job_config.hydra.job.id = str(number)
@@ -25,7 +25,7 @@ def run_here(
     number: int,
     overrides: Sequence[str],
 ) -> JobReturn:
-    """Run the job in this process, as Hydra's own launcher does; what it raises is in its return."""
+    """Run the job in this process, as Hydra's own launcher does; its return holds what it raises."""
     return run_job(
         hydra_context=hydra_context,
         task_function=task_function,

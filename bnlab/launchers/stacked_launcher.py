@@ -1,4 +1,4 @@
-"""`hydra/launcher=stacked`: the jobs of a sweep as a few stacks of networks, each trained as one."""
+"""`hydra/launcher=stacked`: train the jobs of a sweep as a few stacks of networks."""
 
 import atexit
 import copy
@@ -38,15 +38,15 @@ __all__ = ["StackedLauncher", "TrialFailedError"]
 
 log = logging.getLogger(__name__)
 
-_TASKS_OF_A_WORKER = 3  # its process, its parent, and who draws for it
-_OTHER_TASKS = 8  # what workers are forked from, the watch of the sweep, a compiler
+_TASKS_OF_A_WORKER = 3  # its process, its parent, and the process that plots for it
+_OTHER_TASKS = 8  # the fork server, the watch of the sweep, a compiler
 
 
 class TrialFailedError(RuntimeError):
     """A trial of a stack failed; the message says why.
 
     Attributes:
-        is_outside: whether that is no fault of its own (`bnlab.process.outside`).
+        is_outside: whether something other than the trial caused it (`bnlab.process.outside`).
     """
 
     def __init__(self, message: str, is_outside: bool = False) -> None:
@@ -55,13 +55,13 @@ class TrialFailedError(RuntimeError):
 
 
 class StackedLauncher(Launcher, SweepLauncher):
-    """Trains the jobs of a batch together: networks that differ only in numbers as one (see `bnlab.stacked`).
+    """Trains the jobs of a batch in stacks: networks that differ only in numbers are trained as one (`bnlab.stacked`).
 
-    It stacks the task of `python -m bnlab.train` and no other: the jobs of another task run one after another in this
-    process, and a line says so. Its worker processes stay for the batches to come.
+    It stacks only the task of `python -m bnlab.train`. The jobs of any other task run one after another in this
+    process, after a line that says so. The worker processes are kept for later batches.
 
     Args:
-        n_jobs: worker processes, one thread each; -1 for one a core, -2 for one less, and so on.
+        n_jobs: the number of worker processes, of one thread each; -1 means one per core, -2 one less, and so on.
     """
 
     def __init__(self, n_jobs: int = -1) -> None:
@@ -108,8 +108,8 @@ class StackedLauncher(Launcher, SweepLauncher):
     def _run(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         if initial_job_idx == 0:
             log.warning(
-                "hydra/launcher=stacked stacks no task but that of `python -m bnlab.train`: the jobs run one "
-                "after another; hydra/launcher=joblib runs them in parallel."
+                "hydra/launcher=stacked can only stack the task of `python -m bnlab.train`, so these jobs run one "
+                "after another: use hydra/launcher=joblib to run them in parallel."
             )
         returns = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
@@ -124,12 +124,12 @@ class StackedLauncher(Launcher, SweepLauncher):
 
 def _leave_garbage() -> None:
     """Keep Python from a last garbage collection, which delays its exit."""
-    if "torch" not in sys.modules:  # whose libraries would call it a leak
+    if "torch" not in sys.modules:  # its libraries would report a leak
         gc.freeze()
 
 
 class _Batch:
-    """The jobs of one call of `launch`, on their way to returns."""
+    """The jobs of one call of `launch`, and their returns."""
 
     def __init__(self, launcher: StackedLauncher, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> None:
         self._context = launcher._hydra_context
@@ -144,12 +144,12 @@ class _Batch:
         self.returns: dict[int, JobReturn] = {}
 
     def jobs(self) -> Iterator[Any]:
-        """Compose the jobs one after the other; one that cannot be composed has failed."""
+        """Compose the jobs one after another; a job that cannot be composed has failed."""
         from bnlab.stacked.job import Job
 
         for index, overrides in enumerate(self._overrides):
             if index == len(self._overrides) - 1:
-                # From here on this process has little to do: time for what the end of the sweep will need.
+                # This process is idle from here on: load what the end of the sweep needs.
                 threading.Thread(target=import_module, args=("bnlab.figures",), daemon=True).start()
             try:
                 config = compose_job(self._context, self._config, self._initial + index, overrides)
@@ -161,7 +161,7 @@ class _Batch:
                     config.hydra.runtime.output_dir = str(folder.absolute())
                 if has_callbacks:
                     self._configs[index] = config
-                    HydraConfig.instance().set_config(config)  # which keeps a copy, and so lacked the folder
+                    HydraConfig.instance().set_config(config)  # it keeps a copy, which lacked the folder
                     self._context.callbacks.on_job_start(config=config, task_function=self._task_function)
                 raw = unresolved(config)
                 container = resolved(config, {key: raw[key] for key in raw if key != "search"})
@@ -176,14 +176,14 @@ class _Batch:
             yield job
 
     def _about(self, hydra: DictConfig) -> tuple[list[str], str, Owner | None]:
-        """The overrides of a job, the command that runs it alone, and the sweep whose trial it is."""
+        """Return the overrides of a job, the command that runs it alone, and the sweep it belongs to."""
         overrides = given_overrides(hydra.overrides.task)
         job = self._task_function
         sweep = TrialFolder.of(hydra).identity(job.sweep_id) if isinstance(job, RecordedTask) else None
         return overrides, command(overrides, self._origin), sweep
 
     def _of_task(self) -> list[str]:
-        """The keys that are the task's; how a search found a run is not what it is."""
+        """Return the keys of the task, without the search, which is not part of a run."""
         return [str(key) for key in self._config if key not in ("hydra", "search")]
 
     def ended(self, index: int, summary: Summary) -> None:
@@ -205,7 +205,7 @@ class _Batch:
         self.returns[index] = result
 
     def _call_back(self, config: DictConfig, result: JobReturn) -> None:
-        """`on_job_end`, with what Hydra's `run_job` gives it."""
+        """Call `on_job_end` with what Hydra's `run_job` passes."""
         HydraConfig.instance().set_config(config)
         hydra_config: Any = HydraConfig.instance().cfg
         result.hydra_cfg = copy.deepcopy(hydra_config)

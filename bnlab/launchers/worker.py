@@ -23,24 +23,24 @@ from bnlab.process.signals import ASK_TO_END
 
 __all__ = ["TASKS_OF_A_WORKER", "Worker", "WorkerDiedError"]
 
-TASKS_OF_A_WORKER = 5  # its process and a thread in it; here, its own thread and two of loky's
+TASKS_OF_A_WORKER = 5  # its process and a thread in it; in this process, its own thread and two of loky's
 
-# One thread each, or n processes of n threads would fight for n cores. Set before torch or numpy is loaded.
+# Otherwise n processes of n threads would compete for n cores. Must be set before torch or numpy is loaded.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _FROM_OUTSIDE = ("SIGKILL(-9)", "SIGTERM(-15)", "exit code -9", "exit code -15")
 _POLL_S = 0.5
-PATIENCE_S = 60.0  # with a full disk
-_PATIENCE_FOR_A_PROCESS_S = 5.0  # where no more can be started
-_GRACE_S = 1.0  # in which loky sees itself that a process is gone, and says more of it
-_starting = threading.Lock()  # one worker at a time: what there is room for, another would take
+PATIENCE_S = 60.0  # how long to wait while the disk is full
+_PATIENCE_FOR_A_PROCESS_S = 5.0  # how long to try to start a process
+_GRACE_S = 1.0  # in this time loky usually notices the end itself and knows its exit code
+_starting = threading.Lock()  # one worker at a time, so that none takes the room another has just checked
 
 
 class WorkerDiedError(RuntimeError):
-    """A worker process ended in the middle of its job.
+    """A worker process ended before its job did.
 
     Attributes:
-        is_outside: whether another process ended it, the kernel for want of memory, say; a job that ends its own is
-            not told apart where it sends itself the same signals.
+        is_outside: whether another process ended it, such as the kernel when memory runs out. A job that sends itself
+            the same signal cannot be told apart.
     """
 
     def __init__(self, message: str) -> None:
@@ -75,7 +75,7 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             self._run()
-        except BaseException as error:  # for the launcher to raise in its own thread
+        except BaseException as error:  # the launcher raises it in its own thread
             self.error = error
         finally:
             self._end_process()
@@ -94,7 +94,7 @@ class Worker(threading.Thread):
                     self._look_after_process()
                 result = future.result()
                 if result.status == JobStatus.FAILED and is_outside(error_of(result)):
-                    self._wait_for_room()  # before the next meets the same end
+                    self._wait_for_room()  # so that the next job does not fail for the same reason
                 self._returns[index] = result
             except (BrokenProcessPool, WorkerDiedError) as error:
                 if self._stopped:
@@ -103,7 +103,7 @@ class Worker(threading.Thread):
                     error = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
                 self._returns[index] = _failed(overrides, error)
                 self._end_process(kill=True)
-            except Exception as error:  # what a job raises is in its return: this is its way there
+            except Exception as error:  # raised on the way to the job or back; what the job raises is in its return
                 if is_outside(error):
                     self._wait_for_room()
                 self._returns[index] = _failed(overrides, error)
@@ -111,7 +111,7 @@ class Worker(threading.Thread):
     def _submit(self, number: int, overrides: list[str]) -> Any:
         """
         Raises:
-            NoRoomError: it takes a new process, which cannot be started.
+            NoRoomError: the job needs a new process, which cannot be started.
         """
         from loky.process_executor import ProcessPoolExecutor
 
@@ -139,7 +139,7 @@ class Worker(threading.Thread):
         wait_for_room(self._folder, PATIENCE_S, lambda: self._stopped)
 
     def _look_after_process(self) -> None:
-        """Find out that it is gone where loky does not: what it forked still holds the pipe that loky listens at."""
+        """Notice that the process has ended when loky does not, because a child of it keeps loky's pipe open."""
         now = time.monotonic()
         for worker in list(processes_of(self._process).values()):
             if worker.exitcode is None:
@@ -163,7 +163,9 @@ class Worker(threading.Thread):
     def _end_process(self, kill: bool = False) -> None:
         process, self._process = self._process, None
         if process is not None:
-            with suppress(RuntimeError, OSError) if kill else nullcontext():  # of threads that could not be started
+            with (
+                suppress(RuntimeError, OSError) if kill else nullcontext()
+            ):  # loky's, about threads that could not be started
                 process.shutdown(wait=not kill, kill_workers=kill)
 
 

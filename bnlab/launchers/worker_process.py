@@ -22,7 +22,7 @@ __all__ = ["JobFailedError", "prepare", "run"]
 
 
 class JobFailedError(RuntimeError):
-    """Stands for what a job raised, where that cannot travel from its process."""
+    """Replaces an exception of a job that cannot be pickled."""
 
 
 _context: tuple[HydraContext, DictConfig, TaskFunction] | None = None
@@ -31,7 +31,7 @@ _watch: threading.Thread | None = None
 
 
 def prepare(context: str | bytes, environment: Environment, parent: int) -> None:
-    """Bring a new process to the state of the one that launched it, and end it when that one is gone."""
+    """Give a new process the state of its parent, which it does not outlive."""
     from cloudpickle import loads
 
     global _context, _parent
@@ -47,7 +47,8 @@ def prepare(context: str | bytes, environment: Environment, parent: int) -> None
 
 
 def _end_with_parent() -> None:
-    """
+    """Start a thread that ends this process when its parent is gone.
+
     Raises:
         RuntimeError: no more threads can be started.
     """

@@ -1,1 +1,1 @@
-"""The process that bnlab runs in: its signals, its limits, its import path, and what jobs do to it."""
+"""The process that bnlab runs in: signals, limits, the import path, and what jobs do to it."""

@@ -1,6 +1,6 @@
-"""Where modules are looked for: in the current folder last, so that no file that lies about there passes for a library.
+"""The import path: the current folder comes last, so that no file in it is mistaken for a library.
 
-`python -m` and `python -c` look there first. That may be a shared folder of data, with somebody's `json.py` in it.
+`python -m` and `python -c` look there first, and it may be a shared folder of data that holds somebody's `json.py`.
 """
 
 import json
@@ -21,9 +21,9 @@ Environment = Mapping[str, str | None]
 
 
 def current_folder_last() -> list[str]:
-    """`sys.path`, absolute, with the current folder at its end: a user's own modules there are found all the same.
+    """Return `sys.path`, made absolute, with the current folder at its end, where a user's own modules are still found.
 
-    Where bnlab itself is imported from the current folder, that one stays: all that is run is there anyway.
+    If bnlab itself is imported from the current folder, the folder keeps its place.
     """
     try:
         entries = list(dict.fromkeys(map(os.path.abspath, sys.path)))
@@ -41,9 +41,9 @@ def _is_current_folder(entry: str) -> bool:
 
 
 def safe_environment() -> dict[str, str]:
-    """What is to be set for a Python that starts: an empty or relative entry of PYTHONPATH is the current folder, too.
+    """Return the variables to set for a new Python, without PYTHONPATH entries that mean the current folder.
 
-    What it so loses comes with the path that it is told.
+    The new Python receives the removed entries with its import path.
     """
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     elsewhere = [entry for entry in entries if os.path.isabs(entry) and not _is_current_folder(entry)]
@@ -51,9 +51,9 @@ def safe_environment() -> dict[str, str]:
 
 
 def python(module: str, *arguments: str) -> list[str]:
-    """The command that runs `module` of bnlab as `python -m` does, with the bnlab and the path of this process.
+    """Return the command that runs `module` as `python -m` does, with the bnlab and the import path of this process.
 
-    It is for `safe_environment`, which does not reach what it starts in turn.
+    Start it with `safe_environment`; processes that it starts in turn get the original environment.
     """
     told = json.dumps([current_folder_last(), _environment()])
     return [sys.executable, __file__, told, module, *arguments]
@@ -61,10 +61,10 @@ def python(module: str, *arguments: str) -> list[str]:
 
 @contextmanager
 def safe_for_children() -> Iterator[Environment]:
-    """Within, what others start as `python -m` or `python -c` looks for modules where this process does then.
+    """Let every `python -m` or `python -c` that is started within use the import path of this process.
 
     Yields:
-        the environment before, for what is started to `restore_environment`: what that starts is no matter of ours.
+        the original environment, for the started process to restore with `restore_environment`.
     """
     path, before = list(sys.path), _environment()
     os.environ |= safe_environment()

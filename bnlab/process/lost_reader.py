@@ -1,4 +1,4 @@
-"""Whoever reads what a command prints may leave, as `head -1` does: the command goes on, and what it computes stays."""
+"""Let a command continue when nobody reads its output any more, as in `| head -1`."""
 
 import io
 import os
@@ -9,7 +9,7 @@ __all__ = ["outlast_readers"]
 
 
 class _Outlasting(io.FileIO):
-    """A descriptor that leads to nowhere from when nobody reads it, for whoever else writes to it as well."""
+    """A descriptor that is redirected to the null device as soon as its reader is gone, for all who write to it."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -22,7 +22,7 @@ class _Outlasting(io.FileIO):
 
 
 def outlast_readers() -> None:
-    """Let stdout and stderr outlast whoever reads them, where they are this process's own."""
+    """Let stdout and stderr survive the loss of their readers, if they belong to this process."""
     for name, descriptor in (("stdout", 1), ("stderr", 2)):
         stream = getattr(sys, name)
         try:
@@ -32,12 +32,12 @@ def outlast_readers() -> None:
         if is_own:
             stream.flush()
             raw = _Outlasting(descriptor, "w", closefd=False)
-            raw.name = stream.name  # by which others know it
+            raw.name = stream.name  # others look for it
             wrapped = io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                # Not write_through, by which a line would not leave the buffer below
+                # Not write_through, with which a line would stay in the buffer below
                 line_buffering=stream.line_buffering or name == "stderr",
             )
             setattr(sys, name, wrapped)

@@ -1,4 +1,4 @@
-"""What ends a training for reasons that are not its own: a full disk, a lost database, a limit of processes, a kill."""
+"""Errors that a training did not cause: a full disk, a lost database, a limit of processes, a kill."""
 
 import errno
 import os
@@ -12,22 +12,22 @@ from bnlab.process.process_limit import is_process_limit
 __all__ = ["is_outside", "wait_for_room"]
 
 _ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ENOMEM, errno.ESTALE}
-# By their names: whoever raised one has imported its library, which nobody else has to.
+# Compared by name, so that nobody has to import their libraries.
 _CLASSES = {
     "sqlalchemy.exc.OperationalError",
     "sqlalchemy.exc.InterfaceError",
     "optuna.exceptions.StorageInternalError",
 }
-_TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing file"  # torch.save, which does not say why
+_TORCH_CANNOT_WRITE = "PytorchStreamWriter failed writing file"  # from torch.save, which does not say why
 
-_ROOM = 1 << 16  # bytes that a folder is to take before a training begins in it
+_ROOM = 1 << 16  # bytes that must fit into a folder before a training begins there
 _POLL_S = 0.2
 
 
 def is_outside(error: BaseException | None) -> bool:
-    """Whether `error`, or what it was raised from, says so: the same training may go well at another time.
+    """Whether `error` or a cause of it came from outside the training, which may then succeed at another time.
 
-    An error can say so itself, by an attribute `is_outside`.
+    An error can declare it by an attribute `is_outside`.
     """
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
@@ -48,7 +48,7 @@ def wait_for_room(folder: Path, seconds: float, is_over: Callable[[], bool] = la
     """Wait until files can be written to `folder`, for up to `seconds`, or until `is_over`.
 
     Returns:
-        why they cannot, after all that.
+        the last error, if none could be written.
     """
     deadline = time.monotonic() + seconds
     while (error := _try(folder)) is not None and time.monotonic() < deadline and not is_over():

@@ -1,7 +1,7 @@
-"""The limit of a user's processes and threads (RLIMIT_NPROC, or pids.max of a container), met before it is reached.
+"""The limit of a user's processes and threads (RLIMIT_NPROC, or pids.max of a container), checked in advance.
 
-Libraries have ways of their own to answer it: OpenBLAS sends the process a SIGINT, libgomp ends it with exit code 1. So
-whoever is going to start threads or processes asks for room first.
+Libraries react badly to it: OpenBLAS sends the process a SIGINT, and libgomp ends it with exit code 1. So check for
+room before starting threads or processes.
 """
 
 import os
@@ -14,31 +14,31 @@ from bnlab.errors import UserError, one_line
 
 __all__ = ["NoRoomError", "is_process_limit", "num_arithmetic_threads", "report_process_limit", "require_room"]
 
-_OTHERS = 4  # beside those of the arithmetic: of the bar, and of a compiler
+_OTHERS = 4  # besides the computing threads: the progress bar and a compiler
 
 
 class NoRoomError(UserError):
-    """No more processes or threads can be created; at another time they may."""
+    """No more processes or threads can be created at present."""
 
     is_outside = True
 
 
 def num_arithmetic_threads() -> int:
-    """How many OpenBLAS and OpenMP each start when they are first used, that of the caller included."""
+    """Return how many threads OpenBLAS and OpenMP each use, including the caller's."""
     asked_for = [os.environ.get(name, "") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     numbers = [int(text) for text in asked_for if text.isdigit()]
     return max(numbers or [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1])
 
 
 def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OMP_NUM_THREADS") -> None:
-    """Start as many threads, to see that it can be done, and end them.
+    """Check that so many threads can be started, by starting and ending them.
 
     Args:
-        for_what: is going to start them, as the subject of "needs".
-        num_tasks: processes and threads, which count alike; None for those of one training.
-        setting: with which fewer are needed.
+        for_what: what will start them, as the subject of "needs".
+        num_tasks: the number of processes and threads, which count alike; None means those of one training.
+        setting: the setting that reduces their number.
     Raises:
-        NoRoomError: they cannot all be started.
+        NoRoomError: some cannot be started.
     """
     if num_tasks is None:
         num_tasks = 3 * (num_arithmetic_threads() - 1) + _OTHERS
@@ -59,22 +59,22 @@ def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OM
     finally:
         end.set()
         for thread in threads:
-            if thread.is_alive():  # one whose start was interrupted is not, and cannot be waited for
+            if thread.is_alive():  # a thread whose start was interrupted is not, and cannot be joined
                 thread.join()
 
 
 def is_process_limit(error: BaseException) -> bool:
-    """Whether `error` is what Python or `require_room` raises where no process or thread can be started."""
+    """Whether Python or `require_room` raised `error` because no process or thread could be started."""
     if isinstance(error, NoRoomError):
         return True
-    if isinstance(error, BlockingIOError):  # of a fork, not of a stream that takes no more
+    if isinstance(error, BlockingIOError):  # raised by a fork, not by a stream that would block
         return error.filename is None and not hasattr(error, "characters_written")
     return type(error) is RuntimeError and str(error).startswith("can't start new thread")
 
 
 @contextmanager
 def report_process_limit() -> Iterator[None]:
-    """Within `report_user_errors`: a limit that is met on the way is a line as well."""
+    """Turn the error of a limit reached within into a `NoRoomError`, for `report_user_errors` to print in one line."""
     try:
         yield
     except (BlockingIOError, RuntimeError) as error:

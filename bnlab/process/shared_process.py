@@ -1,4 +1,4 @@
-"""What a job can do to the process in which others run after it, undone."""
+"""Undo what a job does to the process in which other jobs run after it."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 
 @contextmanager
 def forks_end_here() -> Iterator[None]:
-    """A process that is forked within, and comes back from there, ends: it must not go on with its parent's work."""
+    """End any process forked within that leaves the block, so that it does not continue its parent's work."""
     process = os.getpid()
     code = 0
     try:
@@ -34,14 +34,14 @@ def forks_end_here() -> Iterator[None]:
 
 
 def leave_removed_folder() -> bool:
-    """Go up to one that is there, if the folder that this process works in was removed, and say whether it was.
+    """If the current folder was removed, move to the nearest parent that exists; return whether it was removed.
 
-    Hydra, Lightning and the BLAS ask where they are at any time, and fail.
+    Hydra, Lightning and BLAS libraries ask for the current folder at any time, and fail without one.
     """
     try:
         os.getcwd()
     except FileNotFoundError:
-        for folder in (*_STARTED_IN.parents, Path(os.sep)):  # the root has no parents, and may be where it began
+        for folder in (*_STARTED_IN.parents, Path(os.sep)):  # the root has no parents and may be the first folder
             with suppress(OSError):
                 os.chdir(folder)
                 return True
@@ -50,7 +50,7 @@ def leave_removed_folder() -> bool:
 
 @contextmanager
 def away_from_the_current_folder() -> Iterator[None]:
-    """Work in the root folder, which nobody removes, for what fails where the current folder goes away under it."""
+    """Work in the root folder, which nobody removes, during what fails when the current folder is removed."""
     with _same_folder():
         os.chdir(os.sep)
         yield
@@ -58,7 +58,7 @@ def away_from_the_current_folder() -> Iterator[None]:
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Leave the current folder, the handlers of signals, stdout and stderr as they were, and no fork of the process."""
+    """Restore the current folder, the signal handlers, stdout and stderr, and end any fork of this process."""
     with _same_streams(), _same_signals(), _same_folder(), forks_end_here():
         yield
 
@@ -66,7 +66,7 @@ def restored() -> Iterator[None]:
 @contextmanager
 def _same_folder() -> Iterator[None]:
     leave_removed_folder()
-    # It still is there when it has been renamed; with O_PATH also where nobody may list it.
+    # A descriptor survives renaming; with O_PATH it also works for a folder that may not be listed.
     folder = os.open(".", getattr(os, "O_PATH", os.O_RDONLY))
     try:
         yield
@@ -78,7 +78,7 @@ def _same_folder() -> Iterator[None]:
 
 @contextmanager
 def _same_signals() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # no other may set them
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set them
         yield
         return
     handlers: dict[int, Any] = {number: signal.getsignal(number) for number in signal.valid_signals()}
@@ -113,7 +113,7 @@ def _same_streams() -> Iterator[None]:
 
 
 def _reopened(number: int, stream: Any) -> Any:
-    """In place of a closed stream: the same file, or none where it was a file of its own."""
+    """Return a replacement for a closed stream: the same descriptor, or the null device if it was another file."""
     if getattr(stream, "name", None) == f"<{_STREAMS[number]}>":
         return open(number, "w", closefd=False, buffering=1)
     return open(os.devnull, "w")

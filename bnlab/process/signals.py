@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: one request, to end and to keep what there is."""
+"""Ctrl-C, SIGTERM and SIGHUP: all three ask a command to save its state and end."""
 
 import functools
 import os
@@ -28,19 +28,19 @@ __all__ = [
 ]
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-ASK_TO_END = signal.SIGUSR2  # by which a process asks its workers: REQUESTS may have come to the whole group
-EXIT_INTERRUPTED = 130  # a shell's code for a program that ended on SIGINT; the same for the other two
+ASK_TO_END = signal.SIGUSR2  # sent by a process to its workers, since REQUESTS may have reached the whole group
+EXIT_INTERRUPTED = 130  # the shell's code for SIGINT, used for all three
 
 
 INTERRUPTED = "Interrupted."
 
 
 class UserInterrupt(KeyboardInterrupt):
-    """One of the signals came. A plain KeyboardInterrupt may have been raised by any code."""
+    """Raised on one of the signals; any code may raise a plain KeyboardInterrupt."""
 
 
 def is_interrupt(error: BaseException | None) -> bool:
-    """Whether it is a `UserInterrupt`, or was raised on the way out of one, where some library's clean-up failed."""
+    """Whether `error` is a `UserInterrupt`, or was raised while one was handled, as by a library's failing clean-up."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -55,15 +55,15 @@ def is_interrupt(error: BaseException | None) -> bool:
 
 @contextmanager
 def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None]:
-    """Within, each of the signals raises `UserInterrupt` in the main thread, and ends the program with 130.
+    """Let each of the signals raise `UserInterrupt` in the main thread, and end the program with 130.
 
-    One that is ignored, as SIGHUP is under nohup, stays ignored.
+    An ignored signal, such as SIGHUP under nohup, stays ignored.
 
     Args:
-        before_end: with it, a signal ends the process at once, after a call of this, until `answer_by_raising`: for a
-            program that begins. An exception amid the import of a library may end in anything, or nowhere.
+        before_end: if given, a signal calls it and ends the process at once, until `answer_by_raising` is called. This
+            is for the start of a program, where an exception during an import may have any effect, or none.
     """
-    if threading.current_thread() is not threading.main_thread():  # signals reach no other
+    if threading.current_thread() is not threading.main_thread():  # signals reach no other thread
         yield
         return
     previous = {number: signal.getsignal(number) for number in REQUESTS}
@@ -88,7 +88,7 @@ def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None
 
 
 def answer_by_raising() -> None:
-    """From now on there is something to be saved: within `interruptible`, each of the signals raises."""
+    """Let each of the signals raise from now on, within `interruptible`: there is now something to save."""
     if threading.current_thread() is threading.main_thread():
         for number in REQUESTS:
             if isinstance(signal.getsignal(number), _Ending):
@@ -96,7 +96,7 @@ def answer_by_raising() -> None:
 
 
 class _Ending:
-    """A handler that ends the process in a line; it calls nothing that the interrupted code may be amid of."""
+    """A handler that prints one line and ends the process; it calls nothing that the interrupted code may be using."""
 
     def __init__(self, before_end: Callable[[], None]) -> None:
         self._before_end = before_end
@@ -113,20 +113,20 @@ class _Ending:
 
 
 def end_without_words() -> None:
-    """From now on Ctrl-C ends the process at once: all is written, and Python would say where on its way out it was."""
+    """Let Ctrl-C end the process silently from now on: everything is written, and Python would print a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def is_for_us(number: signal.Signals) -> bool:
-    """Whether this process is to answer the signal: it is neither ignored, nor left to the parent."""
+    """Whether this process answers the signal: it is neither ignored nor left to the parent."""
     return signal.getsignal(number) not in (signal.SIG_IGN, _leave)
 
 
 def leave_to_parent() -> None:
-    """In a worker: a signal that is sent to the whole group of processes is for the one that started it to answer.
+    """Let a worker ignore signals sent to the whole process group, which its parent answers.
 
-    A process that the worker forks answers signals as any other does.
+    A process that the worker forks answers signals as usual.
     """
     for number in REQUESTS:
         signal.signal(number, _leave)
@@ -135,7 +135,7 @@ def leave_to_parent() -> None:
 
 @contextmanager
 def answers_the_asking() -> Iterator[None]:
-    """In a worker: within, its parent's `ASK_TO_END` raises `UserInterrupt`; outside it is ignored."""
+    """Let the parent's `ASK_TO_END` raise `UserInterrupt` in a worker; outside of the block it is ignored."""
     signal.signal(ASK_TO_END, raise_interrupt)
     try:
         yield
@@ -144,7 +144,7 @@ def answers_the_asking() -> Iterator[None]:
 
 
 def to_answer() -> list[signal.Signals]:
-    """Those signals that ask this process to end, and are for it to answer."""
+    """Return the signals that ask this process to end and that it answers."""
     from_parent = [ASK_TO_END] if signal.getsignal(ASK_TO_END) is raise_interrupt else []
     return [*filter(is_for_us, REQUESTS), *from_parent]
 

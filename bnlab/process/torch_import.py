@@ -1,7 +1,7 @@
-"""An import of torch that a signal cut short: after it, this process can neither import torch again nor end as usual.
+"""An import of torch interrupted by a signal, after which the process can neither import torch again nor exit normally.
 
-Python forgets `torch` but keeps its parts. To import those again raises whatever comes of it, and the libraries' own
-ending, on a state that was never whole, may be a segmentation fault.
+Python forgets `torch` but keeps its submodules. Importing them again raises arbitrary errors, and the exit handlers of
+half-initialized libraries may end in a segmentation fault.
 """
 
 import os
@@ -15,7 +15,7 @@ def is_cut_short() -> bool:
 
 
 def end_if_cut_short(exit_code: int) -> None:
-    """End the process with `exit_code` if it can end in no other way; all that it holds must be closed."""
+    """End the process at once with `exit_code` if it cannot exit normally; its files must already be closed."""
     if is_cut_short():
         for stream in (sys.stdout, sys.stderr):
             try:
