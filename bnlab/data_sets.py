@@ -12,7 +12,7 @@ class DataSet:
     """A function of `bnlab.data`, which a config names as its target.
 
     Attributes:
-        home: the module of `bnlab.data` that has it.
+        home: the module of `bnlab.data` that has it; its name is another, as a module hides a function of its name.
         num_samples: that it cuts into training, validation and test; None where its settings decide.
         num_features: of a sample; None likewise.
     """
@@ -38,7 +38,7 @@ class Published:
 
 
 DATA_SETS = {
-    "diabetes": DataSet("diabetes", 442, 10),
+    "diabetes": DataSet("diabetes_table", 442, 10),
     "digits": DataSet("datasets", 1797, 64),
     "from_csv": DataSet("csv_table"),
     "from_npz": DataSet("npz_archive"),

@@ -46,3 +46,13 @@ def test_a_stacked_sweep_varies_its_arguments(train, tmp_path, monkeypatch) -> N
     test = spirals(400, noise=0.05).test
     assert run.summary["test_accuracy"] == pytest.approx(float((run.predict(test.x) == test.y).double().mean()))
     assert torch.equal(test.x, spirals(400, noise=0.05).test.x)
+
+
+def test_no_module_hides_the_function_of_the_house_that_has_its_name() -> None:
+    """Importing a module puts it into its package, in place of what the package would import on first use."""
+    import bnlab.data
+    from bnlab.data_sets import DATA_SETS
+
+    for name in (*DATA_SETS, *DATA_SETS):
+        assert getattr(bnlab.data, name).__name__ == name
+    assert not {data_set.home for data_set in DATA_SETS.values()} & {*DATA_SETS}
