@@ -1,5 +1,6 @@
 """What the step in C is handed over: looked at first, and refused in one line where it cannot be read."""
 
+import ctypes
 from collections.abc import Callable
 
 import pytest
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from bnlab.batch_norm import BatchNorm1d, kernel
 from bnlab.network import MLP
+from bnlab.stacked.compiled import c_functions, step_check
 from bnlab.stacked.networks.compiled_step import CompiledStep
 from bnlab.stacked.networks.mlp import StackedMLP
 
@@ -88,3 +90,16 @@ def test_statistics_of_another_dtype_are_not_read_as_if_they_were_the_networks()
                 module.running_mean, module.running_var = module.running_mean.double(), module.running_var.double()
 
     assert stack(doubled)._compiled is None
+
+
+@pytest.mark.parametrize("structure", ["LayerInC", "LossInC", "UpdateInC", "Elsewhere"])
+def test_a_step_that_expects_a_structure_of_another_size_is_not_used(
+    structure: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    of_python = getattr(step_check, structure)
+    larger = type(structure, (of_python,), {"_fields_": (("more", ctypes.c_int64),)})
+    monkeypatch.setattr(step_check, structure, larger)
+    assert c_functions._library.__wrapped__() is None
+    sizes = rf"is {ctypes.sizeof(of_python)}, not {ctypes.sizeof(larger)}"
+    assert caplog.messages[-1].startswith("Stacks are trained operation by operation: the size of a ")
+    assert sizes in caplog.messages[-1]

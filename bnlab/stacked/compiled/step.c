@@ -5,7 +5,8 @@
 #include <math.h>
 #include <stdint.h>
 
-// As c_functions.py lays it out. Of each pointer the stride to the next network, in bytes: 0 where all share it.
+// The structures are those of step_check.py. Of each pointer the stride to the next network, in bytes: 0 where all share
+// it.
 typedef struct {
     char *start;
     int64_t stride;
@@ -62,6 +63,8 @@ enum { VECTOR = 16, REGISTERS = 16 };
 #endif
 
 const int64_t bytes_of_a_vector = VECTOR;
+const int64_t size_of_layer = sizeof(Layer), size_of_loss = sizeof(Loss), size_of_update = sizeof(Update);
+const int64_t size_of_functions = sizeof(Functions);
 
 #define JOIN(a, b) a##_##b
 #define EXPAND(a, b) JOIN(a, b)

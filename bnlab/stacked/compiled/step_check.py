@@ -5,29 +5,79 @@ whether they have torch's bits, and the loss, is for `same_bits.py`. Wrong code 
 """
 
 import ctypes
-import struct
 import sys
 from collections.abc import Sequence
+from enum import IntEnum
 from math import fsum, sin
 from typing import Any
+
+__all__ = ["NUMBER", "POINTER", "Elsewhere", "Kind", "LayerInC", "LossInC", "Of", "UpdateInC", "wrong_size"]
+
+POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int64
+
+
+class Of(ctypes.Structure):
+    """A pointer for the first network, and the bytes to the next."""
+
+    _fields_ = (("start", POINTER), ("stride", NUMBER))
+
+
+class Kind(IntEnum):
+    LINEAR = 0
+    BATCH_NORM = 1
+    RELU = 2
+    NORMALIZE = 3
+
+
+class LayerInC(ctypes.Structure):
+    _fields_ = (
+        *((name, NUMBER) for name in ("kind", "num_in", "num_out", "needs_x")),
+        *((name, NUMBER) for name in ("forward_here", "weight_here", "x_here")),
+        *((name, Of) for name in ("x", "y", "grad_x", "grad_y", "weight", "bias", "grad_weight", "grad_bias")),
+        *((name, Of) for name in ("mean", "scale", "shift", "forward", "backward")),
+    )
+
+
+class LossInC(ctypes.Structure):
+    _fields_ = (("classes", Of), ("losses", POINTER), ("hits", POINTER))
+
+
+class UpdateInC(ctypes.Structure):
+    _fields_ = (
+        *((name, Of) for name in ("rows", "gradients", "velocity")),
+        ("sizes", POINTER),
+        *((name, NUMBER) for name in ("num_pieces", "nesterov", "is_first")),
+        *((name, POINTER) for name in ("lr", "momentum", "dampening", "weight_decay")),
+    )
+
+
+class Elsewhere(ctypes.Structure):
+    """`Functions` of step.c."""
+
+    _fields_ = tuple((name, POINTER) for name in ("gemm", "exponential", "logarithm", "batch_norm"))
+
+
+def wrong_size(library: ctypes.CDLL) -> str | None:
+    """The structure that has another size in C, or None. The order of the fields is right if the results are."""
+    structures = {"layer": LayerInC, "loss": LossInC, "update": UpdateInC, "functions": Elsewhere}
+    for name, structure in structures.items():
+        size = NUMBER.in_dll(library, f"size_of_{name}").value
+        if size != ctypes.sizeof(structure):
+            return f"the size of a {name} in C is {size}, not {ctypes.sizeof(structure)}"
+    return None
+
 
 # By the C functions' names: the type, and how large an error may be.
 NUMBERS = {"float": (ctypes.c_float, 1e-5), "double": (ctypes.c_double, 1e-12)}
 N, IN, OUT = 13, 19, 53  # whole tiles of the products, and what is left of them
-LINEAR, _, RELU, NORMALIZE = range(4)
-# As c_functions.py lays them out; no pointer has a stride here.
-LAYER = (
-    *("x", "y", "grad_x", "grad_y", "weight", "bias", "grad_weight", "grad_bias"),
-    *("mean", "scale", "shift", "forward", "backward"),
-)
-pack_layer = struct.Struct("@7q" + "Pq" * len(LAYER)).pack
-pack_update = struct.Struct("@PqPqPqP3q4P").pack
 
 
 def main(path: str) -> None:
     library = ctypes.CDLL(path)
     if ctypes.c_int64.in_dll(library, "bytes_of_a_vector").value not in (16, 32, 64):
         sys.exit("a vector has an odd size")
+    if problem := wrong_size(library):
+        sys.exit(problem)
     for name, (number, precision) in NUMBERS.items():
         layer, descent = (getattr(library, f"{part}_{name}") for part in ("linear", "descent"))
         for what, found, expected in (*layers(layer, number), *updates(descent, number)):
@@ -40,18 +90,20 @@ Results = list[tuple[str, Any, Sequence[float]]]
 
 
 def layers(run: Any, number: Any) -> Results:
-    run.argtypes, run.restype = [ctypes.c_char_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p], None
+    run.argtypes, run.restype = [ctypes.POINTER(LayerInC), NUMBER, POINTER, POINTER], None
     scratch = (number * (IN * OUT))()
 
-    def call(kind: int, **pointers: Any) -> None:
-        places = [value for name in LAYER for value in (address(pointers.get(name)), 0)]
-        run(pack_layer(kind, IN, OUT, *[1] * 4, *places), N, None, ctypes.addressof(scratch))
+    def call(kind: Kind, **arrays: Any) -> None:
+        here = {"forward_here": 1, "weight_here": 1, "x_here": 1}
+        places = {name: Of(ctypes.addressof(array)) for name, array in arrays.items()}
+        layer = LayerInC(kind=kind, num_in=IN, num_out=OUT, needs_x=1, **here, **places)
+        run(layer, N, None, ctypes.addressof(scratch))
 
     x, grad_y = waves(number, N * IN, 1.1), waves(number, N * OUT, 0.7)
     weight, bias = waves(number, OUT * IN, 0.3), waves(number, OUT, 1.9)
     y, grad_x, grad_weight, grad_bias = ((number * count)() for count in (N * OUT, N * IN, OUT * IN, OUT))
     call(
-        LINEAR,
+        Kind.LINEAR,
         **{"x": x, "y": y, "grad_x": grad_x, "grad_y": grad_y},
         **{"weight": weight, "bias": bias, "grad_weight": grad_weight, "grad_bias": grad_bias},
     )
@@ -76,24 +128,27 @@ def layers(run: Any, number: Any) -> Results:
     ]
     before, g = waves(number, N * OUT, 1.3), waves(number, N * OUT, 0.9)
     given = [*before], [*g]
-    call(RELU, y=before, grad_y=g)
+    call(Kind.RELU, y=before, grad_y=g)
     results.append(("ReLU", before, [max(value, 0) for value in given[0]]))
     results.append(("ReLU's gradient", g, [b if a > 0 else 0 for a, b in zip(*given, strict=True)]))
     z = waves(number, N * OUT, 1.3)
     mean, scale, shift = (waves(number, OUT, rate) for rate in (0.2, 0.4, 0.6))
-    call(NORMALIZE, y=z, mean=mean, scale=scale, shift=shift)
+    call(Kind.NORMALIZE, y=z, mean=mean, scale=scale, shift=shift)
     normal = [(value - mean[i % OUT]) * scale[i % OUT] + shift[i % OUT] for i, value in enumerate(given[0])]
     return [*results, ("(x - mean) scale + shift", z, normal)]
 
 
 def updates(run: Any, number: Any) -> Results:
-    run.argtypes, run.restype = [ctypes.c_char_p], None
-    lr, momentum, dampening, decay = ((ctypes.c_double * 1)(value) for value in (0.1, 0.9, 0.2, 0.01))
+    run.argtypes, run.restype = [ctypes.POINTER(UpdateInC)], None
+    values = {"lr": 0.1, "momentum": 0.9, "dampening": 0.2, "weight_decay": 0.01}
+    numbers = {name: (ctypes.c_double * 1)(value) for name, value in values.items()}
     sizes = (ctypes.c_int64 * 2)(IN, OUT)
     w, g, v = (waves(number, IN + OUT, rate) for rate in (0.5, 0.8, 1.2))
     before = zip([*w], [*g], [*v], strict=True)
-    places = [value for array in (w, g, v) for value in (address(array), 0)]
-    run(pack_update(*places, address(sizes), 2, 0, 0, *map(address, (lr, momentum, dampening, decay))))
+    rows, gradients, velocity = (Of(ctypes.addressof(array)) for array in (w, g, v))
+    pointers = {name: ctypes.addressof(array) for name, array in numbers.items()}
+    pointers["sizes"] = ctypes.addressof(sizes)
+    run(UpdateInC(rows=rows, gradients=gradients, velocity=velocity, num_pieces=2, **pointers))
     moved = [0.9 * c + 0.8 * (b + 0.01 * a) for a, b, c in before]
     before = waves(number, IN + OUT, 0.5)
     return [("momentum", v, moved), ("w", w, [a - 0.1 * c for a, c in zip(before, moved, strict=True)])]
@@ -102,10 +157,6 @@ def updates(run: Any, number: Any) -> Results:
 def waves(number: Any, count: int, rate: float) -> Any:
     """Numbers without a pattern, in -1 .. 1."""
     return (number * count)(*(sin(rate * i * i + rate) for i in range(count)))
-
-
-def address(array: Any) -> int:
-    return 0 if array is None else ctypes.addressof(array)
 
 
 if __name__ == "__main__":
