@@ -14,7 +14,11 @@ pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compile
 
 # In kernel.c: each has its mistake in one place of one of the two passes and two layouts.
 KERNEL = {
-    "a field that Python does not know": ("void *mean, *inv_std;", "void *mean, *inv_std, *var;"),
+    "a field that Python does not know": (
+        "void *running_mean, *running_var;",
+        "void *running_mean, *running_var, *more;",
+    ),
+    "the variance that is returned": ("unbiased_var[c] = (T)square[c]", "unbiased_var[c] = (T)sum[c]"),
     "fields that have changed places": ("int64_t K, N, C, L, threads;", "int64_t K, C, N, L, threads;"),
     "eps is forgotten": ("1 / sqrt(var + eps)", "1 / sqrt(var)"),
     "the running variance is biased": ("square[c] = var * unbias", "square[c] = var"),
@@ -25,6 +29,8 @@ KERNEL = {
     "crashes": ("void OF(run)(const Problem *p) {", "void OF(run)(const Problem *p) { *(volatile int *)8 = 0;"),
 }
 STEP = {
+    "a field that Python does not know": ("int64_t num_pieces, nesterov", "int64_t num_pieces, more, nesterov"),
+    "fields that have changed places": ("int64_t num_pieces, nesterov", "int64_t nesterov, num_pieces"),
     "ReLU": ("y[i] <= 0 ? 0 : g[i]", "y[i] < -1 ? 0 : g[i]"),
     "the bias": ("y[n * out + c] += bias[c]", "y[n * out + c] -= bias[c]"),
     "the transposed weight": (
@@ -57,7 +63,7 @@ def test_what_the_source_says_is_accepted(source: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "edit"),
     [(kernel.SOURCE, edit) for edit in KERNEL.values()] + [(c_functions.SOURCE, edit) for edit in STEP.values()],
-    ids=[*KERNEL, *STEP],
+    ids=[*KERNEL, *(f"{name} (step)" for name in STEP)],
 )
 def test_wrong_code_is_found(source: Path, edit: tuple[str, str], tmp_path: Path) -> None:
     done = outcome(source, edit, tmp_path)
