@@ -11,7 +11,8 @@ import torch
 from this_torch import norms_without_bias, refuses_eps
 from torch import Tensor, nn
 
-from bnlab.batch_norm import BatchNorm1d, batch_norm, kernel, use_kernel
+from bnlab.batch_norm import BatchNorm1d, batch_norm, use_kernel
+from bnlab.batch_norm.back_ends import kernel
 
 OPTIONS = {
     "default": {},

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, formulas
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm
+from bnlab.batch_norm.arithmetic import formulas
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning"),

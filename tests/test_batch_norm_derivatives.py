@@ -7,17 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
 
-from bnlab.batch_norm import (
-    BatchNorm1d,
-    batch_norm,
-    formulas,
-    in_place,
-    kernel,
-    kernel_by_pointers,
-    kernel_by_tensors,
-    native,
-    use_kernel,
-)
+from bnlab.batch_norm import BatchNorm1d, batch_norm, use_kernel
+from bnlab.batch_norm.arithmetic import formulas
+from bnlab.batch_norm.back_ends import in_place, kernel, kernel_by_pointers, kernel_by_tensors, native
 
 # torch's forward mode scripts its own decompositions when first used.
 pytestmark = pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")

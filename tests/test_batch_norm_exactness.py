@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, kernel, use_kernel
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, use_kernel
+from bnlab.batch_norm.back_ends import kernel
 from bnlab.bench.batch_norm import EXACTNESS_MEANS, EXACTNESS_N, bytes_kept, errors, peak_bytes
 
 

@@ -10,20 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from bnlab.batch_norm import (
-    BatchNorm1d,
-    batch_norm,
-    kernel,
-    kernel_by_pointers,
-    kernel_by_tensors,
-    kernel_check,
-    native,
-    tensors_in_c,
-    use_kernel,
-)
-from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm import BatchNorm1d, batch_norm, use_kernel
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.back_ends import kernel, kernel_by_pointers, kernel_by_tensors, kernel_check, native, tensors_in_c
+from bnlab.batch_norm.back_ends.tensors_in_c import Tensors, pack_tensors
 from bnlab.batch_norm.c_library import library
-from bnlab.batch_norm.tensors_in_c import Tensors, pack_tensors
 from bnlab.internals import torch_internals
 
 needs_compiler = pytest.mark.skipif(not kernel.is_available(), reason="no C compiler for the CPU kernel")
@@ -47,7 +38,7 @@ def test_without_a_working_compiler_plain_torch_runs(
 
 
 def test_environment_switches_the_kernel_off() -> None:
-    program = "from bnlab.batch_norm import kernel; print(kernel.is_available())"
+    program = "from bnlab.batch_norm.back_ends import kernel; print(kernel.is_available())"
     assert run(program, BNLAB_KERNEL="0") == "False"
 
 
@@ -125,7 +116,8 @@ def run(program: str, **environment: str) -> str:
 def test_processes_that_start_together_share_one_kernel_and_replace_a_damaged_one(tmp_path: Path) -> None:
     program = """
 import torch
-from bnlab.batch_norm import batch_norm, kernel
+from bnlab.batch_norm import batch_norm
+from bnlab.batch_norm.back_ends import kernel
 x = torch.arange(6000.).sin().view(60, 100)
 print(kernel.is_available(), batch_norm(x, None, None, training=True).numpy().tobytes().hex())
 """

@@ -8,17 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bnlab.batch_norm import (
-    BatchNorm1d,
-    BatchRenorm1d,
-    GhostBatchNorm1d,
-    batch_norm,
-    kernel,
-    kernel_by_pointers,
-    kernel_by_tensors,
-    use_kernel,
-)
-from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, use_kernel
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.back_ends import kernel, kernel_by_pointers, kernel_by_tensors
 
 # Each makes of a tensor one with the same numbers, or with zeros in their place, that plain memory does not hold.
 KINDS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential, create_selective_checkpoint_contexts
 
-from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, freeze, recomputation
+from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm, freeze
+from bnlab.batch_norm.checkpointing import recomputation
 
 Forward = Callable[[Tensor], Tensor]
 reentrant = functools.partial(checkpoint, use_reentrant=True)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import batch_norm, kernel, use_kernel
+from bnlab.batch_norm import batch_norm, use_kernel
+from bnlab.batch_norm.back_ends import kernel
 
 
 @pytest.fixture(params=[True, False], ids=["kernel", "plain"], autouse=True)

@@ -25,7 +25,11 @@ FLOORS = (
     ("text",),
     ("errors", "commands"),
     ("io", "process", "rules", "search"),
-    ("batch_norm.c_library", "network", "data", "figures", "preflight", "search.spaces"),
+    (
+        *("batch_norm.c_library", "batch_norm.arithmetic", "batch_norm.checkpointing"),
+        *("network", "data", "figures", "preflight", "search.spaces"),
+    ),
+    ("batch_norm.back_ends",),
     ("batch_norm", "config"),
     ("runs", "mistakes", "stacked.compiled", "search.samplers"),
     ("composing", "comparison", "search.study", "stacked.formulas"),

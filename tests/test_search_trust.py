@@ -49,7 +49,10 @@ ATTACKS = [
     ({"overrides": [f"search.pruner={{_target_:{CODE}}}"]}, "asks for 'strangers_code.mark' in `search.pruner`"),
     ({"pruner": {"_target_": CODE}}, "asks for 'strangers_code.mark' in `search.pruner`"),
     ({"overrides": ["model._target_=${seed}"]}, "asks for '${seed}'"),
-    ({"overrides": ["data._target_=bnlab.batch_norm.kernel.load"]}, "asks for 'bnlab.batch_norm.kernel.load'"),
+    (
+        {"overrides": ["data._target_=bnlab.batch_norm.back_ends.kernel.load"]},
+        "asks for 'bnlab.batch_norm.back_ends.kernel.load'",
+    ),
     ({"overrides": ["logger=mlflow"]}, "asks for 'lightning.pytorch.loggers.MLFlowLogger'"),
     ({"overrides": ["data=mnist", "data.name=SVHN"]}, "asks for torchvision's data set 'SVHN'"),
     ({"overrides": ["data.name=MNIST,SVHN", "data=mnist"]}, "asks for torchvision's data set 'SVHN'"),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bnlab.batch_norm import kernel
+from bnlab.batch_norm.back_ends import kernel
 from bnlab.stacked.compiled import c_functions
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import BatchNorm1d, kernel
+from bnlab.batch_norm import BatchNorm1d
+from bnlab.batch_norm.back_ends import kernel
 from bnlab.network import MLP
 from bnlab.stacked.compiled import c_functions, step_check
 from bnlab.stacked.networks.compiled_step import CompiledStep

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from stacked_oracle import alone, configs_of, stacked
 
-from bnlab.batch_norm import kernel, use_kernel
-from bnlab.batch_norm.kernel_check import BACKWARD, Problem
+from bnlab.batch_norm import use_kernel
+from bnlab.batch_norm.back_ends import kernel
+from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, Problem
 from bnlab.config.build import build_network
 from bnlab.network import MLP
 from bnlab.stacked.data import load_data

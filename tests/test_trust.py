@@ -55,7 +55,7 @@ def strangers(a_run: Path, tmp_path: Path):
         "torch.nn.init.constant_",
         "torch.nn.utils.parametrize.register_parametrization",
         "torch.optim.sgd.torch.load",
-        "bnlab.batch_norm.kernel.load",
+        "bnlab.batch_norm.back_ends.kernel.load",
         "bnlab.batch_norm.c_library.compiled",
         "bnlab.io.atomic_file.write_text",
         "bnlab.data.datasets.pickle.load",

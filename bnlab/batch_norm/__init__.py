@@ -3,13 +3,13 @@
 `BatchNorm1d` is the layer, `batch_norm` its functional form, `BatchNormFunction` the formulas as a Function.
 """
 
+from bnlab.batch_norm.back_ends.kernel import use_kernel
 from bnlab.batch_norm.convert import convert
 from bnlab.batch_norm.fold import fold, unfold
 from bnlab.batch_norm.freeze import freeze, unfreeze
 from bnlab.batch_norm.function import BatchNormFunction, FixedStatisticsFunction
 from bnlab.batch_norm.functional import batch_norm
 from bnlab.batch_norm.ghost import GhostBatchNorm1d
-from bnlab.batch_norm.kernel import use_kernel
 from bnlab.batch_norm.module import BatchNorm1d
 from bnlab.batch_norm.recalibrate import recalibrate
 from bnlab.batch_norm.renorm import BatchRenorm1d

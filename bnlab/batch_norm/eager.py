@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas, running
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import BackEnd, needed
-from bnlab.batch_norm.plain import check_memory, in_memory
+from bnlab.batch_norm.arithmetic import formulas, running
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import BackEnd, needed
+from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 from bnlab.internals.torch_internals import apply_of, is_batched, is_eager
 
 __all__ = ["EagerBatchNormFunction", "apply_eagerly"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas
-from bnlab.batch_norm.formulas import Centered
-from bnlab.batch_norm.plain import check_memory, in_memory
+from bnlab.batch_norm.arithmetic import formulas
+from bnlab.batch_norm.arithmetic.formulas import Centered
+from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 
 __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
 

@@ -6,8 +6,18 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from bnlab.batch_norm import formulas, in_place, kernel, kernel_by_tensors, native, running
-from bnlab.batch_norm.arguments import Settings, check_arguments, check_counter, check_stack_dims, numbers_of_networks
+from bnlab.batch_norm.arithmetic import formulas, running
+from bnlab.batch_norm.arithmetic.arguments import (
+    Settings,
+    check_arguments,
+    check_counter,
+    check_stack_dims,
+    numbers_of_networks,
+)
+from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
+from bnlab.batch_norm.back_ends import in_place, kernel, kernel_by_tensors, native
+from bnlab.batch_norm.back_ends.kernel_by_tensors import UnreadableError
+from bnlab.batch_norm.checkpointing.recomputation import answered, recomputing
 from bnlab.batch_norm.eager import apply_eagerly
 from bnlab.batch_norm.function import (
     BatchNormFunction,
@@ -15,9 +25,6 @@ from bnlab.batch_norm.function import (
     FixedStatisticsFunction,
     FixedStatisticsFunctionWithTangent,
 )
-from bnlab.batch_norm.kernel_by_tensors import UnreadableError
-from bnlab.batch_norm.plain import check_memory, in_memory
-from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.internals.torch_internals import (
     graph_task,
     hooks_on_saved,

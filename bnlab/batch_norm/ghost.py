@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas
+from bnlab.batch_norm.arithmetic import formulas
 from bnlab.batch_norm.functional import normalize_batch
 from bnlab.batch_norm.module import BatchNorm1d
 

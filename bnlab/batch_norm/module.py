@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from bnlab.batch_norm import running
-from bnlab.batch_norm.arguments import Settings, settings_of
+from bnlab.batch_norm.arithmetic import running
+from bnlab.batch_norm.arithmetic.arguments import Settings, settings_of
+from bnlab.batch_norm.checkpointing.recomputation import answered, recomputing
 from bnlab.batch_norm.functional import check, normalize
-from bnlab.batch_norm.recomputation import answered, recomputing
 from bnlab.errors import UserError
 from bnlab.internals.torch_internals import MODULES_CALL_IMPL
 

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas
+from bnlab.batch_norm.arithmetic import formulas
+from bnlab.batch_norm.checkpointing.recomputation import as_at_first
 from bnlab.batch_norm.functional import normalize_batch
 from bnlab.batch_norm.module import BatchNorm1d
-from bnlab.batch_norm.recomputation import as_at_first
 
 __all__ = ["BatchRenorm1d"]
 

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from bnlab.batch_norm import BatchNorm1d, kernel, use_kernel
+from bnlab.batch_norm import BatchNorm1d, use_kernel
+from bnlab.batch_norm.back_ends import kernel
 from bnlab.bench.interleaved import interleaved_medians
 from bnlab.mistakes.argument_parser import ArgumentParser
 

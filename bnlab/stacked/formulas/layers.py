@@ -7,12 +7,14 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from bnlab.batch_norm import batch_norm, in_place, kernel_by_pointers, running
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import BackEnd, Kept
-from bnlab.batch_norm.formulas import inverse_std
-from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem
-from bnlab.batch_norm.plain import are_in_memory
+from bnlab.batch_norm import batch_norm
+from bnlab.batch_norm.arithmetic import running
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import BackEnd, Kept
+from bnlab.batch_norm.arithmetic.formulas import inverse_std
+from bnlab.batch_norm.arithmetic.plain import are_in_memory
+from bnlab.batch_norm.back_ends import in_place, kernel_by_pointers
+from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, FORWARD, Problem
 from bnlab.stacked.compiled.c_functions import Kind
 from bnlab.stacked.formulas.stack import Part
 

@@ -27,9 +27,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import kernel
-from bnlab.batch_norm.kernel_check import Problem
-from bnlab.batch_norm.plain import in_memory
+from bnlab.batch_norm.arithmetic.plain import in_memory
+from bnlab.batch_norm.back_ends import kernel
+from bnlab.batch_norm.back_ends.kernel_check import Problem
 from bnlab.stacked.compiled.c_functions import Elsewhere, Kind, LayerInC, LossInC, Of, UpdateInC, functions_of, of
 from bnlab.stacked.formulas.layers import BatchNorm, Layer, Linear
 from bnlab.stacked.networks.same_bits import same_loss, same_products

@@ -158,7 +158,7 @@ def main() -> None:
     with away_from_the_current_folder():  # torch asks where it is while it is imported
         import torch
 
-        from bnlab.batch_norm import kernel
+        from bnlab.batch_norm.back_ends import kernel
         from bnlab.internals.torch_internals import spare_the_compiler
         from bnlab.stacked.compiled.c_functions import functions_of
         from bnlab.stacked.processes import worker

@@ -5,7 +5,7 @@ from typing import Protocol, TypeAlias
 
 from torch import Tensor
 
-from bnlab.batch_norm.arguments import Settings
+from bnlab.batch_norm.arithmetic.arguments import Settings
 
 __all__ = ["BackEnd", "Found", "Gradients", "Kept", "Needs", "needed"]
 

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import Gradients, Kept, Needs
-from bnlab.batch_norm.formulas import per_channel
-from bnlab.batch_norm.plain import check_memory
-from bnlab.batch_norm.readable import are_readable, are_readable_back
-from bnlab.batch_norm.running import count_batch
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.formulas import per_channel
+from bnlab.batch_norm.arithmetic.plain import check_memory
+from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_back
+from bnlab.batch_norm.arithmetic.running import count_batch
 
 __all__ = ["backward", "forward", "takes"]
 

@@ -18,8 +18,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import recomputation_in_graph as in_graph
-from bnlab.batch_norm.regions import regions
+from bnlab.batch_norm.checkpointing import recomputation_in_graph as in_graph
+from bnlab.batch_norm.checkpointing.regions import regions
 from bnlab.internals.torch_internals import graph_task, hooks_on_saved
 
 __all__ = ["as_at_first", "recomputing"]

@@ -6,9 +6,9 @@ C reads whatever is at an address, and so do operations of torch below the check
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import Kept
-from bnlab.batch_norm.plain import are_in_memory
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import Kept
+from bnlab.batch_norm.arithmetic.plain import are_in_memory
 
 __all__ = ["are_readable", "are_readable_back"]
 

@@ -16,7 +16,7 @@ import torch.utils.checkpoint
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointPolicy
 
-from bnlab.batch_norm.regions import is_in_compiled_backward, regions
+from bnlab.batch_norm.checkpointing.regions import is_in_compiled_backward, regions
 from bnlab.internals.torch_internals import (
     dispatch_modes_of_checkpoints,
     dispatches_proxies,

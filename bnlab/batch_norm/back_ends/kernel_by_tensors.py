@@ -5,13 +5,13 @@ To ask in Python takes longer than a small batch norm (`tensors_in_c.py`).
 
 from torch import Tensor
 
-from bnlab.batch_norm import kernel, kernel_by_pointers
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import Found, Gradients, Kept, Needs
-from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD
-from bnlab.batch_norm.plain import PLAIN, check_memory
-from bnlab.batch_norm.readable import are_readable_back
-from bnlab.batch_norm.tensors_in_c import pack_tensors
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.plain import PLAIN, check_memory
+from bnlab.batch_norm.arithmetic.readable import are_readable_back
+from bnlab.batch_norm.back_ends import kernel, kernel_by_pointers
+from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, FORWARD
+from bnlab.batch_norm.back_ends.tensors_in_c import pack_tensors
 from bnlab.internals.torch_internals import c_tensor
 from bnlab.internals.torch_internals import empty_strided as empty
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.kernel_check import FORWARD, size_in
+from bnlab.batch_norm.back_ends.kernel_check import FORWARD, size_in
 from bnlab.internals.torch_internals import c_tensor, c_tensor_is_known, efficient_zeros, negated_view
 
 __all__ = ["Tensors", "connect", "pack_tensors"]

@@ -22,8 +22,9 @@ from pathlib import Path
 
 import torch
 
-from bnlab.batch_norm import c_library, tensors_in_c
-from bnlab.batch_norm.kernel_check import Problem, is_laid_out_in
+from bnlab.batch_norm import c_library
+from bnlab.batch_norm.back_ends import tensors_in_c
+from bnlab.batch_norm.back_ends.kernel_check import Problem, is_laid_out_in
 
 __all__ = ["SMALL", "is_available", "knows_tensors", "num_threads", "run_of", "use_kernel"]
 

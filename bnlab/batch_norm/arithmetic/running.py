@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.formulas import count, num_valid, per_network
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.formulas import count, num_valid, per_network
 
 __all__ = ["add_unless", "count_batch", "move", "unbiased"]
 

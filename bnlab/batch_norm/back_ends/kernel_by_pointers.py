@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import kernel
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import Found, Gradients, Kept, Needs
-from bnlab.batch_norm.kernel_check import BACKWARD, FORWARD, Problem
-from bnlab.batch_norm.plain import are_in_memory
-from bnlab.batch_norm.readable import are_readable
-from bnlab.batch_norm.running import count_batch
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.plain import are_in_memory
+from bnlab.batch_norm.arithmetic.readable import are_readable
+from bnlab.batch_norm.arithmetic.running import count_batch
+from bnlab.batch_norm.back_ends import kernel
+from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, FORWARD, Problem
 
 __all__ = ["backward", "forward", "takes"]
 

@@ -7,11 +7,11 @@ differentiated. They agree with `formulas.py` up to rounding, and exactly where 
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm import formulas, running
-from bnlab.batch_norm.arguments import Settings
-from bnlab.batch_norm.back_end import Found, Gradients, Kept, Needs, needed
-from bnlab.batch_norm.formulas import batch_dims, per_channel
-from bnlab.batch_norm.plain import check_memory, in_memory
+from bnlab.batch_norm.arithmetic import formulas, running
+from bnlab.batch_norm.arithmetic.arguments import Settings
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs, needed
+from bnlab.batch_norm.arithmetic.formulas import batch_dims, per_channel
+from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 
 __all__ = ["backward", "forward"]
 

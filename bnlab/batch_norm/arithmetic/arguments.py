@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bnlab.batch_norm.formulas import count
+from bnlab.batch_norm.arithmetic.formulas import count
 
 __all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks", "settings_of"]
 
