@@ -1,4 +1,4 @@
-"""Which of many folders that others are to make are there, at the cost of those that come."""
+"""Detects which of many expected folders have been created, at a cost that depends only on the new ones."""
 
 import os
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class _Parent:
 
 
 class Arrivals:
-    """The folders `names`, relative to `root`, that have come into being.
+    """Watches for the folders `names`, relative to `root`, to be created.
 
     A folder that is to hold others of them is asked for the time of its last change, and listed where that is new. No
     path is tried in vain, so that what is still to come costs nothing.
@@ -43,7 +43,7 @@ class Arrivals:
         self._parents = {str(root): top}
 
     def new(self) -> list[str]:
-        """Those that have come since the last call."""
+        """Return the folders created since the last call."""
         found: list[str] = []
         waiting = list(self._parents)
         while waiting:
@@ -65,7 +65,7 @@ class Arrivals:
 
 
 def _changed(path: str, parent: _Parent) -> list[str]:
-    """What is expected in `parent` and is there, if that may have changed since it was listed."""
+    """List the expected entries that are in `parent`, if it may have changed since it was last listed."""
     try:
         changed = os.stat(path).st_mtime_ns
         if changed != parent.changed:
@@ -76,7 +76,7 @@ def _changed(path: str, parent: _Parent) -> list[str]:
         if parent.num_listings >= _LISTINGS_OF_A_STATE:
             return []
         there = os.listdir(path)
-    except OSError:  # it is not there yet, or not for now
+    except OSError:  # it is missing, perhaps only for now
         return []
     parent.changed = changed
     parent.num_listings += 1

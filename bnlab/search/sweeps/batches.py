@@ -17,13 +17,14 @@ __all__ = ["Batches"]
 
 
 class Batches:
-    """
+    """Takes the trials of a sweep, batch by batch.
+
     Args:
-        sampler: which draws the values, and may want rounds.
-        before: the trials that the study had.
+        sampler: draws the values, perhaps in rounds.
+        before: the trials that the study already had.
     Attributes:
-        trials: taken by this process, by their numbers.
-        names: of their folders.
+        trials: those taken by this process, by number.
+        names: the names of their folders, by number.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Batches:
         self.names: dict[int, str] = {}
 
     def take(self, num_parallel: int) -> list[Trial]:
-        """The next batch, when there is room for its folders and the storage answers."""
+        """Take the next batch, once there is room for its folders and the storage answers."""
         for attempt in range(IN_A_ROW):
             self._wait_for_room()
             try:
@@ -51,16 +52,17 @@ class Batches:
         return []
 
     def _wait_for_room(self) -> None:
-        """
+        """Wait until the disk has room.
+
         Raises:
-            OSError: there is none, for long.
+            OSError: it has none for long.
         """
         error = wait_for_room(self._setup.folder.path, PATIENCE_S)
         if error is not None:
             raise error
 
     def _take(self, num_parallel: int) -> list[Trial]:
-        """Trials that do not depend on each other's results."""
+        """Take trials that do not depend on each other's results."""
         per_round = None
         if isinstance(self._sampler, SweepSampler):
             per_round = self._sampler.places_per_round(len(self._points_taken))
@@ -75,10 +77,10 @@ class Batches:
         return batch
 
     def _name(self, trial: Trial) -> str:
-        """The name of its folder, which is a new one even where others left theirs, or it is tried again."""
+        """Choose a new name for the trial's folder, even if another trial or try has taken the usual one."""
         try:
             name = self._setup.subdirs.name(trial.number, trial.values, trial.repeat)
-        except Exception:  # a job that cannot be composed; that is told where it is launched
+        except Exception:  # a job that cannot be composed is reported when it is launched
             return str(trial.number)
         if name in self._taken_names or self._setup.folder.trial(name).exists():
             name += f"-{trial.number}"
@@ -87,5 +89,5 @@ class Batches:
         return name
 
     def overrides(self, trial: Trial) -> list[str]:
-        """Of its job."""
+        """Return the overrides of the trial's job."""
         return [*self._setup.search.overrides(trial.values, trial.repeat), job_override(self.names[trial.number])]

@@ -35,7 +35,7 @@ EXIT_FAILED = 1
 
 
 def say(console: Console, line: str) -> None:
-    """As it is: a folder may be called [red]."""
+    """Print `line` without markup, since a folder may be called [red]."""
     console.out(line, highlight=False)
 
 
@@ -44,9 +44,10 @@ def count(number: int, noun: str) -> str:
 
 
 class Ending:
-    """
+    """Ends a sweep.
+
     Args:
-        why_unfinished: a sentence, where trials are left for the sweep to go on with; empty where none are.
+        why_unfinished: a sentence if the sweep can go on with further trials, else empty.
         is_interrupted: whether the user ended the sweep.
     """
 
@@ -79,7 +80,7 @@ class Ending:
         if self._why_unfinished:
             self._say_how_to_go_on()
         else:
-            shutil.rmtree(folder.unfinished, ignore_errors=True)  # of trials that failed
+            shutil.rmtree(folder.unfinished, ignore_errors=True)  # the states of trials that failed
             if leaderboard.best is not None:
                 self._say(f"Run the best again:\n{leaderboard.command(leaderboard.best)}")
         if self._is_interrupted:
@@ -122,7 +123,7 @@ class Ending:
 
 @contextmanager
 def _going_on(what: str) -> Iterator[None]:
-    """Log in a line that `what` cannot be shown, and go on: the results are written, and the ending says the rest."""
+    """Log in one line that `what` cannot be shown, and go on, since the results are written."""
     try:
         yield
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The study of a sweep, made or joined, with every trial that it still needs waiting in it."""
+"""Opening the study of a sweep, in which every trial that it still needs then waits."""
 
 from bnlab.search.study.changes import of_the_task
 from bnlab.search.study.design import Design
@@ -12,7 +12,8 @@ __all__ = ["open_study"]
 
 
 def open_study(setup: Setup) -> tuple[OwnStudy, Plan]:
-    """
+    """Make, join or take up the study, and enqueue what it lacks.
+
     Raises:
         UserError: the study is not there, or searches something else; or the folder has trials of others.
     """

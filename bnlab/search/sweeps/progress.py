@@ -20,7 +20,7 @@ LINE_EVERY_S = 10.0
 
 
 class SweepProgress:
-    """On a terminal, a bar with the counts; elsewhere a line now and then, and one at the end of each batch.
+    """Shows a bar with counts on a terminal; elsewhere an occasional line, and one at the end of each batch.
 
     Args:
         console: where it goes.
@@ -28,7 +28,7 @@ class SweepProgress:
         before: the trials that had finished before this process began; they say nothing about the time left.
         objective: its name.
         minimize: whether a lower objective is better.
-        seeds: runs a configuration, whose mean counts when it has all of them.
+        seeds: runs per configuration, whose mean counts once all have ended.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SweepProgress:
         self._bar.stop()
 
     def ended(self, trial: Trial, *, is_lost: bool = False) -> None:
-        """Count a trial. What failed, or `is_lost`, is said at once."""
+        """Count a trial; print a line at once if it failed or `is_lost`."""
         self._count(trial)
         if trial.status is Status.FAILED or is_lost:
             end = "was lost" if is_lost else trial.status
@@ -83,13 +83,13 @@ class SweepProgress:
         mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)
         sign = 1 if self._minimize else -1
         numbers = sorted(number for _, number in of_place.values())
-        # Of equals the first, as in the leaderboard, in whatever order they end.
+        # Of equals, the first by number is the best, as in the leaderboard, in whatever order they end.
         if self._best is None or (sign * mean, numbers[0]) < (sign * self._best[0], self._best[1]):
             noun = "trial" if self._seeds == 1 else "trials"
             self._best = mean, numbers[0], f"{noun} {', '.join(map(str, numbers))}"
 
     def update(self, num_running: int | None = None, activity: str = "") -> None:
-        """Show where the sweep stands; `num_running` trials are under way, `activity` is what the launcher says."""
+        """Show the progress, with `num_running` trials under way and the launcher's own words on its `activity`."""
         if num_running is not None:
             self._running = num_running
             self._activity = activity
@@ -98,7 +98,7 @@ class SweepProgress:
             self.print_line()
 
     def print_line(self) -> None:
-        """In a log, say where the sweep stands now, unless that was the last thing said."""
+        """Print the progress as a line into a log, unless it repeats the last one."""
         self._next_line = time.monotonic() + LINE_EVERY_S
         line = self._line()
         if not self._console.is_terminal and line != self._last_line:

@@ -1,4 +1,4 @@
-"""What a launcher runs for each trial: the task, with a record of its end in the trial's folder, however it ends."""
+"""The task that a launcher runs for each trial, whose end is recorded in the trial's folder, however it ends."""
 
 import logging
 import time
@@ -28,19 +28,19 @@ __all__ = ["JobEndedError", "RecordedTask"]
 PATIENCE_S = 60.0  # with a full disk
 
 log = logging.getLogger(__name__)
-logging.getLogger("bnlab").addHandler(logging.NullHandler())  # else what is to go to no log goes to stderr
+logging.getLogger("bnlab").addHandler(logging.NullHandler())  # otherwise records without a handler go to stderr
 
 
 class JobEndedError(RuntimeError):
-    """A job raised what is to end a program, such as SystemExit."""
+    """A job raised an exception that ends a program, such as SystemExit."""
 
 
 @dataclass(frozen=True)
 class RecordedTask:
-    """`task`, which leaves summary.json in Hydra's output folder; where it does not, this does.
+    """Runs `task`, and writes summary.json into Hydra's output folder if the task itself does not.
 
-    A summary is how a sweep learns of a trial while the launcher is still at work, and after the sweep was killed. What
-    a trial logs goes to its own train.log, the traceback of a failure too; the console is the sweep's.
+    From the summary, a sweep learns how a trial ended while the launcher is still at work, or after the sweep was
+    killed. A trial logs to its own train.log, tracebacks included; the console belongs to the sweep.
 
     Attributes:
         sweep_id: of the sweep, which takes no other's summary for its trial's.
@@ -58,7 +58,7 @@ class RecordedTask:
         for handler in logging.getLogger().handlers:
             if type(handler) is logging.StreamHandler:
                 handler.setLevel(logging.CRITICAL)
-        logging.raiseExceptions = False  # a log on a full disk is not to fill the screen with tracebacks
+        logging.raiseExceptions = False  # a log on a full disk must not fill the screen with tracebacks
         remember_all(self.secrets)
         learn(config)
         conceal_files_of_hydra(hydra)
@@ -73,7 +73,7 @@ class RecordedTask:
                 raise UserInterrupt from error
             log.error("the trial failed", exc_info=True)
             result = Summary(status=Status.FAILED, error=reason(error), seconds=time.monotonic() - start)
-            if is_outside(error):  # else it would be the next trial's, too
+            if is_outside(error):  # otherwise the next trial would fail, too
                 result["outside"] = True
                 wait_for_room(folder.parent, PATIENCE_S)
             _complete(folder, owner, result)
@@ -86,12 +86,12 @@ class RecordedTask:
 
 
 def _complete(folder: Path, owner: Owner, result: Summary, changes: bool = False) -> None:
-    """Write whose it is and what the task's own summary does not say; with `changes`, what it says otherwise too."""
-    with suppress(BlockingIOError), FolderLock(folder):  # else the folder is another run's
+    """Add the owner and the fields that the task's own summary lacks; with `changes`, overwrite its fields, too."""
+    with suppress(BlockingIOError), FolderLock(folder):  # if locked, the folder is another run's
         try:
             summary = summary_in(folder)
         except ValueError:
-            summary = None  # whatever it was, it is none
+            summary = None  # a damaged summary is replaced
         written = Summary() if summary is None else summary
         merged = written | result if changes else result | written
         merged["sweep"] = owner

@@ -1,4 +1,4 @@
-"""The files of a sweep's results, written anew as trials end."""
+"""The files of a sweep's results, rewritten as trials end."""
 
 import math
 import time
@@ -12,14 +12,15 @@ from bnlab.search.sweeps.setup import Setup
 __all__ = ["Results"]
 
 _WRITE_EVERY_S = 5.0
-_WRITE_FOR_OTHERS_EVERY_S = 60.0  # what they do in a shared study is not seen here
+_WRITE_FOR_OTHERS_EVERY_S = 60.0  # their trials in a shared study do not set `have_changed`
 
 
 class Results:
-    """
+    """Writes the results of a sweep.
+
     Attributes:
-        num_threads: that a trial computes with, where its launcher says so.
-        have_changed: since they were written.
+        num_threads: the threads that a trial computes with, if its launcher says so.
+        have_changed: whether they have changed since they were written.
     """
 
     def __init__(self, setup: Setup, own: OwnStudy) -> None:
@@ -34,7 +35,7 @@ class Results:
         return read_trials(self._own.study, setup.search.space, setup.definition.id, setup.folder.path)
 
     def write_now_and_then(self) -> None:
-        """At most a twentieth of the time, however many trials there are to write."""
+        """Write the results if they are due, which takes at most a twentieth of the time."""
         start = time.monotonic()
         if start <= (self._next if self.have_changed else self._next_unchanged):
             return
@@ -44,7 +45,7 @@ class Results:
         except OSError as error:
             if not is_outside(error):
                 raise
-            self.have_changed = True  # it comes later
+            self.have_changed = True  # try again later
         now = time.monotonic()
         cost = 20 * (now - start)
         self._next = now + max(_WRITE_EVERY_S, cost)

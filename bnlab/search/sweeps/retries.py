@@ -1,4 +1,4 @@
-"""Trials that ended for reasons from outside: which are tried again at once, and when that is no use any more."""
+"""Retries of trials that ended for reasons from outside, and when to give up."""
 
 import threading
 from collections import Counter
@@ -9,20 +9,20 @@ from bnlab.status import Status
 __all__ = ["Retries"]
 
 AT_ONCE = 2  # times that a trial is tried again by the same process
-IN_A_ROW = 3  # different trials that end so, none of the others in between, stop a sweep
+IN_A_ROW = 3  # this many different trials lost in succession stop a sweep
 
 _Place = tuple[int, int]  # of a configuration, and which of its seeds
 
 
 class Retries:
-    """Counts by place, (point, repeat), under which every try of a trial is the same.
+    """Counts ends by place, (point, repeat), which all tries of a trial share.
 
     Attributes:
         reason: of the last end from outside; empty before.
     """
 
     def __init__(self, num_parallel: int) -> None:
-        self._in_a_row = max(IN_A_ROW, num_parallel + 1)  # what runs side by side can be lost to one cause
+        self._in_a_row = max(IN_A_ROW, num_parallel + 1)  # trials that run in parallel can be lost to one cause
         self._num_ends: Counter[_Place] = Counter()
         self._row: set[_Place] = set()
         self._again: list[int] = []
@@ -31,7 +31,7 @@ class Retries:
         self.reason = ""
 
     def ended(self, trial: Trial, *, is_lost: bool) -> None:
-        """`trial` ended; it `is_lost` where the reason came from outside."""
+        """Count the end of `trial`, which `is_lost` if the reason came from outside."""
         place = trial.place, trial.repeat
         with self._lock:
             if not is_lost:
@@ -47,7 +47,7 @@ class Retries:
                 self._left.add(place)
 
     def take(self) -> list[int]:
-        """The numbers of the trials to be tried again now."""
+        """Return the numbers of the trials to be tried again now."""
         with self._lock:
             again, self._again = self._again, []
             return again
@@ -58,5 +58,5 @@ class Retries:
 
     @property
     def num_left(self) -> int:
-        """Trials that a sweep which goes on another time tries again."""
+        """The number of trials left for the sweep when it is resumed."""
         return len(self._left)

@@ -57,7 +57,7 @@ class RunningSweep:
             search.minimize,
             search.settings.seeds,
         )
-        self._stopped = ""  # why, where not the user did it
+        self._stopped = ""  # the reason, unless the user stopped it
         self._num_running = 0
 
     def run(self, launcher: Launcher) -> list[Trial]:
@@ -79,7 +79,7 @@ class RunningSweep:
                 interrupted = not self._stopped
             except Exception as error:
                 if not is_outside(error):
-                    self._results.write()  # what there is, before a mistake of the user's sampler ends the sweep
+                    self._results.write()  # before a mistake of the user's sampler ends the sweep
                     raise
                 self._stopped = reason(error)
         why = self._why_unfinished(interrupted)
@@ -108,7 +108,7 @@ class RunningSweep:
         return ""
 
     def _launch(self, launcher: Launcher, batch: Sequence[Trial]) -> None:
-        """Run a batch to its end. What a failing launcher leaves is launched again, without the job it fell over."""
+        """Run a batch to its end. If the launcher fails, launch the rest again without the job at which it failed."""
         left = list(batch)
         while left:
             leave_removed_folder()
@@ -139,7 +139,7 @@ class RunningSweep:
         self._progress.update(num_running=0)
 
     def _after_failure(self, error: BaseException, unfinished: Sequence[Trial]) -> list[Trial]:
-        """The trials to launch again; those that the launcher failed at are told so."""
+        """Return the trials to launch again; record the failure of those at which the launcher failed."""
         leave_removed_folder()
         left = []
         for trial in unfinished:
@@ -156,7 +156,7 @@ class RunningSweep:
         return left
 
     def tell_return(self, number: int, job_return: JobReturn | None) -> None:
-        """End a trial that left no summary, by what the launcher says of it."""
+        """End a trial without a summary by what the launcher returned for it."""
         if job_return is not None and job_return.status == JobStatus.COMPLETED:
             result = Summary(status=Status.COMPLETED, objective=job_return.return_value)
         else:
@@ -184,7 +184,7 @@ class RunningSweep:
                 break
 
     def seen(self, num_running: int) -> None:
-        """Called again and again while a batch runs, with the number of trials under way."""
+        """Update the display; called repeatedly while a batch runs, with the number of trials under way."""
         leave_removed_folder()
         self._results.have_changed |= num_running != self._num_running
         self._num_running = num_running
@@ -192,7 +192,7 @@ class RunningSweep:
         self._results.write_now_and_then()
 
     def result(self, number: int) -> Summary | None:
-        """While a batch runs, in a folder that is new: it may lack the identity, which another sweep's would have."""
+        """Read a summary while a batch runs; in a new folder, it may lack the owner that another sweep's would name."""
         name = self._batches.names[number]
         if not self._folder.has_result(name):
             return None
@@ -202,7 +202,7 @@ class RunningSweep:
         )
 
     def returned(self, since: int) -> Mapping[int, JobReturn]:
-        """What the launcher says of jobs that have ended, by their place in the batch, if it does before the last.
+        """Return the launcher's returns of jobs that have ended, by position in the batch, if it offers them early.
 
         Args:
             since: how many of them are known already.
@@ -210,11 +210,11 @@ class RunningSweep:
         returns = self._offers.returns
         if len(returns) <= since:
             return {}
-        return dict(islice(dict(returns).items(), since, None))  # threads of the launcher go on adding to it
+        return dict(islice(dict(returns).items(), since, None))  # the launcher's threads may add to it meanwhile
 
     def has_started(self, number: int) -> bool:
         return self._folder.has_started(self._batches.names[number])
 
     def release(self) -> None:
-        """Called by a thread at its end."""
+        """Release this thread's connection; called at the end of a thread."""
         release(self._setup.storage)

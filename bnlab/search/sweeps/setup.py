@@ -1,4 +1,4 @@
-"""What a sweep is run with, from the command line or from its folder."""
+"""The setup of a sweep, from the command line or from its folder."""
 
 from dataclasses import dataclass
 
@@ -17,9 +17,10 @@ __all__ = ["Setup"]
 
 @dataclass(frozen=True)
 class Setup:
-    """
+    """The settings of a sweep, shared by all that run it.
+
     Attributes:
-        settings: of the jobs, for other sweeps to compare with.
+        settings: of the jobs; sweeps that share a study compare them.
         config, loader: from which the jobs are composed.
         subdirs: the names of their folders.
         resumes: whether the sweep goes on, rather than begins.

@@ -1,4 +1,4 @@
-"""A sweep from the command line: define a new one or take up a stored one, lock its folder, and run it."""
+"""A sweep from the command line: define a new one or resume a stored one, lock its folder, and run it."""
 
 import copy
 import logging
@@ -46,7 +46,7 @@ _OF_PRUNER = "search.pruner."
 
 
 def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, arguments: Sequence[str]) -> list[Trial]:
-    """Search, from Hydra's multirun config and the overrides of its settings.
+    """Run a search from Hydra's multirun config and the overrides of its settings.
 
     Returns:
         the trials, where all of them have a result.
@@ -132,7 +132,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
 
 
 def _say_who_is_not_called(names: set[str]) -> None:
-    """Hydra has made the callbacks of the command before the stored ones were read."""
+    """Warn of stored callbacks, since Hydra made its callbacks before they were read."""
     if names:
         log.warning(
             "%s: not called, for Hydra makes its callbacks from the command line: give it again.",
@@ -141,7 +141,7 @@ def _say_who_is_not_called(names: set[str]) -> None:
 
 
 def _as_read(stored: Definition, keeps_storage: bool) -> Definition:
-    """What is taken from the folder: an address that is given anew is the user's."""
+    """Return what is taken from the folder: without the storage, if the user gives it anew."""
     if keeps_storage:
         return stored
     return replace(stored, storage=None, overrides=without(stored.overrides, "search.storage"))
@@ -154,7 +154,7 @@ def _refuse_unless_trusted(folder: SweepFolder, reasons: Iterable[str]) -> None:
 def _resumed(
     config: DictConfig, arguments: Sequence[str], stored: Definition, loader: SweepConfigLoader
 ) -> tuple[DictConfig, list[str]]:
-    """The config and overrides of the stored sweep, with the new launcher and the few settings that may change."""
+    """Compose the config and overrides of the stored sweep, with the new launcher and the settings that may change."""
     given = Origin.of(config.hydra, config_folder())
     new = without(arguments, "search.resume", TRUST)
     masked = [key_of(line) for line in stored.overrides if is_masked(line.partition("=")[2])]  # to be given again
@@ -184,7 +184,7 @@ def _resumed(
 
 
 def _fix_folder(config: DictConfig, folder: SweepFolder) -> Origin:
-    """Every job goes below `folder`, whatever its process has as the current directory, and however late it starts.
+    """Place every job below `folder`, whatever the current directory of its process is.
 
     Returns:
         where the config came from, without that folder.
@@ -212,7 +212,7 @@ def _check_unchanged(folder: SweepFolder, settings: Settings) -> None:
 
 
 def _storage(search: Search, config: DictConfig, folder: SweepFolder) -> str | None:
-    """The address as it is kept: what the environment says stays there, for it may be a password."""
+    """Return the address as it is stored: unresolved if it comes from the environment, as it may hold a password."""
     url = search.settings.storage
     if url is None:
         return None

@@ -1,4 +1,4 @@
-"""Going on with a sweep that somebody else made: what its folder asks for that only its maker can answer for."""
+"""Resuming a sweep that somebody else made: what in its folder needs the user's trust."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["TRUST", "needs_trust", "reasons_of_configs", "reasons_of_definition"
 
 TRUST = "search.trust"
 
-# What may be set of Hydra: of all else, much is called or written to.
+# The settings of Hydra that are harmless: many others name code or files.
 _OF_HYDRA = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.launcher.n_jobs")
 _CHOICES = {"hydra/launcher": ("basic", "joblib", "stacked"), "hydra.mode": ("MULTIRUN",)}
 
@@ -31,12 +31,12 @@ IsKnown = Callable[[str], object]
 
 
 def needs_trust(stored: Definition, config: DictConfig) -> bool:
-    """Whether whoever goes on with this sweep has to say so; by names alone, which costs no import of torch."""
+    """Whether resuming this sweep needs trust, judged by names alone, which needs no import of torch."""
     return any((*reasons_of_definition(stored, known_by_name), *reasons_of_configs(config, known_by_name)))
 
 
 def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) -> Iterator[str]:
-    """Why `sweep.yaml` needs the user's trust: what it says of Hydra, of the study and of targets."""
+    """Yield why `sweep.yaml` needs trust: what it sets of Hydra, the study and targets."""
     yield from _reasons_of_origin(stored.origin)
     if stored.storage is not None and ("${" in stored.storage or not _is_inside(stored.storage)):
         yield "keeps its study elsewhere (`search.storage`)"  # an address may hold a password: it is not shown
@@ -47,7 +47,7 @@ def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) 
 
 
 def reasons_of_configs(config: DictConfig, is_known: IsKnown = known_target) -> Iterator[str]:
-    """Why what is composed of it needs that trust; `config` is a sweep's, with the choices that all jobs share."""
+    """Yield why the composed `config` of a sweep needs trust."""
     settings: Any = OmegaConf.to_container(config, resolve=False)
     settings.pop("hydra")  # `_reasons_of_origin` leaves nothing there but bnlab's own
     yield from reasons_of_targets(settings, is_known)
@@ -64,7 +64,7 @@ def _reasons_of_origin(origin: Origin) -> Iterator[str]:
 
 
 def _is_inside(storage: str) -> bool:
-    """Whether it is the file of an SQLite database in the sweep's folder."""
+    """Whether it is an SQLite file in the sweep's folder."""
     scheme, _, file = storage.partition(":///")
     return scheme == "sqlite" and not file.startswith(("/", "file:")) and ".." not in file and "?" not in file
 
@@ -85,7 +85,7 @@ def _reasons_of_override(line: str, is_known: IsKnown) -> Iterator[str]:
 
 
 def _values_of(override: Override) -> list[Any]:
-    """Those that it sets, or sweeps over, as plain values."""
+    """Return the values that the override sets or sweeps over, as plain values."""
     values: Sequence[Any]
     if not override.is_sweep_override():
         values = [override.value()]

@@ -1,4 +1,4 @@
-"""While a launcher works: who has ended is told at once, and to watch costs what changes, not what is open."""
+"""Watching a batch while its launcher works: each end is told at once, at a cost that depends on changes alone."""
 
 import logging
 import threading
@@ -19,7 +19,7 @@ _LOOKS = 200  # at the folders of trials under way, each time; where there are m
 
 
 class Watched(Protocol):
-    """A running sweep, as far as its watch asks it; trials go by their numbers."""
+    """What a watch needs of a running sweep; trials are named by number."""
 
     def result(self, number: int) -> Summary | None: ...
     def returned(self, since: int) -> Mapping[int, JobReturn]: ...
@@ -30,7 +30,7 @@ class Watched(Protocol):
 
 
 class Watch:
-    """Tells each trial as soon as its folder says how it ended, whatever process wrote that, or its launcher does.
+    """Tells the end of each trial as soon as its folder or its launcher shows it, whichever process wrote that.
 
     Args:
         sweep: which is told.
@@ -63,12 +63,12 @@ class Watch:
         while not self._stop.wait(_POLL_S):
             try:
                 self.look()
-            except Exception:  # a busy database: whatever is missed is told at the end of the batch
+            except Exception:  # e.g. a busy database: what is missed is told at the end of the batch
                 logging.getLogger(__name__).debug("telling while the batch runs failed", exc_info=True)
         self._sweep.release()
 
     def look(self) -> None:
-        """Tell those that have ended, as far as the launcher says so or a folder whose turn it is."""
+        """Tell the trials that have ended, by the launcher's returns and the folders whose turn it is."""
         for name in self._arrivals.new():
             number = self._number_of[name]
             if number in self.open:
@@ -78,12 +78,12 @@ class Watch:
             self._num_returned += 1
         for _ in range(min(_LOOKS, len(self._running))):
             number = next(iter(self._running))
-            self._running.move_to_end(number)  # first: another one's turn comes where telling this one fails
+            self._running.move_to_end(number)  # first, so that a failure here does not block the others
             self._tell_if_ended(number)
         self._sweep.seen(len(self._running))
 
     def collect(self) -> None:
-        """Look at all that are open, under way or not."""
+        """Look at all open trials, started or not."""
         returned = self._sweep.returned(0)
         for place, number in enumerate(self._numbers):
             self._tell_if_ended(number, returned.get(place))
