@@ -1,4 +1,4 @@
-"""The state of one network of a stack as Lightning's trainer would have saved it: either can go on from it."""
+"""The state of one network of a stack, saved as Lightning's trainer saves it, so that either can go on from it."""
 
 import io
 from collections.abc import Callable
@@ -38,12 +38,12 @@ class Snapshot:
     scheduler: dict[str, Any] | None
 
     def plain(self) -> dict[str, Any]:
-        """Of types that `torch.load` gives back with `weights_only=True`."""
+        """Convert to types that `torch.load` can read with `weights_only=True`."""
         return vars(self) | {"network": self.network(), "optimizer": self.optimizer()}
 
     @classmethod
     def of(cls, plain: Any) -> "Snapshot":
-        """The opposite of `plain`, of what may be anything.
+        """Invert `plain`, given any value.
 
         Raises:
             ValueError: it is no snapshot.
@@ -93,7 +93,7 @@ def write_checkpoint(path: Path, snapshot: Snapshot, normalization: dict[str, Te
 
 
 def _fit_loop(snapshot: Snapshot) -> dict[str, Any]:
-    """Where the trainer stands, in the counters of Lightning's loops: in the last hooks of an epoch, or of a step."""
+    """Return the counters of Lightning's loops, as they are in the last hooks of an epoch or of a step."""
     total, current, epochs = snapshot.step, snapshot.steps_in_epoch, snapshot.epoch
     no_state: dict[str, Any] = {}
 

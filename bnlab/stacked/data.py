@@ -22,14 +22,14 @@ __all__ = ["Data", "load_data"]
 
 @dataclass(frozen=True)
 class Data:
-    """Normalized `splits`, what normalized them, None where they are as they were read, and which data they are."""
+    """Normalized `splits`, their normalization (None if they are as read), and their fingerprint."""
 
     splits: Splits
     normalization: Normalization | None
     fingerprint: str
 
     def statistics(self) -> dict[str, torch.Tensor]:
-        """What checkpoints say of inputs and targets."""
+        """Return the statistics of inputs and targets for checkpoints."""
         return input_and_target_state(self.normalization, self.splits.target_scale)
 
     def split(self, name: str, dtype: torch.dtype, device: torch.device) -> Split:
@@ -38,11 +38,11 @@ class Data:
 
 
 _Key = tuple[str, tuple[tuple[str, int, int], ...], int]
-_loaded: dict[_Key, tuple[Data, Any]] = {}  # the newest only, with the function that gave them
+_loaded: dict[_Key, tuple[Data, Any]] = {}  # only the newest, with the function that returned them
 
 
 def load_data(config: DictConfig, *, is_beginning: bool = False) -> Data:
-    """The data of `config.data`: those that are kept, unless a file that it names was changed since, or its function.
+    """Load the data of `config.data`, or return those in memory if neither their files nor their function has changed.
 
     Args:
         is_beginning: of a training in a process that may be a notebook: a function that is not ours is called again, as
@@ -66,20 +66,20 @@ def load_data(config: DictConfig, *, is_beginning: bool = False) -> Data:
 
 
 def _own_function(name: Any) -> Any:
-    """What `name` means now, of the user's functions; None for ours, which give the same for the same arguments."""
+    """Return the user's function called `name`; None for ours, which return the same for the same arguments."""
     if not isinstance(name, str) or known_target(name) is not None:
         return None
-    with suppress(Exception):  # which building it will say
+    with suppress(Exception):  # building it will raise the error
         return get_object(name)
     return None
 
 
 def _files(arguments: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """The files that the arguments name, and what changes with what is in them."""
+    """Yield the files that the arguments name, with the times and sizes that change with their content."""
     for value in arguments.values():
         if isinstance(value, str):
             try:
-                path = Path(value).expanduser().absolute()  # in another folder, it is another file
+                path = Path(value).expanduser().absolute()  # relative to another folder, it is another file
                 found = path.stat()
             except (OSError, ValueError, RuntimeError):
                 continue

@@ -1,4 +1,4 @@
-"""Networks as one model, and its metrics on a split."""
+"""Building one model of K networks, and evaluating it on a split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,13 +23,13 @@ DTYPES = {"32-true": torch.float32, "64-true": torch.float64}
 def stacked_model(
     networks: Sequence[nn.Module], dtype: torch.dtype | None = None, criterion: Criterion = CLASSES
 ) -> StackedMLP | StackedModule:
-    """The networks as one: layer by layer where all layers are known, else by vmap."""
+    """Stack the networks, layer by layer if all layers are known, else by vmap."""
     kind = StackedMLP if all(map(StackedMLP.takes, networks)) else StackedModule
     return kind(networks, dtype, criterion)
 
 
 def criterion_of(splits: Splits, *, keeps_outputs: bool = False) -> tuple[Criterion, TargetScale | None]:
-    """What is minimized on these data, and the scale of their targets, where these are numbers."""
+    """Return what is minimized on these data, and the scale of their targets if these are numbers."""
     criterion, scale = (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
     return (replace(criterion, keeps_outputs=True) if keeps_outputs else criterion), scale
 
@@ -41,7 +41,7 @@ def evaluate(
     scale: TargetScale | None,
     own: Sequence[OwnMetrics] = (),
 ) -> list[dict[str, float]]:
-    """The metrics of each network on `split`, as `model.prepare` gives it.
+    """Compute the metrics of each network on `split`, as `model.prepare` returns it.
 
     Args:
         scale: of numbers to predict.
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def collect(model: StackedMLP | StackedModule, y: Tensor, own: Sequence[OwnMetrics]) -> None:
-    """Let the metrics of each network have its outputs of the newest batch, whose labels are y, (K, N) or (N,)."""
+    """Update the metrics of each network by its outputs for the newest batch, whose labels are y, (K, N) or (N,)."""
     for index, metrics in enumerate(own):
         assert model.outputs is not None
         metrics.update(model.outputs[index], y if y.dim() == 1 else y[index])

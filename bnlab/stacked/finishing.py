@@ -1,4 +1,4 @@
-"""The end of trials that were trained together: their pictures, and their folders on the disk."""
+"""Finishing trials that were trained together: drawing their curves and writing their folders to disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -12,7 +12,7 @@ __all__ = ["draw", "finish"]
 
 
 def finish(trials: Sequence[StackedTrial]) -> Iterator[StackedTrial]:
-    """Write what the folders of trials that have ended are to hold; yield each when its folder is on the disk.
+    """Write the folders of trials that have ended; yield each trial once its folder is on disk.
 
     Raises:
         OSError: one cannot be written; those before it are complete.
@@ -29,7 +29,7 @@ def finish(trials: Sequence[StackedTrial]) -> Iterator[StackedTrial]:
 def _write_while_possible(
     trials: Sequence[StackedTrial], write: Callable[[StackedTrial], None]
 ) -> tuple[Sequence[StackedTrial], OSError | None]:
-    """The trials that were written, and what ended it before the last."""
+    """Return the trials that were written, and the error that stopped the writing early, if any."""
     for index, trial in enumerate(trials):
         try:
             write(trial)
@@ -39,8 +39,8 @@ def _write_while_possible(
 
 
 def draw(trials: Sequence[StackedTrial], pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]]) -> None:
-    """Give each trial the picture of its curves; those that went the same way share their axes."""
-    for diverged in (False, True):  # whose losses would leave nothing to see of the others
+    """Draw the curves of each trial; diverged trials share their axes, and so do the others."""
+    for diverged in (False, True):  # their losses would dwarf all others
         drawn = [trial for trial in trials if trial.history.rows and (trial.status == Status.DIVERGED) == diverged]
         if drawn:
             curves = [

@@ -1,4 +1,4 @@
-"""Which trainings can be one stack: those whose configs differ only in numbers that each network can have alone."""
+"""Grouping trainings into stacks: their configs may differ only in numbers that each network has for itself."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from bnlab.stacked.early_stopping import early_stopping_lacks
 __all__ = ["data_key", "group_key", "why_alone"]
 
 _OF_NO_SHAPE = ("seed", "scheduler", "callbacks", "objective", "figures", "search")  # settings
-# Numbers that shape no tensor; whether they are null decides which tensors there are. All of an optimizer's are such.
+# Numbers that do not affect shapes, though null or not decides which tensors exist. All of an optimizer's are such.
 _OF_EACH = {
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
@@ -20,9 +20,9 @@ _OF_EACH = {
 # names, since whoever groups jobs does not import torch.
 _NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
-# Arguments of Lightning's Trainer that a stack has, too; what they may be says `bnlab.rules`.
+# Arguments of Lightning's Trainer that a stack has, too, with values checked by `bnlab.rules`.
 _SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
-# The others, and the values with which Lightning does what a stack does.
+# The other arguments, and the values with which Lightning does what a stack does.
 _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
     "accelerator": ("auto", "cpu"),
     "devices": (1,),
@@ -56,7 +56,7 @@ _AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
 
 
 def why_alone(config: Mapping[str, Any]) -> str | None:
-    """Why a training must be done by Lightning, from its config as a plain dict; None if a stack can do it."""
+    """Say why Lightning must do a training, given its config as a plain dict; None if a stack can do it."""
     trainer = config.get("trainer") or {}
     if trainer.get("_target_") not in (LIGHTNINGS_TRAINER, QUICK_TRAINER):
         return f"trainer._target_={trainer.get('_target_')} is not Lightning's Trainer"
@@ -80,10 +80,10 @@ def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
 
 
 def group_key(config: Mapping[str, Any]) -> str:
-    """Equal for the configs of networks that can be one stack: same data, shapes, rules and length of training."""
+    """Return a key that is equal for networks that can be one stack: same data, shapes, rules and length."""
     shape: dict[str, Any] = {key: config[key] for key in config if key not in _OF_NO_SHAPE}
     knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
-    if is_quick(config):  # a stack is no other
+    if is_quick(config):  # the quick trainer trains as a stack does
         shape["trainer"] = {**config["trainer"], "_target_": LIGHTNINGS_TRAINER}
     settings = config.get("optimizer") or {}
     shape["optimizer"] = {name: "a number" if _is_number(value) else value for name, value in settings.items()}
@@ -107,5 +107,5 @@ def _target(config: Mapping[str, Any], group: str) -> Any:
 
 
 def data_key(config: Mapping[str, Any]) -> str:
-    """Equal for configs that train on the same data."""
+    """Return a key that is equal for configs with the same data."""
     return json.dumps({key: value for key, value in config["data"].items() if key != "batch_size"}, sort_keys=True)

@@ -1,4 +1,4 @@
-"""A training to be done: the same from whoever asks for it to the worker that does it."""
+"""A training to be done, in the same form from the caller to the worker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,13 +38,13 @@ class Job:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The settings as a run takes them."""
+        """The settings as a DictConfig."""
         if isinstance(self.settings, DictConfig):
             return self.settings
         return self.interpolated(OmegaConf.create(dict(self.settings)))
 
     def interpolated(self, config: DictConfig) -> DictConfig:
-        """`config`, which was made of the settings, with the interpolations in it again."""
+        """Put the interpolations back into `config`, which was made of the settings."""
         for (*above, last), text in self.from_environment.items():
             node = config
             for part in above:

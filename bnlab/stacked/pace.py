@@ -1,20 +1,20 @@
-"""How often a stack writes what there is of its training: seldom enough to cost little, often enough to lose little.
+"""How often a stack writes its state: seldom enough to cost little, often enough to lose little.
 
-With c the seconds that the last time took, the next comes when the stack has trained, since then, for at least
+If the last writing took c seconds, the next one is due when the stack has trained since then for at least
 
     max(EVERY_S, c / SHARE)
 
-so that at most SHARE of the time goes into writing, and a kill costs at most that many seconds of training. For the
-first time, c is estimated from the bytes to be written.
+so that writing takes at most SHARE of the time, and a kill costs at most that many seconds of training. At first, c
+is estimated from the bytes to be written.
 """
 
 import os
 
 __all__ = ["Pace"]
 
-EVERY_S = float(os.environ.get("BNLAB_WRITE_EVERY_S") or 10.0)  # what trains for less is sooner done again
+EVERY_S = float(os.environ.get("BNLAB_WRITE_EVERY_S") or 10.0)  # a shorter training is cheaper to repeat
 SHARE = 0.03
-BYTES_PER_S = 100e6  # a slow disk's
+BYTES_PER_S = 100e6  # of a slow disk
 
 
 class Pace:
@@ -32,7 +32,7 @@ class Pace:
         return now >= self._due
 
     def wrote(self, begun: float, ended: float) -> None:
-        """It took from `begun` to `ended`, whether or not it went well."""
+        """Report that writing took from `begun` to `ended`, whether or not it succeeded."""
         self._due = ended + _pause(ended - begun)
 
 

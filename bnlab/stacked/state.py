@@ -1,4 +1,4 @@
-"""What a network of a stack needs to go on in another process as if nothing had happened.
+"""The state from which a network of a stack continues in another process as if nothing had happened.
 
 The rest is given by the config: the order of the data follows from the seed and the epoch, the schedule, early stopping
 and the best epoch from the rows of metrics.
@@ -21,7 +21,7 @@ _COLUMNS = {"epoch", "step", "lr", "train_loss", "val_loss", "seconds"}  # which
 
 @dataclass(frozen=True)
 class State:
-    """After an epoch, or, where `status` says how it ended, after the last.
+    """The state after an epoch, which is the last one if `status` says how the training ended.
 
     Attributes:
         rows: of metrics.csv, one an epoch.
@@ -55,14 +55,14 @@ class State:
         return int(self.rows[-1]["step"])
 
     def plain(self) -> dict[str, Any]:
-        """Of types that `torch.load` gives back with `weights_only=True`."""
+        """Convert to types that `torch.load` can read with `weights_only=True`."""
         best, last = (None if snapshot is None else snapshot.plain() for snapshot in (self.best, self.last))
         status = None if self.status is None else str(self.status)
         return vars(self) | {"status": status, "best": best, "last": last}
 
     @classmethod
     def of(cls, plain: Any) -> "State":
-        """The opposite of `plain`, of what may be anything.
+        """Invert `plain`, given any value.
 
         Raises:
             ValueError: it is no state.

@@ -32,11 +32,11 @@ Keep = Callable[[StackedTrial, dict[str, Tensor], dict[str, Tensor]], None]
 
 
 class Interrupted(Exception):  # noqa: N818  # a request, not an error
-    """Whoever started the training wants it to end."""
+    """The caller has asked the training to end."""
 
 
 class Training:
-    """K trials that differ only in numbers, on their way as one.
+    """Trains K trials that differ only in numbers as one stack.
 
     Each has the batches, the updates, the schedule and the end that it has in a training of its own. One that ends
     before the others leaves, and the rest go on smaller. Those that go on from a state (`StackedTrial.go_on`) have all
@@ -107,7 +107,7 @@ class Training:
 
     @property
     def num_steps(self) -> int:
-        """Made so far."""
+        """The number of steps so far."""
         return self._optimizer.num_steps
 
     @property
@@ -115,7 +115,7 @@ class Training:
         return len(self._batches.sizes)
 
     def _go_on(self) -> None:
-        """Take over the states from which the trials go on."""
+        """Restore the states from which the trials continue."""
         self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
         states = [trial.going_on for trial in self._trials if trial.going_on is not None]
         for trial in self.all_trials:
@@ -137,7 +137,7 @@ class Training:
 
     @torch.no_grad()
     def run(self, is_interrupted: bool = False) -> bool:
-        """Train all to their end, and test the best weights of each that comes to its own.
+        """Train all trials to their end, and test the best weights of each that was not interrupted.
 
         Args:
             is_interrupted: end them where they stand.
@@ -186,7 +186,9 @@ class Training:
         val = self._with_own(self._trials, val, own, "val")
         model.sync()
         self._epoch += 1
-        is_whole = num_steps == len(self._batches.sizes)  # one that max_steps cuts short moves no schedule
+        is_whole = num_steps == len(
+            self._batches.sizes
+        )  # an epoch that max_steps cuts short does not move the schedule
         is_last = self._epoch == self._max_epochs or optimizer.num_steps == self._max_steps
         for index, trial in enumerate(self._trials):
             trial.steps += num_steps
@@ -208,19 +210,19 @@ class Training:
             self._optimizer.read()
 
     def _keep_amid_epoch(self, num_steps: int, num_samples: int) -> None:
-        """Let each trial have the state after so many steps of an epoch that will not end."""
+        """Give each trial its state after this many steps of an epoch that will not end."""
         self._model.sync()
         is_last = num_steps == len(self._batches.sizes)
         for index, trial in enumerate(self._trials):
             trial.steps += num_steps
             trial.samples += num_samples
-            if is_last:  # as Lightning, before it validates
+            if is_last:  # Lightning does so before it validates
                 trial.schedule({}, after_the_checkpoints=False)
             state = vars(self._snapshot(index, num_steps)) | {"epoch": self._epoch + 1}
             trial.last = SnapshotAmidEpoch(**state, is_last=is_last)
 
     def _test_best(self) -> None:
-        """The test metrics of the best weights of each network that was not interrupted, in one stack once more."""
+        """Test the best weights of each network that was not interrupted, again as one stack."""
         ended = (Status.INTERRUPTED, Status.FAILED)
         trials = [trial for trial in self.all_trials if trial.best is not None and trial.status not in ended]
         if not trials:
@@ -265,7 +267,7 @@ class Training:
         )
 
     def _write_some(self, num_steps: int) -> None:
-        """In a long training, let readers see how far it has come, and another process go on from there."""
+        """In a long training, write the progress for readers, and the states for another process to continue from."""
         begun = time.monotonic()
         if not self._trials or not self._pace.is_due(begun):
             return
@@ -301,7 +303,7 @@ class Training:
             self._keep(trial, self._model.stack.state_dict(index), self._optimizer.moments(index))
 
     def _let_go(self, num_steps: int) -> None:
-        """Take out of the stack whoever has ended."""
+        """Remove the trials that have ended from the stack."""
         for index, trial in enumerate(self._trials):
             if trial.status is not None:
                 trial.last = self._snapshot(index, num_steps)
@@ -309,7 +311,7 @@ class Training:
         self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
 
     def _stay(self, staying: Sequence[int]) -> None:
-        """Go on with the trials at these indices only."""
+        """Keep only the trials at these indices."""
         if len(staying) == len(self._trials):
             return
         self._trials = [self._trials[index] for index in staying]

@@ -1,4 +1,4 @@
-"""One network of a stack from its config to its run folder: what it is, how it goes, what it leaves."""
+"""One trial of a stack, from its config to its run folder."""
 
 import logging
 import time
@@ -41,7 +41,7 @@ _LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf
 
 @dataclass
 class StackedTrial:
-    """A network on its way through a stack.
+    """A network that trains in a stack, with its optimizer, schedule, history and folder.
 
     Attributes:
         begun: when, by `time.monotonic`.
@@ -76,7 +76,7 @@ class StackedTrial:
         return History(self.config.objective, minimize=minimizes(self.config))
 
     def create(self) -> None:
-        """Check the config and make the folder, which is this trial's alone until `close`.
+        """Check the config and make the folder, which stays locked until `close`.
 
         Raises:
             UserError: a config that cannot work, or a folder that cannot be written.
@@ -87,11 +87,11 @@ class StackedTrial:
         self._is_created = True
 
     def close(self) -> None:
-        """Leave the folder to others."""
+        """Unlock the folder."""
         self._alone.close()
 
     def build(self, data: Data) -> nn.Module:
-        """The network with its initial weights; its optimizer and schedule are kept here, and move its numbers.
+        """Build the network with its initial weights, its optimizer and its schedule, which the trial keeps.
 
         Raises:
             UserError: what cannot work, found before any training.
@@ -112,7 +112,7 @@ class StackedTrial:
         return network
 
     def state(self, network: dict[str, Tensor], moments: dict[str, Tensor], rungs: dict[str, float]) -> State:
-        """What another process needs to go on from here, with the numbers of the network and of its optimizer."""
+        """Return the state for another process to continue from, given the numbers of the network and its optimizer."""
         return State(
             rows=self.history.rows,
             lines=self._lines,
@@ -127,7 +127,7 @@ class StackedTrial:
         )
 
     def go_on(self, state: State, network: nn.Module) -> None:
-        """Take over what it had come to; `network` and this trial are as `build` leaves them.
+        """Continue from `state`; `network` and this trial must be as `build` made them.
 
         Raises:
             ValueError: it is not the state of such a trial; then this one is to be built again.
@@ -164,7 +164,7 @@ class StackedTrial:
         self.log(f"goes on after epoch {state.epoch}" if self.status is None else "goes on to its test")
 
     def begin_anew(self, data: Data) -> nn.Module:
-        """After `go_on` was refused: what `build` gives."""
+        """Build again, after `go_on` was refused."""
         self.history = self._new_history()
         return self.build(data)
 
@@ -178,7 +178,7 @@ class StackedTrial:
         return self.optimizer.param_groups[0]["lr"]
 
     def schedule(self, row: Mapping[str, float], *, after_the_checkpoints: bool) -> None:
-        """Move the learning rate to that of the epoch after `row`: when Lightning does, which is later on a plateau."""
+        """Set the learning rate of the epoch after `row`, when Lightning does so: later for a plateau schedule."""
         is_on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
         if self.scheduler is None or is_on_plateau != after_the_checkpoints:
             return
@@ -192,7 +192,7 @@ class StackedTrial:
         self._lines.append(_LINE.format(record))
 
     def end_epoch(self, lr: float, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
-        """Take down an epoch; decides whether it was the last. `snapshot` gives the network's state."""
+        """Record an epoch and decide whether it was the last. `snapshot` returns the network's state."""
         epoch = len(self.history.rows) + 1
         improved = self.history.add(epoch, self.steps, lr, metrics)
         self.log(f"epoch {epoch}: " + ", ".join(f"{name} {value:.5g}" for name, value in sorted(metrics.items())))
@@ -208,7 +208,7 @@ class StackedTrial:
             self.status = Status.COMPLETED
 
     def break_off(self, error: UserError) -> None:
-        """Fail, and leave the other networks of the stack to go on."""
+        """Fail, while the other networks of the stack continue."""
         self.log(str(error))
         self.summary["error"] = str(error)
         self.status = Status.FAILED
@@ -218,7 +218,7 @@ class StackedTrial:
         self.status = status
 
     def write_progress(self) -> None:
-        """What a reader can have of a training under way."""
+        """Write what is known of a training that is under way."""
         if self.history.rows:
             self.run.write_metrics(self.history.rows)
         self.write_log()
@@ -233,7 +233,7 @@ class StackedTrial:
         write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))
 
     def write_results(self) -> None:
-        """Write all that the folder is to hold but summary.json, which says that all is there."""
+        """Write all files of the folder but summary.json, whose presence says that all others are complete."""
         assert self.status is not None
         assert self._training_ended is not None
         self.write_progress()
@@ -252,7 +252,7 @@ class StackedTrial:
         )
 
     def fail(self, error: BaseException, status: Status = Status.FAILED) -> Summary:
-        """Write why there are no results, unless the folder is another run's, or has no room for it."""
+        """Write why there are no results, unless the folder belongs to another run or the disk is full."""
         self.summary |= {"status": status, "error": one_line(error)}
         if is_outside(error):
             self.summary["outside"] = True
@@ -276,9 +276,10 @@ class StackedTrial:
 
 
 def _require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]) -> None:
-    """
+    """Check names and shapes.
+
     Raises:
-        ValueError: they are others.
+        ValueError: they differ.
     """
     if tensors.keys() != shapes.keys():
         raise ValueError("its numbers have other names")

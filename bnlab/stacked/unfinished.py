@@ -1,4 +1,4 @@
-"""The states of networks under way, a file each, from which another process goes on when this one is killed.
+"""The states of unfinished networks, one file each, from which another process continues if this one is killed.
 
 They lie in one folder beside those of the runs, by what is trained and not by where: a trial that is tried again gets a
 new folder, and other neighbours in its stack. A state is for the same config in the same sweep, and for the same data;
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Unfinished"]
 
-_FORMAT = 1  # to be raised when a state means something else
+_FORMAT = 1  # to be increased when the meaning of a state changes
 
 
 class Unfinished:
@@ -38,14 +38,14 @@ class Unfinished:
             sweep = TrialFolder.at(job.folder, job.sweep["folder"]).sweep
             self._folder, self._sweep_id = sweep.unfinished, job.sweep["id"]
 
-    @cached_property  # most trainings are too short to have a state, and this takes half a millisecond
+    @cached_property  # most trainings are too short to need it
     def _key(self) -> str:
         what = json.dumps([_FORMAT, self._sweep_id, plain(self._job.config)], sort_keys=True, default=str)
         return hashlib.sha256(what.encode()).hexdigest()
 
     @property
     def path(self) -> Path:
-        """Of its file."""
+        """The path of its file."""
         return self._folder / f"{self._key[:32]}.ckpt"
 
     def write(self, state: "State", data: "Data") -> None:
@@ -62,7 +62,7 @@ class Unfinished:
             try:
                 write_bytes(self.path, buffer.getbuffer())
                 return
-            except FileNotFoundError:  # another process has removed the folder, which was empty
+            except FileNotFoundError:  # another process has removed the empty folder
                 if is_last:
                     raise
 
@@ -80,7 +80,7 @@ class Unfinished:
         try:
             stored: Any = torch.load(self.path, weights_only=True, map_location="cpu")
             key, fingerprint, state = (stored[name] for name in ("key", "data", "state"))
-        except Exception as error:  # whose text would have the user load it with fewer precautions
+        except Exception as error:  # its text would advise the user to load it less safely
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
         if key != self._key:
             raise ValueError("it is of another config")
@@ -89,7 +89,7 @@ class Unfinished:
         return State.of(state)
 
     def remove(self) -> None:
-        """And the folder with the last; what cannot be removed is in nobody's way."""
+        """Remove the state, and the folder with the last one; a file that cannot be removed does no harm."""
         if self._folder.is_dir():
             with suppress(OSError):
                 self.path.unlink()

@@ -14,7 +14,7 @@ __all__ = ["Part", "Stack"]
 
 @dataclass(frozen=True)
 class Part:
-    """What a stack of K networks holds of one of their layers; all are views that see every update.
+    """One layer's share of a stack of K networks; all tensors are views that see every update.
 
     Attributes:
         rows: (K, P), the layer's P numbers one parameter after the other.
@@ -106,7 +106,7 @@ class Stack:
             start = end
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Go on with the networks at `indices` only."""
+        """Keep only the networks at `indices`."""
         chosen = torch.tensor(indices, device=self.rows.device)
         self.rows, self.gradients = _in_lines(self.rows[chosen]), _in_lines(self.gradients[chosen])
         self.buffers = {name: buffer[chosen] for name, buffer in self.buffers.items()}
@@ -116,7 +116,7 @@ class Stack:
         return self.copy(index)()
 
     def copy(self, index: int) -> Callable[[], dict[str, Tensor]]:
-        """`state_dict` as it is now, the numbers copied in one piece and told apart in a call of the result."""
+        """Copy the state now, as one block; return a function that splits it into a `state_dict` on demand."""
         row = self.rows[index].clone()
         buffers = {name: buffer[index].clone() for name, buffer in self.buffers.items()}
 
@@ -127,7 +127,7 @@ class Stack:
         return state_dict
 
     def load_state_dict(self, index: int, state: Mapping[str, Tensor]) -> None:
-        """The opposite of `state_dict`."""
+        """Load a state, as `state_dict` returns it."""
         for name, view in self.views(self.rows[index]).items():
             view.copy_(state[name])
         for name, buffer in self.buffers.items():

@@ -1,1 +1,1 @@
-"""The processes in which stacks are trained, and the work that they get."""
+"""The processes in which stacks are trained, and the distribution of work to them."""

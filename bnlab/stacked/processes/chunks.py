@@ -1,4 +1,4 @@
-"""Cutting the jobs of a batch into chunks, as they come: what a worker trains at a time."""
+"""Cutting the jobs of a batch, as they are composed, into chunks that a worker trains at a time."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chunk:
-    """Jobs that a worker does at a time.
+    """The jobs that a worker does at a time.
 
     Attributes:
         reason: why Lightning trains its only job; None for a stack.
@@ -39,7 +39,7 @@ class Chunk:
 
 
 class Chunks:
-    """The chunks still to be done, made from jobs as these are composed.
+    """The chunks still to be done, made from jobs while these are composed.
 
     Args:
         jobs: where they come from, one by one: composing takes time in which workers can be at work.
@@ -63,7 +63,7 @@ class Chunks:
         return not self.waiting and not self.refused and not self.is_composing
 
     def compose(self, num_chunks: int) -> None:
-        """For a moment, or until `num_chunks` wait to be done."""
+        """Compose jobs for a moment, or until `num_chunks` are waiting."""
         deadline = time.monotonic() + COMPOSE_FOR_S
         while self.is_composing and len(self.waiting) < num_chunks and time.monotonic() < deadline:
             job = next(self._jobs, None)
@@ -105,28 +105,28 @@ class Chunks:
             group.clear()
 
     def add_alone(self, jobs: Sequence[Job], reason: str) -> None:
-        """To be trained one by one by Lightning."""
+        """Enqueue jobs that Lightning trains one by one."""
         for job in jobs:
             log.info("job %d trains alone, not in a stack: %s", job.number, reason)
             self.waiting.append(Chunk((job,), reason))
 
     def retry(self, jobs: Sequence[Job], chunk: Chunk) -> None:
-        """To be tried again, one by one."""
+        """Enqueue jobs again, one by one."""
         self.waiting += [Chunk((job,), chunk.reason, is_retry=True) for job in jobs]
 
     def give_back(self, jobs: Sequence[Job], chunk: Chunk) -> None:
-        """To be done by others, `chunk` in halves: what killed a worker may have been their memory."""
+        """Enqueue jobs again in halves of `chunk`, since their memory may have got a worker killed."""
         half = max(1, len(chunk.jobs) // 2)
         self.waiting += [Chunk(tuple(jobs[i : i + half]), chunk.reason) for i in range(0, len(jobs), half)]
 
     def halve(self) -> None:
-        """Cut in two what waits."""
+        """Split each waiting chunk in two."""
         waiting, self.waiting = self.waiting, []
         for chunk in waiting:
             self.give_back(chunk.jobs, chunk)
 
     def take(self, data: str) -> Chunk | None:
-        """The first chunk that trains on `data`."""
+        """Take the first chunk that trains on `data`."""
         for index, chunk in enumerate(self.waiting):
             if chunk.data == data:
                 return self.waiting.pop(index)

@@ -1,4 +1,4 @@
-"""Processes that others end, the kernel for want of memory, say: how many in a row are too many."""
+"""Counting the processes that were killed, such as by the kernel for lack of memory, to give up in time."""
 
 __all__ = ["MOST_DEATHS", "NO_PROCESS", "Deaths", "LostWorkersError"]
 
@@ -7,7 +7,7 @@ NO_PROCESS = "no process can be started for the stacks: the limit of processes i
 
 
 class LostWorkersError(RuntimeError):
-    """So many processes were killed, one after the other, that others would be, too."""
+    """So many processes were killed in a row that further ones would be, too."""
 
     is_outside = True
 
@@ -19,11 +19,11 @@ class Deaths:
         self._number = 0
 
     def reset(self) -> None:
-        """A job has ended."""
+        """Start again from zero, since a job has ended."""
         self._number = 0
 
     def count(self, code: int | None, processes: str) -> None:
-        """One of `processes` ended with exit `code`, None where nobody says.
+        """Count one of `processes`, which ended with exit `code`, None if unknown.
 
         Raises:
             LostWorkersError: it is one too many.
@@ -34,7 +34,7 @@ class Deaths:
         )
 
     def count_unforked(self) -> None:
-        """None could be started, and none is there.
+        """Count a failure to start a process while none is running.
 
         Raises:
             LostWorkersError: it is one too many.

@@ -1,4 +1,4 @@
-"""Runs that are already in the folders of a stacked training: kept, or replaced when a better one has ended."""
+"""Existing runs in the folders of a stacked training, which are kept, or replaced once a better one has ended."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ _COMPLETE = [status for status in Status if status.has_results]
 
 
 def stored_summary(run: RunFolder, config: Mapping[str, Any]) -> Summary | None:
-    """The summary of the run of `config` in this folder; None if it failed, was interrupted, or is not complete.
+    """Read the summary of the run of `config` in this folder; None if it failed, was interrupted or is incomplete.
 
     Raises:
         UserError: the run is of another config, or cannot be read.
@@ -46,7 +46,7 @@ def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
 
 
 class Replacement:
-    """A run that is trained beside the one in `folder`, and takes its place when it has ended.
+    """A run that is trained beside an existing one and replaces it when it has ended.
 
     Attributes:
         folder: where it is trained.
@@ -55,10 +55,10 @@ class Replacement:
     def __init__(self, replaced: Path) -> None:
         self._replaced = replaced
         self.folder = replaced.with_name(f".{replaced.name}.new")
-        self.discard()  # what a killed process left
+        self.discard()  # leftovers of a killed process
 
     def end(self, summary: Summary) -> None:
-        """Take the place; a run that has no results does not take that of one that may have some."""
+        """Replace the run, unless the new one has no results and the old one may have some."""
         is_better = summary["status"] in _COMPLETE or _status(self._replaced) == Status.FAILED
         if not (is_better and self.folder.is_dir()):
             self.discard()
@@ -75,7 +75,7 @@ class Replacement:
 
 
 def _remove(folder: Path) -> None:
-    """What stays is in nobody's way, and no reason to lose what comes after it."""
+    """Remove the folder as far as possible; leftovers do no harm."""
     if folder.is_symlink():
         folder.unlink(missing_ok=True)
     else:

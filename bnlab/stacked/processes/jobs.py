@@ -42,14 +42,14 @@ def train(
 
     Args:
         configs: as `bnlab.compose` gives them.
-        folder: for the runs; made if it is not there.
+        folder: for the runs; it is made if missing.
         exist: what to do where one of the folders already holds a run. "error" refuses, before anything is trained;
             "skip" keeps complete runs of the same config, which may have diverged, and trains the others, each from
             where a killed or interrupted call with the same folder last wrote its state, which long trainings do now
             and then;
             "overwrite" replaces each, folder and all, once the new run has ended with results.
-        num_workers: processes, one thread each; None for one a core.
-        report: called now and then with how the work stands.
+        num_workers: processes, one thread each; None for one per core.
+        report: called from time to time with the progress.
     Returns:
         what each summary.json holds, in the order of the configs; the "status" of what failed is failed, its "error"
         says why.
@@ -67,7 +67,7 @@ def train(
 
 @contextmanager
 def _alone_in(root: Path) -> Iterator[None]:
-    """Two at a time would take each other's folders for what a killed process left.
+    """Lock `root`: two trainings at a time would mistake each other's folders for leftovers of a killed process.
 
     Raises:
         UserError: another stack is being trained there, or the folder cannot be made.
@@ -149,10 +149,10 @@ def run_jobs(
     report: Callable[[Report], None],
 ) -> None:
     """Cut `jobs` into chunks and let `pool` do them."""
-    fair = -(-num_jobs // pool.num_workers)  # nobody idle while another has two networks
+    fair = -(-num_jobs // pool.num_workers)  # no worker is idle while another one has two networks
     pool.run(Chunks(jobs, lambda config: min(fair, chunk_size(config, pool.num_workers))), ended, report)
 
 
 def num_cores() -> int:
-    """That this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""How much memory a stack takes, estimated before it starts, and how many networks fit."""
+"""The memory that a stack takes, estimated before it starts, and the number of networks that fit."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,16 +11,16 @@ from bnlab.errors import UserError
 
 __all__ = ["CHUNK_SIZE", "available_memory", "bytes_per_network", "chunk_size"]
 
-CHUNK_SIZE = 16  # more networks in a stack save nothing more: what Python does a step is shared by enough of them
+CHUNK_SIZE = 16  # a larger stack saves nothing more: enough networks share Python's overhead per step
 # What a step reads and writes of all networks should stay in a core's share of the last cache, or a larger stack takes
 # longer per network (bnlab/bench/records/sweep.md).
 CACHE = 6 * 2**20
-USABLE = 0.7  # of the free memory: data, and what the allocator keeps, want their part
+USABLE = 0.7  # of the free memory: the data and the allocator's reserves need the rest
 _EVALUATED_AT_ONCE = 1024
 
 
 def bytes_per_network(config: Mapping[str, Any], num_classes: int = 10) -> int:
-    """What a network adds to its stack, from above.
+    """Return an upper bound, in bytes, on the memory that one network adds to its stack.
 
     Numbers: parameters 14 times (they, in the stack and in the module they come from, their gradients, up to two
     moments, a scratch, they and their moments after the best and after the newest epoch, and two on their way to disk),
@@ -36,7 +36,7 @@ def bytes_per_network(config: Mapping[str, Any], num_classes: int = 10) -> int:
 
 
 def bytes_of_an_update(config: Mapping[str, Any], num_classes: int = 10) -> int:
-    """The parameters of a network, their gradients and one moment: what a step goes through from end to end."""
+    """Return the bytes of parameters, gradients and one moment of a network, all of which a step traverses."""
     return 3 * _num_parameters(_widths(config, num_classes)) * _itemsize(config)
 
 
@@ -54,8 +54,8 @@ def _itemsize(config: Mapping[str, Any]) -> int:
 
 
 def chunk_size(config: Mapping[str, Any], num_workers: int) -> int:
-    """How many networks of this config a worker stacks: as many as its cache holds, a power of two, and no more than
-    let all workers together fit into the free memory.
+    """Return how many networks of this config a worker stacks: a power of two that fits its cache, limited so that
+    all workers together fit into the free memory.
 
     Raises:
         UserError: not even one fits.
@@ -75,7 +75,7 @@ def chunk_size(config: Mapping[str, Any], num_workers: int) -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes that this process and its children can still take; None where the system does not say."""
+    """Return the bytes that this process and its children can still allocate; None if unknown."""
     found = []
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -83,7 +83,7 @@ def available_memory() -> int | None:
                 found.append(int(line.split()[1]) * 1024)
     except OSError:
         pass
-    try:  # a container's own limit
+    try:  # the limit of a container
         limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
         if limit != "max":
             found.append(int(limit) - int(Path("/sys/fs/cgroup/memory.current").read_text()))

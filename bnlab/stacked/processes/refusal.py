@@ -1,4 +1,4 @@
-"""A job that is not done, and what its folder says instead."""
+"""A job that cannot be done, and the summary that says so."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Refusal:
     is_outside: bool = False
 
     def write(self) -> Summary:
-        """Write the summary that says so, where the folder allows it."""
+        """Write a summary with the reason, if the folder permits it."""
         job = self.job
         summary = beginning(job.config, job.overrides, job.command, job.sweep)
         summary |= {"error": self.reason, "seconds": None}

@@ -1,4 +1,4 @@
-"""What a worker process does: trains the chunks it is sent, one after the other, and says how they go."""
+"""A worker process: it trains the chunks that it receives, one after another, and reports on them."""
 
 import logging
 import os
@@ -63,11 +63,13 @@ def serve(connection: Connection, pictures_of: PicturesOf = plot_here) -> None:
     came from outside): something unforeseen, ("done",).
     """
     leave_to_parent()
-    os.register_at_fork(after_in_child=connection.close)  # else the parent would not see that this one is gone
+    os.register_at_fork(
+        after_in_child=connection.close
+    )  # otherwise the parent would not notice the end of this process
     while True:
         try:
             chunk = connection.recv()
-            if chunk is None:  # a request to stop that found nothing to stop
+            if chunk is None:  # a request to stop while idle
                 continue
             connection.send(("begun",))
             _answer(chunk, connection, pictures_of)
@@ -104,7 +106,7 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
 
 
 def _jobs(plain_jobs: Sequence[Job]) -> list[Job]:
-    """With configs of OmegaConf's: the first is made, the others are copies of it in which what differs is set."""
+    """Convert the settings to DictConfigs: the first is built, the others are copies of it with the differences set."""
     first = plain_jobs[0].settings
     made = pickle.dumps(OmegaConf.create(dict(first)))
     jobs = []
@@ -206,7 +208,7 @@ def _train(
 
 
 def _go_on(trial: StackedTrial, network: nn.Module, unfinished: Unfinished, say: Callable[[str], None]) -> nn.Module:
-    """Let it begin with the state that a killed process has left, if there is one; the network to be trained."""
+    """Restore the state that a killed process has written, if any; return the network to train."""
     try:
         state = unfinished.read(trial.data)
         if state is not None:
@@ -221,7 +223,7 @@ def _go_on(trial: StackedTrial, network: nn.Module, unfinished: Unfinished, say:
 
 
 def _in_step(trials: Sequence[StackedTrial]) -> list[list[StackedTrial]]:
-    """Those that can be one stack, because they have come to the same epoch; who has ended is in any."""
+    """Group the trials that have reached the same epoch, and so can be one stack; ended ones go into any group."""
     by_epoch: dict[int, list[StackedTrial]] = {}
     for trial in trials:
         if trial.status is None:
@@ -232,7 +234,7 @@ def _in_step(trials: Sequence[StackedTrial]) -> list[list[StackedTrial]]:
 
 
 def _pruning_of(job: Job) -> "Pruning | None":
-    """The rule of the sweep that the job is of; Optuna is imported only where a sweep prunes."""
+    """Return the pruning rule of the job's sweep; Optuna is imported only if the sweep prunes."""
     if job.sweep is None:
         return None
     folder = TrialFolder.at(job.folder, job.sweep["folder"])
@@ -268,7 +270,7 @@ def train_alone(job: Job, reason: str) -> Summary:
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     start = time.monotonic()
-    signal.signal(signal.SIGINT, raise_interrupt)  # which the parent sends
+    signal.signal(signal.SIGINT, raise_interrupt)  # the parent sends it
     try:
         log.info("trained alone, not in a stack: %s", reason)
         return fit_by_lightning(

@@ -14,9 +14,9 @@ __all__ = ["WorkerHandle"]
 class WorkerHandle:
     connection: Connection
     pid: int
-    data: str  # the key of those it has in memory
+    data: str  # the key of the data in its memory
     chunk: Chunk | None = None
-    has_begun: bool = False  # with its chunk: one that was killed while it was idle may be given work all the same
+    has_begun: bool = False  # with its chunk: a worker that was killed while idle may still be sent work
     ended: set[int] = field(default_factory=set)
     epoch: int = 0
     num_networks: int = 0
@@ -25,9 +25,9 @@ class WorkerHandle:
         return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
 
     def clear(self) -> None:
-        """Make the folders of unfinished jobs fit to begin again in: one that holds half a run would be refused.
+        """Clear the folders of unfinished jobs for another try, since a folder with half a run would be refused.
 
-        What is there is theirs: a job whose folder held anything was refused when it was composed.
+        All files there are the jobs' own: a job whose folder was not empty was refused when it was composed.
         """
         for job in self.unfinished():
             for file in RunFolder(job.folder).results:
