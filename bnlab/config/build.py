@@ -1,4 +1,4 @@
-"""From a checked config to the objects it names; every group is a `_target_` and its arguments."""
+"""Build the objects that a checked config names; every group is a `_target_` and its arguments."""
 
 from collections.abc import Sequence
 from pathlib import Path

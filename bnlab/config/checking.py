@@ -1,4 +1,4 @@
-"""Holding a config against the rules of its settings, before anything is trained."""
+"""Check a config against the rules of its settings, before anything is trained."""
 
 import re
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ _WITHOUT = {"norm": "norm=none", "scheduler": "scheduler=constant", "logger": "l
 
 
 def check(config: DictConfig) -> None:
-    """Hold every setting against its rule.
+    """Check every setting against its rule.
 
     Raises:
         UserError: the first setting that breaks its rule, with the rule and the value.

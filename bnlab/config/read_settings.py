@@ -1,4 +1,4 @@
-"""What a run reads of its config."""
+"""Which settings of its config a run reads."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ NOTHING_READS_IT = "nothing reads it"
 
 
 def may_be_unread(key: str) -> bool:
-    """Whether some run, but not each, reads the setting `key` that is there."""
+    """Whether some runs read the existing setting `key` and others do not."""
     top, _, name = key.partition(".")
     return (top == "model" and name in WIDTHS) or name == "_target_" or key == "trainer.gradient_clip_algorithm"
 
@@ -42,7 +42,7 @@ def is_unread(job: DictConfig, key: str) -> str | None:
 
 
 def read_settings(job: DictConfig) -> str:
-    """All that a run of `job` reads, resolved, as a text: NaN is itself there."""
+    """Return all that a run of `job` reads, resolved, as text, in which NaN equals itself."""
     return repr({key: _read_of(job, key) for key in _READ if key in job})
 
 

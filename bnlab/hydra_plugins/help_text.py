@@ -1,4 +1,4 @@
-"""The page of `python -m bnlab.train --help`: the settings with what the YAML says of them, and what else there is."""
+"""The page of `python -m bnlab.train --help`: the settings with their comments in the YAML, the syntax, the options."""
 
 import re
 import textwrap
@@ -46,7 +46,7 @@ LAUNCHERS = {
 
 OPTIONS = (
     ("-m, --multirun", "sweep"),
-    ("--cfg job", "show the config of a run as YAML, rather than train; with --resolve, what is worked out too"),
+    ("--cfg job", "show the config of a run as YAML instead of training; --resolve shows interpolated values"),
     ("--config-dir FOLDER", "a folder of configs of your own beside bnlab's"),
     ("hydra.run.dir=FOLDER", "the run's folder; hydra.sweep.dir=FOLDER that of a sweep"),
     ("+notes.NAME=TEXT", "a note on the run, which config.yaml keeps and bnlab.compare shows"),
@@ -59,9 +59,9 @@ def help_text(config: DictConfig, groups: Mapping[str, Sequence[str]], folders: 
     """
     Args:
         config: composed, with its `hydra` node.
-        groups: their choices.
-        folders: of configs, those that come first win.
-        width: columns of the terminal.
+        groups: the choices of each group.
+        folders: the folders of configs; the first that has a file wins.
+        width: of the terminal, in columns.
     """
     page = _Page(max(min(width, 140), 40))
     page.paragraph(_FIRST)
@@ -106,7 +106,7 @@ def help_text(config: DictConfig, groups: Mapping[str, Sequence[str]], folders: 
 
 
 def comments_of(file: Path | None) -> tuple[str, dict[str, str]]:
-    """What a YAML file says of itself at its top, and of each key, by its full name, at the end of the key's line."""
+    """Return the comment at the top of a YAML file, and the comments of its keys by full name."""
     if file is None:
         return "", {}
     lines = file.read_text(encoding="utf-8").splitlines()
@@ -136,7 +136,7 @@ def _under(group: str, comments: Mapping[str, str]) -> dict[str, str]:
 
 
 def _about(folders: Sequence[Path], group: str, choice: str) -> str:
-    """The first sentence."""
+    """Return the first sentence of the comment at the top of a choice's file."""
     about, _ = comments_of(_find(folders, f"{group}/{choice}.yaml"))
     return re.split(r"\.(?:\s|$)", about)[0]
 
@@ -166,7 +166,7 @@ def _settings(node: Any, names: Sequence[Any], above: str, comments: Mapping[str
 
 
 class _Page:
-    """Lines of text; rows have two columns, the second of which is wrapped."""
+    """Lines of text; rows have two columns, and the second is wrapped."""
 
     def __init__(self, width: int) -> None:
         self._width = width

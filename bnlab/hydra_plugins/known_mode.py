@@ -1,7 +1,7 @@
-"""Hydra 1.3 composes a config once to see whether it says `hydra.mode`, and once more to run it: the first is spared.
+"""Avoid the composition by which Hydra 1.3 finds out whether a config sets `hydra.mode`.
 
-Composing is most of what precedes the first line (bnlab/bench/records/start.md). Delete this when Hydra 1.3 is no
-longer served: Hydra 1.4 looks first.
+Composing takes most of the time before the first line (bnlab/bench/records/start.md). Delete this with the support of
+Hydra 1.3: Hydra 1.4 composes once.
 """
 
 from argparse import Namespace
@@ -16,7 +16,7 @@ _MAY_SAY = ("hydra", "hydra.mode", "hydra.searchpath")
 
 
 def known_mode(arguments: Namespace) -> AbstractContextManager[object]:
-    """Within, Hydra takes the mode from the flag -m, as it does where no config says another: bnlab's say none."""
+    """Let Hydra take the mode from the flag -m alone, unless a config or override may set it; bnlab's do not."""
     flags = (arguments.config_name, arguments.config_path, arguments.config_dir)
     may_say = any(flags) or any(key_of(line) in _MAY_SAY for line in arguments.overrides)
     return nullcontext() if may_say else without_composing_for_the_mode()

@@ -1,7 +1,6 @@
-"""Hydra's `--help` with a page of bnlab's own, made of the config that Hydra composed.
+"""Replace the page of Hydra's `--help`, whose template shows each `_target_` and no comments of the YAML.
 
-In place of Hydra's own, whose template has no comments of the YAML and shows each `_target_`. With a Hydra that
-has no such method, its own page is shown. To be deleted when a template can be a function.
+If this Hydra has no method that can be replaced, its own page is shown. Delete this when a template can be a function.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +20,7 @@ __all__ = ["own_help"]
 
 
 def own_help() -> AbstractContextManager[object]:
-    """Within, `--help` prints it."""
+    """Let `--help` print bnlab's page within."""
     return help_by(_get_help)
 
 
@@ -29,7 +28,7 @@ def _get_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *arguments: Any,
     hydra: Any = HydraConfig.instance().cfg
     with open_dict(cfg):
         cfg.hydra = hydra.hydra
-    order = list(cfg.hydra.runtime.choices)[::-1]  # that of the defaults list
+    order = list(cfg.hydra.runtime.choices)[::-1]  # the order of the defaults list
     overrides = [*cfg.hydra.overrides.hydra, *cfg.hydra.overrides.task]
     options = options_in(self.config_loader, cfg.hydra.job.config_name, overrides)
     names = sorted(_groups(options), key=lambda name: order.index(name) if name in order else len(order))
@@ -41,7 +40,7 @@ def _get_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *arguments: Any,
 
 
 def _groups(options: Callable[[str, ObjectType], list[str]], parent: str = "") -> Iterator[str]:
-    """All but Hydra's, and its launchers."""
+    """Yield all groups, but of Hydra's only the launchers."""
     for name in options(parent, ObjectType.GROUP):
         if not parent and name == "hydra":
             yield "hydra/launcher"

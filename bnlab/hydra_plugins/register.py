@@ -1,4 +1,4 @@
-"""Makes the sweeper and the launchers of bnlab known to Hydra. Optuna is imported when a sweep starts."""
+"""Register the sweeper and the launchers of bnlab with Hydra. Optuna is imported when a sweep starts."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ class SearchSweeper(Sweeper):
 
 
 def register() -> None:
-    """Let Hydra make the sweeper and the launchers of bnlab."""
+    """Register the sweeper and the launchers of bnlab."""
     add_choices()
     for plugin in (SearchSweeper, JoblibLauncher, StackedLauncher):
         _make_known(plugin)

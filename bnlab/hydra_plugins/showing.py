@@ -1,4 +1,4 @@
-"""`-m` with --cfg, --info or --help: what a sweep would start from. Hydra shows that of single runs only."""
+"""`-m` with --cfg, --info or --help: show what a sweep would start from. Hydra itself shows only single runs."""
 
 from argparse import Namespace
 from collections.abc import Iterator
@@ -13,22 +13,22 @@ MULTIRUN = "hydra.mode=MULTIRUN"
 
 
 def is_shown(arguments: Namespace) -> bool:
-    """Whether the command line asks to see something of a sweep, rather than to run it."""
+    """Whether the command line asks to show something about a sweep instead of running it."""
     return shows_something(arguments) and (arguments.multirun or MULTIRUN in arguments.overrides)
 
 
 def shows_something(arguments: Namespace) -> bool:
-    """Whether the command line asks to see something, rather than to train."""
+    """Whether the command line asks to show something instead of training."""
     asked: bool = arguments.help or arguments.hydra_help or arguments.shell_completion
     return asked or arguments.cfg is not None or arguments.info is not None
 
 
 @contextmanager
 def showing_a_sweep(arguments: Namespace) -> Iterator[Namespace]:
-    """Within, Hydra composes as it does for a sweep; yields the arguments as it takes them from a single run.
+    """Let Hydra compose as for a sweep; yield the arguments in the form of a single run.
 
     Raises:
-        UserError: this Hydra cannot be made to.
+        UserError: this version of Hydra cannot do so.
     """
     with composing_as_for_a_sweep() as it_does:
         if not it_does:

@@ -1,7 +1,7 @@
-"""What differs between versions of Hydra and OmegaConf: their private names, all asked for here, and a few public ones.
+"""What differs between versions of Hydra and OmegaConf: their private names, and a few public ones.
 
-Without a private name something takes longer, or is said in Hydra's own words. Hydra's own methods are replaced for a
-while where no option of Hydra's does the same.
+If a private name is missing, something takes longer or is reported in Hydra's words. Methods of Hydra are replaced
+temporarily where Hydra has no option for the purpose.
 """
 
 import io
@@ -63,7 +63,7 @@ def end_of_failed_sweep(hydra_context: Any, config: DictConfig) -> None:
 
 
 def application(task: Callable[..., Any], folder: str, name: str | None) -> Callable[[], Any]:
-    """`hydra.main` of `task` with the config `name` of a folder."""
+    """Apply `hydra.main` to `task`, with the config `name` in `folder`."""
     import hydra
 
     made: Callable[[], Any] = hydra.main(config_path=folder, config_name=name, **_of_version())(task)
@@ -84,7 +84,7 @@ def register_resolver(name: str, resolver: Callable[..., Any], **settings: bool)
 
 
 def store(group: str, name: str, node: Mapping[str, Any]) -> None:
-    """`ConfigStore.store` of bnlab's own, which may be there already: Hydra 1.4 wants to be told so."""
+    """Call `ConfigStore.store`; to store a node again, Hydra 1.4 needs `replace`."""
     from hydra.core.config_store import ConfigStore
 
     again: Any = {"replace": True} if "replace" in signature(ConfigStore.store).parameters else {}
@@ -92,9 +92,7 @@ def store(group: str, name: str, node: Mapping[str, Any]) -> None:
 
 
 def instantiate(config: Any, **named: Any) -> Any:
-    """`hydra.utils.instantiate` of what the user has given, or allowed where it is of somebody else
-    (`bnlab.config.trust`).
-    """
+    """Call `hydra.utils.instantiate` with a config that the user wrote or trusts (`bnlab.config.trust`)."""
     import hydra.utils
 
     whitelist = private_name("hydra.utils:execution_whitelist", None)
@@ -112,7 +110,7 @@ def _targets_in(config: Any) -> Iterator[str]:
     if isinstance(config, Mapping):
         if isinstance(target := config.get("_target_"), str):
             yield target
-            with suppress(Exception):  # Hydra says it better
+            with suppress(Exception):  # Hydra reports it
                 found: Any = locate(target)
                 yield f"{found.__module__}.{found.__qualname__}"
         config = list(config.values())
@@ -122,7 +120,7 @@ def _targets_in(config: Any) -> Iterator[str]:
 
 
 def _trusting() -> AbstractContextManager[Any]:
-    """Within, Hydra builds the callbacks and loggers that a config names; since Hydra 1.4 it asks for a whitelist."""
+    """Let Hydra build the callbacks and loggers that a config names; Hydra 1.4 requires a whitelist for them."""
     whitelist = private_name("hydra.utils:execution_whitelist", None)
     everything = private_name("hydra.utils:UNSAFE_DISABLE_EXECUTION_CHECKS", None)
     return nullcontext() if whitelist is None or everything is None else whitelist(everything)
@@ -149,7 +147,7 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 
 
 def parser_of_options() -> ArgumentParser:
-    """Hydra's; or one with the options that its manual lists."""
+    """Return Hydra's parser, or one with the options in its manual."""
     of_hydra = private_name("hydra._internal.utils:get_args_parser", None)
     if of_hydra is not None:
         parser: ArgumentParser = of_hydra()
@@ -162,7 +160,7 @@ def parser_of_options() -> ArgumentParser:
 
 
 def run_hydra(arguments: Namespace, parser: ArgumentParser, task: Callable[..., Any], folder: str, name: str) -> None:
-    """Run `task` as `hydra.main` would, with arguments that are parsed, and not the same as those of the process."""
+    """Run `task` as `hydra.main` would, with parsed arguments that differ from those of the process."""
     plainly = application(task, folder, name)  # which tells Hydra 1.3 its version, too
     run = private_name("hydra._internal.utils:_run_hydra", None)
     if run is not None:
@@ -179,7 +177,7 @@ def run_hydra(arguments: Namespace, parser: ArgumentParser, task: Callable[..., 
 
 
 def _typed(arguments: Namespace) -> list[str]:
-    """The command line that is read as these arguments."""
+    """Return the command line that is parsed into these arguments."""
     words: list[str] = []
     for (name, *_), _settings in _OPTIONS:
         value = getattr(arguments, name.lstrip("-").replace("-", "_"), None)
@@ -195,7 +193,7 @@ def _typed(arguments: Namespace) -> list[str]:
 
 @contextmanager
 def _replaced(owner: str, name: str, replacement: Any) -> Iterator[bool]:
-    """Within, `replacement` stands where `owner` has `name`, if it has; yields whether it does."""
+    """Replace `owner.name` by `replacement` within, if it exists; yield whether it does."""
     of_whom = private_name(owner, None)
     before = private_name(f"{owner}.{name}", None)
     if of_whom is None or before is None:
@@ -209,17 +207,17 @@ def _replaced(owner: str, name: str, replacement: Any) -> Iterator[bool]:
 
 
 def help_by(get_help: Callable[..., str]) -> AbstractContextManager[bool]:
-    """Within, the text of `--help` is that of `get_help(hydra, help_config, config, ...)`, not made from a template."""
+    """Let `get_help(hydra, help_config, config, ...)` return the text of `--help` within, instead of a template."""
     return _replaced(_HYDRA, "get_help", get_help)
 
 
 def without_composing_for_the_mode() -> AbstractContextManager[bool]:
-    """Within, Hydra takes it that no config says a `hydra.mode`, for which Hydra 1.3 composes all of it once more."""
+    """Let Hydra assume that no config sets `hydra.mode`; to find out, Hydra 1.3 composes everything twice."""
     return _replaced(_HYDRA, "get_mode", lambda *_, **__: None)
 
 
 def composing_as_for_a_sweep() -> AbstractContextManager[bool]:
-    """Within, Hydra composes for RunMode.MULTIRUN whatever it is asked; yields whether it does."""
+    """Let Hydra always compose for RunMode.MULTIRUN within; yield whether that is possible."""
     from hydra.types import RunMode
 
     load = private_name(f"{_LOADER}.load_configuration", None)
@@ -233,9 +231,9 @@ def composing_as_for_a_sweep() -> AbstractContextManager[bool]:
 
 
 def options_in(loader: Any, config_name: str, overrides: list[str]) -> Callable[[str, Any], list[str]]:
-    """What gives the names in a group that are of a `hydra.core.object_type.ObjectType`.
+    """Return a function that lists the names in a group that have a given `hydra.core.object_type.ObjectType`.
 
-    By the loader's repository, as the loader copies all that it has read for each question, which takes longer.
+    It uses the loader's repository if it can, because the loader itself copies all configs for each call.
     """
     if hasattr(loader, "_parse_overrides_and_create_caching_repo"):
         _, repository = loader._parse_overrides_and_create_caching_repo(config_name, overrides)
@@ -245,7 +243,7 @@ def options_in(loader: Any, config_name: str, overrides: list[str]) -> Callable[
 
 
 def repository_of(folder: str, config_dir: str | None) -> Any | None:
-    """All configs of `folder`, of `config_dir` and of Hydra; None where a Hydra does not let them be listed."""
+    """Return all configs of `folder`, of `config_dir` and of Hydra; None if this Hydra cannot list them."""
     from hydra.core.config_search_path import SearchPathQuery
 
     loader = private_name(_LOADER, None)
@@ -260,9 +258,9 @@ def repository_of(folder: str, config_dir: str | None) -> Any | None:
 
 @cache
 def setter_of_values() -> Callable[[DictConfig, Sequence[Any], Sequence[Any]], None] | None:
-    """What sets overridden values in a composed config as Hydra does, (config, values, all overrides of the task).
+    """Return Hydra's function that sets overridden values in a composed config, or None if it has none.
 
-    None where a Hydra has no function for that: it has to compose every job anew.
+    Its arguments are the config, the values and all overrides of the task. Without it, each job is composed anew.
     """
     apply = private_name(f"{_LOADER}._apply_overrides_to_config", None)
     dirname = private_name("hydra._internal.config_loader_impl:get_overrides_dirname", None)
@@ -271,7 +269,7 @@ def setter_of_values() -> Callable[[DictConfig, Sequence[Any], Sequence[Any]], N
 
     def set_values(config: DictConfig, values: Sequence[Any], of_task: Sequence[Any]) -> None:
         apply(list(values), config)
-        if OmegaConf.is_interpolation(config.hydra.job, "override_dirname"):  # of Hydra 1.4, made when it is asked for
+        if OmegaConf.is_interpolation(config.hydra.job, "override_dirname"):  # Hydra 1.4 computes it on demand
             return
         named = config.hydra.job.config.override_dirname
         config.hydra.job.override_dirname = dirname(
@@ -293,7 +291,7 @@ def _names_jobs_when_asked() -> bool:
 
 
 def loader_of(path: Any, like: Any) -> Any:
-    """A loader of configs from a search path, of the class that Hydra's are."""
+    """Return a config loader of Hydra's own class for a search path."""
     return private_name(_LOADER, type(like))(config_search_path=path)
 
 
@@ -301,7 +299,7 @@ def loader_of(path: Any, like: Any) -> Any:
 
 
 def error_of(job_return: Any) -> BaseException | None:
-    """What a failed job raised, which the public property prints and raises again."""
+    """Return what a failed job raised; the public property would print and raise it."""
     if hasattr(job_return, "_return_value"):
         error: BaseException | None = job_return._return_value
         return error
@@ -314,7 +312,7 @@ def error_of(job_return: Any) -> BaseException | None:
 
 
 def raw_value(config: DictConfig, key: str) -> Any:
-    """What is written at `key`: a config, or a value in which nothing is resolved."""
+    """Return what is written at `key`, unresolved: a config or a plain value."""
     if not hasattr(config, "_get_node"):
         return OmegaConf.to_container(OmegaConf.masked_copy(config, [key]), resolve=False)[key]  # type: ignore[index,call-overload]
     node: Any = config._get_node(key)

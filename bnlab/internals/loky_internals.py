@@ -1,7 +1,7 @@
-"""loky's private names, and what it does otherwise than a sweep needs: how it starts and kills a process.
+"""loky's private names, and replacements for how it starts and kills processes.
 
-Delete `in_memory` when a process that is killed while it starts does not hold up loky, `kill_tree` when loky kills
-without starting a process for it, and `start_trackers` when its trackers ignore SIGHUP as they ignore SIGINT.
+Delete `in_memory` when loky survives a process that is killed while it starts, `kill_tree` when loky kills processes
+without starting another one, and `start_trackers` when its trackers ignore SIGHUP as they ignore SIGINT.
 """
 
 import os
@@ -17,10 +17,10 @@ __all__ = ["amend", "in_memory", "kill_tree", "processes_of", "start_trackers"]
 
 @contextmanager
 def in_memory(content: bytes) -> Iterator[str | bytes]:
-    """Yields the path of a file with `content`, for processes of this one's user; itself where there is no such file.
+    """Yield the path of a file in memory with `content`, or `content` itself if this system has no such files.
 
-    What a new process is told by loky has to fit into a pipe: where it is more, and the process is killed before it has
-    read all, the one that starts it waits for ever.
+    What loky sends to a new process must fit into a pipe. If it does not, and the process is killed before it has read
+    everything, its parent waits forever.
     """
     if not hasattr(os, "memfd_create"):
         yield content
@@ -32,16 +32,17 @@ def in_memory(content: bytes) -> Iterator[str | bytes]:
 
 
 def processes_of(executor: Any) -> Mapping[int, Any]:
-    """The processes of an executor by their pid, as long as it has any; none where they cannot be known.
+    """Return the processes of an executor by pid; none if they are not known.
 
-    Without them a process whose children hold its pipe open is waited for, and a Ctrl-C does not let it finish.
+    If they are not known, a dead process whose children keep its pipe open is waited for, and on Ctrl-C a job is killed
+    before it can save its state.
     """
     processes: Mapping[int, Any] = getattr(executor, "_processes", None) or {}
     return processes
 
 
 def amend() -> None:
-    """Let loky kill by `kill_tree`: its own way starts `pgrep`, which fails where no process can be started."""
+    """Let loky kill by `kill_tree`: its own function starts `pgrep`, which fails when no process can be started."""
     from loky import process_executor
 
     if Path("/proc/self/stat").exists() and hasattr(process_executor, "kill_process_tree"):
@@ -49,7 +50,7 @@ def amend() -> None:
 
 
 def kill_tree(process: Any, use_psutil: bool = True) -> None:
-    """Kill it and all that it has forked, and wait for its end."""
+    """Kill a process and its descendants, and wait for its end."""
     for pid in reversed(list(_with_descendants(process.pid))):
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
@@ -65,11 +66,11 @@ def _with_descendants(pid: int) -> Iterator[int]:
 
 
 def start_trackers() -> None:
-    """Start the processes that clear away after this one, so that a SIGHUP to the whole group does not end them.
+    """Start the resource trackers so that a SIGHUP to the process group does not end them.
 
-    Others would take their place, and complain of all that they were never told.
+    New trackers would replace them, and warn of resources that they do not know.
     """
-    if threading.current_thread() is not threading.main_thread():  # no other may set how a signal is answered
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set signal handlers
         return
     from multiprocessing import resource_tracker as pythons
 

@@ -1,4 +1,4 @@
-"""How another library's private name is asked for: it may be gone, or elsewhere, in the next version."""
+"""Look up a private name of another library, which may be gone in its next version."""
 
 from importlib import import_module
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["private_name"]
 
 
 def private_name(path: str, otherwise: Any) -> Any:
-    """What stands at "package.module:Class.attribute"; `otherwise` where a part of the path is missing."""
+    """Return the object at "package.module:Class.attribute", or `otherwise` if a part of the path is missing."""
     module, _, attributes = path.partition(":")
     try:
         found: Any = import_module(module)

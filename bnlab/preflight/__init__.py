@@ -1,4 +1,4 @@
-"""What can be known to fail before torch is imported, which takes seconds: `check_early` refuses it at once.
+"""Checks that need no torch, whose import takes seconds: `check_early` refuses at once what is bound to fail.
 
 Whatever is not certain here passes, and is met where it is put into effect.
 """
@@ -20,7 +20,7 @@ _GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger
 
 
 def check_early(config: DictConfig) -> None:
-    """Hold a config that keeps all rules (`bnlab.config.checking`) against this machine and what is installed here.
+    """Check a config that keeps all rules (`bnlab.config.checking`) against this machine and what is installed on it.
 
     Raises:
         UserError: what is certain to fail.

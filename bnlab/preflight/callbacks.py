@@ -1,4 +1,4 @@
-"""Callbacks of Lightning's that have no place in a run, by their names."""
+"""Lightning's callbacks that a run refuses, by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Data that are not there, and batches that they are too few for."""
+"""Check that the data exist and that there are enough for a batch."""
 
 import math
 import os

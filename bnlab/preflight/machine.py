@@ -1,4 +1,4 @@
-"""What this machine has not: an accelerator, the package of a logger."""
+"""Check what this machine must have: an accelerator, the package of a logger."""
 
 import ctypes
 import importlib.metadata

@@ -1,4 +1,4 @@
-"""What no network can be, without building one."""
+"""Check the settings of a network without building it."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Whether a `_target_` can be there, from the source of its module: to import that one may take seconds."""
+"""Whether a `_target_` can exist, judged by the source of its module, whose import may take seconds."""
 
 import difflib
 import importlib.machinery
@@ -20,7 +20,7 @@ _DEFINED = re.compile(
     r"^(?:class|def)\s+(\w+)|^\s*from\s+[\w.]+\s+import[ \t]+(?:\(([^)]*)\)|([\w, \t]+))", re.MULTILINE
 )
 _OURS = Path(__file__).parent.parent
-_DEPTH = 5  # of modules that import all of one another
+_DEPTH = 5  # of a chain of star imports
 
 
 def check_target(key: str, name: str) -> None:
@@ -58,12 +58,12 @@ def is_mentioned(module: str, name: str) -> bool:
 
 
 def _missing(module: str, rest: Sequence[str]) -> tuple[str, Path, str] | None:
-    """The last module of the name that there is, its source, and the part of the name that it has not."""
+    """Return the last existing module of the name, its source, and the part of the name that it lacks."""
     file = _file_of(module)
     if file is _NOWHERE:
         return module, file, module
     for part in rest:
-        if file is None:  # of another form than source
+        if file is None:  # it has no Python source
             return None
         below = _below(file.parent, part) if file.name == "__init__.py" else None
         if below is None:
