@@ -38,8 +38,6 @@ RESULT = "result"  # of its summary: status, objective, seconds, error, and the 
 
 KEPT = ("objective", "seconds")  # numbers of a run's summary that tables show, beside the test metric
 
-_OLD_NAMES = {"state": "status", "reason": "error"}
-
 _STATUSES = {
     TrialState.WAITING: Status.WAITING,
     TrialState.RUNNING: Status.RUNNING,
@@ -163,9 +161,9 @@ def _folder_of(trial: FrozenTrial, sweep_id: str, folder: Path) -> Path | None:
 
 
 def result_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the summary's fields of a trial that ended, empty before; older studies name two of them differently."""
+    """Return the fields of the summary of a trial that ended; empty before."""
     result: dict[str, Any] = trial.user_attrs.get(RESULT, {})
-    return {_OLD_NAMES.get(name, name): value for name, value in result.items()}
+    return result
 
 
 def _read(trial: FrozenTrial, space: Space, sweep_id: str, folder: Path) -> Trial:
