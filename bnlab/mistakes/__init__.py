@@ -1,1 +1,1 @@
-"""What is wrong with a command line, in one line that says what was probably meant."""
+"""Explain a mistake in a command line, and what was probably meant, in one line."""

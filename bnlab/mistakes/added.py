@@ -1,4 +1,4 @@
-"""What `+key=value` adds: a run has to read it, or the class that the group names has to take it."""
+"""Check what `+key=value` adds: a run must read it, or the class that the group names must accept it."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -16,7 +16,7 @@ from bnlab.text.resemblance import closest, did_you_mean
 
 __all__ = ["check_added", "is_interpolated", "is_note", "refuse_unread", "refuse_untaken"]
 
-_NOTES = "notes"  # what users remark on a run, which config.yaml keeps and comparisons show
+_NOTES = "notes"  # users' remarks on a run; config.yaml keeps them and comparisons show them
 _ABSENT = object()  # null is a value
 
 
@@ -96,7 +96,7 @@ def refuse_unread(line: str, lines: Sequence[str], origin: Origin, reason: str) 
 
 
 def is_interpolated(key: str, *nodes: Any) -> bool:
-    """Whether a setting in one of `nodes` of a config is worked out from `key`, from a part or from the whole of it."""
+    """Whether a setting in one of `nodes` interpolates `key`, a part of it or a parent of it."""
     return any(
         f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.") or (is_relative and key.endswith(f".{name}"))
         for node in nodes
@@ -106,7 +106,7 @@ def is_interpolated(key: str, *nodes: Any) -> bool:
 
 
 def _interpolated(value: Any) -> Iterator[tuple[str, str]]:
-    """The names in `${...}`, each after its dots; not those of resolvers."""
+    """Yield the names in `${...}`, each after its dots, except those of resolvers."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""argparse with mistakes in one line that says what was probably meant, in place of the usage before them."""
+"""An argparse parser that reports a mistake, and what was probably meant, in one line without the usage."""
 
 import argparse
 import shutil

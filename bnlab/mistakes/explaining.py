@@ -1,4 +1,4 @@
-"""From a command line that cannot work to one line that says what was probably meant."""
+"""Explain a command line that cannot work in one line, which says what was probably meant."""
 
 import os
 import re
@@ -33,12 +33,12 @@ def read_command_line(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
 
 
 def origin_of(arguments: Namespace) -> Origin:
-    """Of the options of the command line."""
+    """Return the origin of the configs that the options name."""
     return Origin(arguments.config_name or CONFIG_NAME, arguments.config_dir, arguments.config_path)
 
 
 def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | None:
-    """What is wrong with the overrides, or with the options beside them; None where these rules find nothing."""
+    """Return what is wrong with the overrides or the options; None if these rules find nothing."""
     if origin.config_dir is not None and not os.path.isdir(origin.config_dir):
         return f"--config-dir must be a folder of configs, but {origin.config_dir!r} is none."
     from bnlab.mistakes.overrides import Overrides

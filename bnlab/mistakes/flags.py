@@ -1,4 +1,4 @@
-"""The options of the command line, read by Hydra's parser; what it does not know is said in a line."""
+"""Parse the options of the command line with Hydra's parser, and report an unknown one in a line."""
 
 import argparse
 import re
@@ -15,7 +15,7 @@ _HELP = "python -m bnlab.train --help lists the options and settings"
 
 
 class UnknownOptionError(UserError):
-    """An option that there is not; `meant` is the override that it may stand for."""
+    """An option does not exist; `meant` is the override that it may stand for."""
 
     def __init__(self, option: str, meant: str, value: str) -> None:
         super().__init__(f"There is no option {option}: {_HELP}.")
@@ -25,7 +25,7 @@ class UnknownOptionError(UserError):
 
 
 def parser_of_options(version: str) -> argparse.ArgumentParser:
-    """Hydra's, which raises `UserError` where that would print its usage and exit, and tells bnlab's version."""
+    """Return Hydra's parser, changed to raise `UserError` instead of exiting and to print bnlab's version."""
     parser = hydra_internals.parser_of_options()
 
     def error(message: str) -> NoReturn:
@@ -39,7 +39,7 @@ def parser_of_options(version: str) -> argparse.ArgumentParser:
 
 
 def read_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argparse.Namespace:
-    """The options and overrides of `argv`, in any order.
+    """Parse the options and overrides in `argv`, in any order.
 
     Raises:
         UserError: an option that there is not, or one without its value.
@@ -77,7 +77,7 @@ def _spelled(action: argparse.Action) -> str:
 
 
 def _readable(message: str, parser: argparse.ArgumentParser) -> str:
-    """Of argparse: "argument --cfg/-c: expected one argument"."""
+    """Rephrase a message of argparse, such as "argument --cfg/-c: expected one argument"."""
     found = re.fullmatch(r"argument (\S+): (.*)", message)
     if found is None:
         return f"{message}: {_HELP}."

@@ -1,4 +1,4 @@
-"""What is wrong with an override that Hydra refuses, and what was probably meant."""
+"""Explain what is wrong with an override that Hydra refuses, and what was probably meant."""
 
 import re
 from collections.abc import Sequence
@@ -54,7 +54,7 @@ class Overrides:
                 self.chosen[key] = value
 
     def what_is_wrong(self) -> str | None:
-        """The first mistake, in a line with the way out; None where these rules find none."""
+        """Return the first mistake, in a line with the way out; None if these rules find none."""
         parsed: list[tuple[str, Override]] = []
         for index, line in enumerate(self.lines):
             try:
@@ -122,12 +122,12 @@ class Overrides:
         return self.unknown(key, line.partition("=")[2], deletes=override.is_delete())
 
     def of_several(self, group: str, line: str) -> str:
-        """Of a list of choices, which Hydra would merge."""
+        """Explain a list of choices, which Hydra would merge."""
         values = line.partition("=")[2].strip("[] ")
         return f"{group} has one choice at a time, but got {line}: did you mean -m {group}={values}?"
 
     def unknown(self, key: str, value: str, *, deletes: bool = False) -> str:
-        """What to say of a key that is not there, and what was probably meant."""
+        """Explain a key that does not exist, and what was probably meant."""
         if not key.strip():
             return f"={value} names no setting: write such as optimizer.lr=0.01, without spaces."
         if key.partition(".")[0] == "notes" and not deletes:
@@ -167,7 +167,7 @@ class Overrides:
         return f"`{key}` does not exist with {group}={choice}: leave it out, or choose {alternatives}.{also}"
 
     def suggestions(self, key: str, value: str) -> list[str]:
-        """The overrides that `key=value` probably means."""
+        """Return the overrides that `key=value` probably means."""
         lines: list[str] = []
         likely = self._likely(key)[:_AT_MOST]
         items = re.fullmatch(r"\[([^\[\]]+)\]", value)
@@ -190,7 +190,7 @@ class Overrides:
         return "-m " if not self.multirun and (is_of_a_sweep or name == "search") else ""
 
     def _likely(self, key: str, *, always: bool = True) -> list[str]:
-        """Settings and groups that `key` may stand for: the whole of it, its last part, then with slips."""
+        """Return settings and groups that `key` may stand for, by all of it, by its last part, then by similarity."""
         settings = [
             name
             for name in self.vocabulary.settings

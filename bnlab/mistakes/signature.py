@@ -1,4 +1,4 @@
-"""The names of the arguments of a class or function, read from its source: importing torch takes seconds."""
+"""Read the argument names of a class or function from its source, because importing torch takes seconds."""
 
 import ast
 import functools
@@ -11,7 +11,7 @@ __all__ = ["arguments_of_target"]
 
 @functools.cache
 def arguments_of_target(target: str) -> frozenset[str] | None:
-    """Of `package.module.Class`; None where that cannot be told, or it takes names of all kinds (`**kwargs`)."""
+    """Return those of `package.module.Class`; None if they are unknown, or any name is accepted (`**kwargs`)."""
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
         file = _file(parts[:length])
@@ -21,7 +21,7 @@ def arguments_of_target(target: str) -> frozenset[str] | None:
 
 
 def _file(module: list[str]) -> Path | None:
-    """As the import system finds a plain package; nothing is imported."""
+    """Find the source of a plain package as the import system does, without importing it."""
     for folder in sys.path:
         path = Path(folder, *module)
         for file in (path / "__init__.py", path.with_suffix(".py")):
@@ -67,7 +67,7 @@ def _in_file(file: Path, module: list[str], names: list[str], depth: int) -> fro
 
 
 def _flat(statements: Iterable[ast.stmt]) -> Iterable[ast.stmt]:
-    """With what stands in an `if` or `try`, such as imports that only type checkers read."""
+    """Include what is inside an `if` or `try`, such as imports for type checkers."""
     for statement in statements:
         yield statement
         if isinstance(statement, ast.If | ast.Try):

@@ -1,4 +1,4 @@
-"""An override that does not parse: which of the usual slips it is."""
+"""Explain an override that does not parse by the usual slips."""
 
 import re
 from collections.abc import Sequence
@@ -77,7 +77,7 @@ def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, over
 
 
 def _scale(function: str, arguments: str) -> str | None:
-    """What `loguniform(1e-4,1)` and its like are called here."""
+    """Return bnlab's notation for `loguniform(1e-4,1)` and the like."""
     numbers = [part.strip() for part in arguments.split(",")]
     name = plain(function)
     if name == "tag" and len(numbers) == 3 and numbers[0] in ("log", "one_minus_log"):
@@ -129,7 +129,7 @@ def _meant(key: str, value: str, overrides: "Overrides") -> str:
 
 
 def _unclosed(value: str) -> str | None:
-    """The bracket or quote that is not closed."""
+    """Return the bracket or quote that is not closed."""
     open_: list[str] = []
     quote = ""
     escaped = False

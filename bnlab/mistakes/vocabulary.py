@@ -47,7 +47,7 @@ class Vocabulary:
 
     @property
     def settings(self) -> list[str]:
-        """All of them, those of the training before those of the search and of Hydra."""
+        """Return all names: of the training, then of the search, then of Hydra."""
         keys = [*self.values, *self.of_choices]
         return sorted(dict.fromkeys(keys), key=lambda key: (key.startswith("hydra."), key.startswith("search.")))
 
@@ -65,7 +65,7 @@ class Vocabulary:
         return self.values[key]
 
     def has(self, key: str, chosen: Mapping[str, str]) -> bool:
-        """Whether `key` is there."""
+        """Whether `key` exists."""
         try:
             self.value(key, chosen)
         except KeyError:
@@ -73,7 +73,7 @@ class Vocabulary:
         return True
 
     def of_group(self, group: str, chosen: Mapping[str, str]) -> list[str]:
-        """The names of the settings in a group where groups have the `chosen` choices."""
+        """Return the names of the settings in a group when groups have the `chosen` choices."""
         inside = [key for key in self.settings if key.startswith(f"{group}.") and self.has(key, chosen)]
         return [key.removeprefix(f"{group}.") for key in inside]
 
@@ -82,7 +82,7 @@ class Vocabulary:
 
 
 def vocabulary_of(origin: Origin) -> Vocabulary:
-    """From the folders of configs and Hydra's own."""
+    """Read the vocabulary from the folders of configs and Hydra's own."""
     return _of_bnlab() if origin.is_default else _read(origin)
 
 
