@@ -18,7 +18,7 @@ __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
 
 
 def move_stack_dim(size: int, value: Any, in_dim: int | None) -> Any:
-    """Bring vmap's dimension to the front; what has none is repeated, as a view. Numbers and None are left alone."""
+    """Move vmap's dimension to the front; a tensor without one is expanded. Numbers and None stay as they are."""
     if not isinstance(value, Tensor):
         return value
     return value.expand(size, *value.shape) if in_dim is None else value.movedim(in_dim, 0)
@@ -29,12 +29,12 @@ class BatchNormFunction(torch.autograd.Function):
 
     Forward (Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 1):
         x_hat = (x - mean) / sqrt(var + eps),   y = weight * x_hat + bias
-    Backward, with g = dL/dy and N values a channel:
+    Backward, with g = dL/dy and N values per channel:
         dL/dbias = sum(g),   dL/dweight = sum(g * x_hat)
         dL/dx = weight / (N sqrt(var + eps)) * (N g - sum(g) - x_hat * sum(g * x_hat))
 
     Args:
-        x: (*stack, N, C) or (*stack, N, C, L), at least two values a channel.
+        x: (*stack, N, C) or (*stack, N, C, L), at least two values per channel.
         weight, bias: (*stack, C), or None.
         eps: added to the variance, in units of x squared; a number or (*stack).
         mask: (*stack, N) or (*stack, N, L), true where a sample counts, or None. Elsewhere y and dL/dx are 0.
@@ -81,7 +81,7 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def recall(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Centered, Tensor]:
-        """The statistics again: from x where a derivative of this derivative is wanted, else from what was saved."""
+        """Return the statistics: from x if this derivative is to be differentiated again, else from what was saved."""
         x, weight, mean, var, eps, mask = ctx.saved_tensors
         eps = ctx.eps if eps is None else eps
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -127,8 +127,8 @@ class FixedStatisticsFunction(torch.autograd.Function):
     Args:
         x: (*stack, N, C) or (*stack, N, C, L).
         weight, bias: (*stack, C), or None.
-        mean, inv_std: (*stack, C), of the dtype computed in. They are kept for backward: hand over copies if what they
-            are read from may be written to.
+        mean, inv_std: (*stack, C), in the dtype of the computation. They are saved for backward: pass copies if their
+            sources may be overwritten.
         mask: (*stack, N) or (*stack, N, L), true where a sample counts, or None. Elsewhere y and dL/dx are 0.
         stack_dims: how many leading dimensions of x are independent networks.
     Returns:

@@ -61,13 +61,13 @@ def batch_norm(
         input: (*stack, N, C) or (*stack, N, C, L).
         running_mean, running_var: (*stack, C), updated in place in training; None to keep none.
         weight, bias: (*stack, C), or None.
-        momentum: the weight of the new statistic, a number or (*stack); None to average all batches alike.
+        momentum: the weight of the new statistic, a number or (*stack); None to average all batches equally.
         eps: added to the variance, in units of input squared, a number or (*stack).
         num_batches_tracked: int64 of no dimensions, counted up by one in training, by an empty batch too; to be given
             for momentum None.
         mask: bool, (*stack, N) or (*stack, N, L), true where a sample counts. Where it is false the output and its
-            gradient are 0, and the sample is in no statistic.
-        stack_dims: how many leading dimensions of `input` are independent networks; the result is that of one call a
+            gradient are 0, and the sample enters no statistic.
+        stack_dims: how many leading dimensions of `input` are independent networks; the result is that of one call per
             network, bit for bit. It is 0 unless given, so (K, N, C) is never taken for (N, C, L) or the other way.
     Returns:
         y, as input. A forward that activation checkpointing runs again leaves the statistics as they are.
@@ -163,7 +163,7 @@ def normalized_by(
     assert running_mean is not None
     assert running_var is not None
     dtype = formulas.computed_in(x)
-    # Copies: what is written to the buffers between forward and backward is no business of this backward.
+    # Copies: the buffers may change between forward and backward.
     mean = running_mean.detach().to(dtype, copy=True)
     inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
     if as_operations:
@@ -184,7 +184,7 @@ def check(*arguments: Any) -> bool:
 
 
 def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
-    """An empty batch: as empty, and zeros for gradients, as torch has it."""
+    """Normalize an empty batch: the result is empty, and gradients are zero, as in torch."""
     y = x.clone()
     for parameter in (weight, bias):
         if parameter is not None and parameter.numel():

@@ -16,7 +16,7 @@ class GhostBatchNorm1d(BatchNorm1d):
 
     A batch of N samples is cut into N // virtual_batch_size (but at least one) virtual batches of sizes that differ by
     one at most; each is normalized as if it were a batch. The running statistics take the virtual batches' average
-    (the paper's weigh later ones more), of means over those with a valid sample, of variances over those with two.
+    (the paper gives later ones more weight), of means over those with a valid sample, of variances over those with two.
 
     Args:
         virtual_batch_size: samples in a virtual batch, at least 2. One as large as the batch is `BatchNorm1d`.

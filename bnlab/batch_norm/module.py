@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from bnlab.batch_norm.arithmetic import running
-from bnlab.batch_norm.arithmetic.arguments import Settings, settings_of
+from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.checkpointing.recomputation import answered, recomputing
 from bnlab.batch_norm.functional import check, normalize
 from bnlab.errors import UserError
@@ -23,15 +23,15 @@ class BatchNorm1d(nn.BatchNorm1d):
     r"""Batch norm over (N, C) or (N, C, L), a drop-in for `torch.nn.BatchNorm1d`; see `batch_norm` for the formulas.
 
     It goes through `torch.fx`, `torch.export`, `torch.jit.trace` and, as torch's own layer, `torch.jit.script`. What
-    knows layers by their exact type does not know this one: `torch.ao.quantization.fuse_modules` says that it did not
-    find a fuser method, unless it is given `fuse_custom_config_dict={"additional_fuser_method_mapping": {(nn.Linear,
+    matches layers by their exact type does not know this one: `torch.ao.quantization.fuse_modules` finds no fuser
+    method, unless it is given `fuse_custom_config_dict={"additional_fuser_method_mapping": {(nn.Linear,
     BatchNorm1d): fuse_linear_bn}}`; `fold` does the same.
 
     Args:
         num_features: C.
         eps: added to the variance, in units of the input squared.
-        momentum: the weight of the new statistic in the running ones; None averages all batches alike.
-        affine: learn a weight and a bias a channel.
+        momentum: the weight of the new statistic in the running ones; None averages all batches equally.
+        affine: learn a weight and a bias per channel.
         track_running_stats: keep running statistics, and evaluate with them.
         device, dtype: of parameters and buffers.
         bias: with `affine`, learn the bias too.
@@ -99,7 +99,7 @@ class BatchNorm1d(nn.BatchNorm1d):
                 setattr(self, name, before.to(now.device, torch.float32))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """As any module's. To `torch.fx` the layer is a leaf, as torch's own is: mode and statistics stay its own."""
+        """Call the layer. For `torch.fx` it is a leaf, as torch's own is: mode and statistics stay in the layer."""
         if isinstance(args[0] if args else kwargs.get("input"), Proxy):
             return call_in_graph(self, *args, **kwargs)
         if MODULES_CALL_IMPL and CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # a call sooner
@@ -107,7 +107,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         return super().__call__(*args, **kwargs)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """In torch's words."""
+        """Raise torch's own error."""
         if input.dim() not in (2, 3):
             raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
 
@@ -128,9 +128,7 @@ class BatchNorm1d(nn.BatchNorm1d):
             training, num_batches_tracked = running_mean is None and running_var is None, None
         elif not self.track_running_stats:
             running_mean = running_var = num_batches_tracked = None
-        settings = settings_of(
-            (running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0, False)
-        )
+        settings = Settings(running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0)
         return normalize(input, weight, bias, settings, training)
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:

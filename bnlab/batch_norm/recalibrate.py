@@ -15,7 +15,7 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
     r"""Set the running statistics of every batch norm in `network` to those of the data (Wu & Johnson 2021,
     arXiv:2105.07576, section 3, "precise batch norm").
 
-    With batch b of N_b values a channel, mean_b and biased variance var_b, N the sum of all N_b:
+    With batch b of N_b values per channel, mean_b and biased variance var_b, N the sum of all N_b:
         running_mean = sum_b N_b mean_b / N
         running_var  = sum_b N_b (var_b + (mean_b - running_mean)^2) / (N - 1)
     which, for the first batch norm, is exactly the mean and the unbiased variance of the data, however it is cut. Later
@@ -23,7 +23,7 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
     What a mask leaves out counts nowhere, and an empty batch changes nothing.
 
     Args:
-        network: put back into the mode it came in; gradients, weights and other modules' buffers are left alone.
+        network: its mode is restored; gradients, weights and other modules' buffers are left alone.
         batches: each is given to the network as its only argument; of a tuple or list, the first element is.
     Raises:
         ValueError: if there is no batch, or none with a value for any of the batch norms.
@@ -67,7 +67,7 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
 
 
 class ChannelSums:
-    """Count, mean and sum of squared deviations a channel, in double, merged batch by batch (Chan et al. 1979)."""
+    """Count, mean and sum of squared deviations per channel, in double, merged batch by batch (Chan et al. 1979)."""
 
     def __init__(self) -> None:
         self.is_used = False

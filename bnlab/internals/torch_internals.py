@@ -98,7 +98,7 @@ def is_traced() -> bool:
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """Within, `torch.jit.trace` looks away: it would warn that its graph has none of the checks that run here."""
+    """Suspend `torch.jit.trace`, which would warn that its graph has none of the checks that run here."""
     if tracing_state is None or set_tracing_state is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)

@@ -1,15 +1,13 @@
 """The arguments of `batch_norm`: what it refuses, in torch's own words where torch refuses it too."""
 
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.formulas import count
 
-__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks", "settings_of"]
+__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks"]
 
 
 class Settings(NamedTuple):
@@ -24,9 +22,6 @@ class Settings(NamedTuple):
     stack_dims: int
     returns_statistics: bool = False  # the batch's mean and unbiased variance too; running statistics are not moved
 
-
-# Past the Python function that makes a NamedTuple, which takes as long as the rest of a call of the layer's forward.
-settings_of: Callable[[tuple[Any, ...]], Settings] = partial(tuple.__new__, Settings)
 
 HALF = (torch.float16, torch.bfloat16)
 

@@ -4,8 +4,8 @@ Shapes, here and in the whole package: x is (*stack, N, C) or (*stack, N, C, L),
 dimensions of independent networks; what belongs to a channel (weight, bias, mean, ...) is (*stack, C); eps is a number
 or (*stack); a mask is (*stack, N) or (*stack, N, L), true where a sample counts.
 
-A mean near 1e6 rounds at 0.06 in fp32, so x - mean would be off by as much. What that rounding left over is found again
-as `residual = mean(x - mean)`, which is exact to the last bit because x - mean is small, and is subtracted everywhere.
+A mean near 1e6 has a rounding error of 0.06 in fp32, and so would x - mean. `residual = mean(x - mean)` recovers that
+error, to the last bit because x - mean is small, and is subtracted everywhere.
 """
 
 from typing import NamedTuple
@@ -17,7 +17,7 @@ __all__ = ["Centered", "affine", "backward", "batch_statistics", "centered", "co
 
 
 class Centered(NamedTuple):
-    """A batch less its rounded mean: x - mean, as x; mean(x - mean), (*stack, C); and how many values a channel has."""
+    """A batch less its rounded mean: x - mean, as x; mean(x - mean), (*stack, C); and the values per channel."""
 
     c: Tensor
     residual: Tensor
@@ -25,7 +25,7 @@ class Centered(NamedTuple):
 
 
 def computed_in(x: Tensor) -> torch.dtype:
-    """Half types are computed in fp32, as torch's own layer does."""
+    """Return the dtype of the computation: fp32 for half types, as in torch's own layer."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
@@ -37,7 +37,7 @@ def per_channel(values: Tensor, x: Tensor, stack_dims: int) -> Tensor:
 
 
 def per_network(values: Tensor | float, channels: Tensor) -> Tensor | float:
-    """View a number a network, (*stack), so that it broadcasts against (*stack, C), in that one's dtype.
+    """View a number per network, (*stack), so that it broadcasts against (*stack, C), in that one's dtype.
 
     A number alone is rounded to that dtype too, by the operation it takes part in: a stack equals single networks.
     """
@@ -50,7 +50,7 @@ def per_sample(mask: Tensor, stack_dims: int) -> Tensor:
 
 
 def batch_dims(x: Tensor, stack_dims: int) -> list[int]:
-    """Which dimensions of x a channel's statistics are taken over: N, and L where there is one."""
+    """List the dimensions of x over which statistics are taken: N, and L if there is one."""
     return [dim for dim in range(stack_dims, x.dim()) if dim != stack_dims + 1]
 
 
@@ -60,7 +60,7 @@ def total(values: Tensor, stack_dims: int) -> Tensor:
 
 
 def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
-    """How many values a channel has: a number, or (*stack, 1) if a mask says. At least 1, to divide by."""
+    """Count the values per channel: a number, or (*stack, 1) if there is a mask. At least 1, to divide by."""
     if mask is not None:
         return num_valid(mask, stack_dims).clamp(min=1).to(computed_in(x))
     result = x.shape[stack_dims]

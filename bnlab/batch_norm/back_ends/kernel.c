@@ -39,7 +39,7 @@ typedef struct {
 
 const int64_t size_of_problem = sizeof(Problem);
 
-// Values in a block of rows; values of a row of L taken side by side; channels and rows that are added up in T before
+// Values in a block of rows; values of a row of L taken side by side; channels and rows that are summed in T before
 // the sums in double take them.
 enum { BLOCK = 65536, LANES = 16, STRIP = 1024, GROUP = 16 };
 
@@ -83,7 +83,7 @@ static void each(Task task, void *argument, int64_t count, int64_t threads, int 
         some(&tasks, 0, count);
 }
 
-// Outputs of 32 MB and more come from fresh pages every time, whose faults cost more than the arithmetic.
+// Outputs of 32 MB and more get fresh pages every time, whose faults cost more than the arithmetic.
 static void prefer_huge_pages(void *pointer, int64_t bytes) {
 #ifdef __linux__
     const uintptr_t page = (uintptr_t)1 << 21;
@@ -96,7 +96,7 @@ static void prefer_huge_pages(void *pointer, int64_t bytes) {
 #endif
 }
 
-// So large an output is out of the cache before anyone reads it. Past the cache, its old content is not read first.
+// An output this large leaves the cache before anyone reads it. Bypassing the cache saves reading its old content.
 enum { PAST_CACHE = 1 << 23, PIECE = 256 };
 
 static void write_past_cache(void *restrict to, const void *restrict from, size_t bytes) {
@@ -110,7 +110,7 @@ static void write_past_cache(void *restrict to, const void *restrict from, size_
     memcpy(to, from, bytes);
 }
 
-// What was written past the cache is seen by other threads from here on.
+// From here on other threads see what bypassed the cache.
 static void finish_writing(void) {
 #ifdef __SSE2__
     _mm_sfence();
@@ -126,7 +126,7 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 #define OF(name) EXPAND(name, T)
 #define INLINE static inline __attribute__((always_inline))
 
-// Brings a line of memory near, into the second cache. What is not there to be read, past the end of x, does no harm.
+// Prefetch a line of memory into the second-level cache. An address past the end of x does no harm.
 #if defined(__GNUC__)
 #define FETCH(address) __builtin_prefetch(address, 0, 2)
 #else
@@ -143,13 +143,13 @@ static int64_t rows_a_block(int64_t C) { return C < BLOCK ? BLOCK / C : 1; }
 
 enum { OF(LINE) = 64 / sizeof(T), OF(AHEAD) = 8192 / sizeof(T) };
 
-// For a pass that writes past the cache: such writes make reading wait, and it has to begin early.
+// For a pass whose writes bypass the cache: they delay reads, so these have to begin early.
 INLINE void OF(fetch_ahead)(const T *x, int64_t count) {
     for (int64_t i = 0; i < count; i += OF(LINE)) FETCH(x + OF(AHEAD) + i);
 }
 
-// What the sums of some channels say: all that forward needs to finish them, and their running statistics. The first of
-// them is channel i of all networks' channels. The sums are written over.
+// Turn the sums of some channels into what forward needs to finish them, and move their running statistics. The first
+// one is channel i of all networks' channels. The sums are overwritten.
 INLINE void OF(finish_forward)(const Problem *p, int64_t k, int64_t i, int64_t count, const T *restrict first,
                                double *restrict sum, double *restrict square, T *restrict mean, T *restrict scale,
                                T *restrict shift) {
@@ -257,7 +257,7 @@ INLINE void OF(add_strip)(const T *restrict x, const T *restrict start, int64_t 
     OF(add_columns)(x + c, start + c, C, count - c, sum + c, square + c, rows);
 }
 
-// A few rows are added up in T, less the mean m so far, before the sums in double take them, less the first row o:
+// A few rows less the mean m so far are summed in T before the sums in double take them, less the first row o:
 // sum (x - o) and sum (x - o)^2 from d = x - m by x - o = d + (m - o).
 INLINE void OF(add_group)(const T *restrict x, const T *restrict first, int64_t C, int64_t count, double *restrict sum,
                           double *restrict square, int64_t done, int64_t rows) {
@@ -447,9 +447,9 @@ static void OF(rows_of_network)(void *argument, int64_t k) { OF(rows)(argument, 
 
 // ---- channels: (K, N, C, L), one channel of one network a task ----
 
-// A row of L values is taken for rows of C = LANES channels; the lanes are added up last.
+// A row of L values is read as rows of C = LANES channels; the lanes are summed last.
 
-// As add_group, with the sums of a few rows in registers. One row alone is added up in double.
+// The same as add_group, with the sums of a few rows in registers. A single row is summed in double.
 INLINE void OF(add_rows)(const T *restrict x, const T *restrict first, int64_t C, double *restrict sum,
                          double *restrict square, int64_t done, const int rows) {
     const double a_row = done ? 1 / (double)done : 0;

@@ -1,15 +1,11 @@
-"""The CPU kernel, `kernel.c`: compiled once a machine with the C compiler at hand, kept on disk, called through ctypes.
+"""The CPU kernel, `kernel.c`: compiled once per machine, cached on disk, and called through ctypes.
 
-Where no compiler is found the formulas in plain torch do the same. `BNLAB_KERNEL=0` in the environment, or
-`with use_kernel(False):`, asks for that. Where the compiled file is kept is said in `c_library/folders.py`.
+Without a compiler, other back ends compute the same. `BNLAB_KERNEL=0` in the environment, or `with use_kernel(False):`,
+selects them too. `c_library/folders.py` says where the compiled file is cached.
 
-What else was tried is ATen's operations, in place, a cache block or a part of the products at a time, Numba and
-Inductor: times and machines stand in `bnlab/bench/records/batch_norm.md`.
-
-What is left on small shapes is Python and the autograd engine. On large ones the sums wait for memory unless the next
-rows are fetched ahead, and results are written past the cache from where it could not hold them. In ATen, blocking for
-the cache pays on one thread, but with several each operation starts all of them, and waits for the core that another
-process has.
+On small shapes most of the time goes to Python and the autograd engine. On large ones the sums wait for memory unless
+the next rows are prefetched, and results that the cache could not hold bypass it. `bnlab/bench/records/batch_norm.md`
+has the alternatives that were tried: ATen's operations in place or blocked, Numba and Inductor.
 """
 
 import ctypes

@@ -50,7 +50,7 @@ static int64_t bytes_a_value(int32_t dtype) {
     return dtype == code.is_float ? (int64_t)sizeof(float) : (int64_t)sizeof(double);
 }
 
-// A tensor (size,) in one piece, or none.
+// A contiguous tensor (size,), or none.
 static int takes_row(const void *tensor, int32_t dtype, int64_t size, void **numbers) {
     Layout layout = {.numbers = NULL};
     *numbers = NULL;
@@ -62,7 +62,7 @@ static int takes_row(const void *tensor, int32_t dtype, int64_t size, void **num
     return 1;
 }
 
-// A tensor (N, C) or (N, C, L) in one piece; of the sizes found before, if any were.
+// A contiguous tensor (N, C) or (N, C, L); of the sizes found before, if any were.
 static int takes_batch(const void *tensor, int32_t dtype, Problem *p, void **numbers) {
     Layout layout;
     int64_t values = 1;

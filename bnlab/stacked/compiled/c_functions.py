@@ -53,7 +53,7 @@ class UpdateInC(step_check.UpdateInC):
 
 
 class Functions(NamedTuple):
-    """Of one dtype: those of step.c, what they call, and how many numbers a vector has."""
+    """The functions of step.c for one dtype, what they call, and how many numbers a vector holds."""
 
     step: Any
     linear: Any
@@ -92,7 +92,7 @@ def _library() -> ctypes.CDLL | None:
 
 @cache
 def functions_of(dtype: torch.dtype) -> Functions | None:
-    """None where one of them is missing."""
+    """Return the functions of a dtype, or None if one of them is missing."""
     if dtype not in _NAMES:
         return None
     library = _library()
@@ -114,7 +114,7 @@ def functions_of(dtype: torch.dtype) -> Functions | None:
 
 
 def of(tensor: Tensor | None) -> Of:
-    """Of (K, ...): where it starts, and its stride; each network's part is in one piece."""
+    """Describe (K, ...) by its start and its stride; each network's part is contiguous."""
     if tensor is None:
         return Of(None, 0)
     assert tensor[0].is_contiguous()

@@ -22,7 +22,7 @@ static void OF(cross_entropy)(int64_t N, int64_t C, const T *restrict z, const i
             for (int64_t n = 0; n < LANES; n++)
                 largest[n] = scratch[c * LANES + n] > largest[n] ? scratch[c * LANES + n] : largest[n];
         const OF(whole) shift = *(OF(whole) *)largest;
-        // A sample's exponentials are added up vector by vector, if they fill one, then number by number in double and
+        // A sample's exponentials are summed vector by vector, if they fill one, then number by number in double and
         // half by half in float.
         OF(whole) part[LANES] = {{0}};
         for (int64_t c = 0; c < C; c++) part[C < LANES ? 0 : c % LANES] += exponential(turned[c] - shift);

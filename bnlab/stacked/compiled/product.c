@@ -2,7 +2,7 @@
 //
 // A tile of c, some rows and vectors, stays in registers while its terms are added one after the other, each by a fused
 // multiply-add. The BLAS adds short sums in that order too, so the results are the same to the bit, but it packs both
-// factors first: on 64 x 100 x 100 it reaches 89 GFLOP/s, this 105, and a core 110.
+// factors first, which costs small matrices a sixth of their speed (`bnlab/bench/records/sweep.md`).
 
 #define TILE(V, ROWS, VECTORS)                                                                                      \
     static void OF(tile_##V##_##ROWS##_##VECTORS)(int64_t depth, const T *a, int64_t row_a, int64_t term_a,         \
@@ -44,7 +44,7 @@ static const struct {
     {1, HEIGHTS(single, 1)},
 };
 
-// c (rows, columns) is in one piece, so are the rows of b, (depth, columns); of a the numbers are row_a apart from row
+// c (rows, columns) and the rows of b, (depth, columns), are contiguous; of a the numbers are row_a apart from row
 // to row and term_a from term to term.
 static void OF(product)(int64_t rows, int64_t columns, int64_t depth, const T *a, int64_t row_a, int64_t term_a,
                         const T *b, T *c) {

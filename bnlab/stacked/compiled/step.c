@@ -1,4 +1,4 @@
-// Forward and backward through the layers of K networks, one network after the other: what a layer leaves is still in
+// Forward and backward through the layers of K networks, one network after the other: the output of a layer is still in
 // the first caches when the next one reads it. `c_functions.py` compiles it.
 
 #ifndef T

@@ -2,22 +2,9 @@
 
 Here batch norm is the layer's own kernel, the exponential and the logarithm are the vectors' functions inside torch,
 and the matrix products are either the BLAS inside torch or, for small ones, a shorter way to the same bits
-(`product.c`). Whether they are the same is tried out on random numbers before a size of batch is taken
-(`same_bits.py`): so the gradients are those of `layers.py`, which serves wherever this does not, bit for bit.
-
-What a step of 64-100-100-100-10 with batches of 64 takes, microseconds a network; stacks of 16, fp32, with four
-processes of one thread at work on four cores of an AMD EPYC with AVX-512:
-
-    one network in plain torch                                      720
-    `layers.py`, operation by operation over all networks           270
-    layers in C, network by network, loss and update by torch       195
-    ... activations and their gradients shared by the networks      168
-    ... products, loss and the sums for the biases in C             150
-    ... the update in C as well                                     145
-    ... in place of each network's gradients, one's for all         134
-
-Of these 134 some 100 are products: 9.7 million operations at 105 of a core's 110 GFLOP/s, but for those of the last
-layer that are left to the BLAS.
+(`product.c`). Whether they are the same is tested on random numbers before a batch size is accepted (`same_bits.py`).
+So the gradients are those of `layers.py` bit for bit, which serves wherever this does not.
+`bnlab/bench/records/sweep.md` has the time of each part.
 """
 
 import ctypes
