@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tokenize
+from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
@@ -210,6 +211,17 @@ def test_each_module_says_in_its_first_line_what_it_is_for() -> None:
         for name, path in modules().items()
     }
     assert not {name: line for name, line in first.items() if not line.endswith((".", "?"))}
+
+
+MOST_LINES = 450  # of a file
+MOST_FILES = 30  # in a folder, without those of its sub-folders
+
+
+def test_files_and_folders_stay_small() -> None:
+    lines = {name: len(path.read_text().splitlines()) for name, path in modules().items()}
+    files = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in modules().values())
+    assert not {name: number for name, number in lines.items() if number > MOST_LINES}
+    assert not {folder: number for folder, number in files.items() if number > MOST_FILES}
 
 
 def test_public_names_are_where_they_are_said_to_be() -> None:
