@@ -233,6 +233,9 @@ def test_public_names_are_where_they_are_said_to_be() -> None:
     for package in (bnlab, bnlab.data, bnlab.search, bnlab.stacked):
         for name in package.__all__:
             assert getattr(getattr(package, name), "__name__", name) == name  # a table has none
+            assert (
+                f"{package.__name__}.{name}".removeprefix("bnlab.") not in modules()
+            )  # its import would hide the name
         with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
             _ = package.nonsense
 
