@@ -103,6 +103,18 @@ def test_a_damaged_definition_is_one_line(sweep, train):
     assert train("-m", "search.resume=sweep").exit_code == 0
 
 
+def test_a_sweep_of_an_earlier_version_is_refused_in_a_line_that_says_so(sweep, train):
+    _, left = sweep("search=random", "search.num_trials=2", LR)
+    file = left.folder / "sweep.yaml"
+    stored = file.read_text()
+    assert stored.count("num_points: 2") == stored.count("pruner: null") == 1
+    file.write_text(stored.replace("num_points: 2", "trials_per_round: 2").replace("pruner: null", "pruner: none"))
+    outcome = train("-m", "search.resume=sweep")
+    assert outcome.exit_code == 2
+    assert "an earlier version of bnlab began it; start a new sweep" in outcome.stderr
+    assert outcome.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     "content", [*DAMAGES.values(), "half", os.mkfifo, None], ids=[*DAMAGES, "half", "a pipe", "a folder"]
 )
