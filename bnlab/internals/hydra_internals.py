@@ -10,8 +10,8 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, suppress
 from functools import cache
+from importlib import import_module
 from inspect import signature
-from pydoc import locate
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -111,12 +111,25 @@ def _targets_in(config: Any) -> Iterator[str]:
         if isinstance(target := config.get("_target_"), str):
             yield target
             with suppress(Exception):  # Hydra reports it
-                found: Any = locate(target)
+                found = _named(target)
                 yield f"{found.__module__}.{found.__qualname__}"
         config = list(config.values())
     if isinstance(config, list | tuple):
         for each in config:
             yield from _targets_in(each)
+
+
+def _named(target: str) -> Any:
+    """Resolve a name as Hydra does: an attribute comes before a submodule of the same name."""
+    path, *rest = target.split(".")
+    found: Any = import_module(path)
+    for part in rest:
+        path = f"{path}.{part}"
+        try:
+            found = getattr(found, part)
+        except AttributeError:
+            found = import_module(path)
+    return found
 
 
 def _trusting() -> AbstractContextManager[Any]:
