@@ -1,4 +1,4 @@
-"""What K networks are trained to minimize and measured by: one record for classes, one for real numbers."""
+"""The loss and the score of K networks: one record for classification, one for regression."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ class Criterion:
 
     Attributes:
         losses: (K,).
-        losses_and_gradient: with dL/d(outputs).
-        counts: what the score needs beside the loss, (K, ...), to be summed over batches.
+        losses_and_gradient: (K,) and dL/d(outputs).
+        counts: what the score needs besides the loss, (K, ...), to be summed over batches.
         takes_classes: whether labels are classes.
-        keeps_outputs: whether a model keeps its newest outputs, for metrics that need them.
+        keeps_outputs: whether a model keeps its newest outputs for metrics that need them.
     """
 
     losses: _OfABatch

@@ -1,4 +1,4 @@
-"""Layers of stacked networks that treat every number alike."""
+"""Elementwise layers of stacked networks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -19,13 +19,13 @@ def elementwise(
     from_y: bool = False,
     in_c: Kind | None = None,
 ) -> type[Layer]:
-    """The layer y = f(x), dL/dx = f'(x) g, without numbers of its own.
+    """Make the layer y = f(x), dL/dx = f'(x) g, which has no parameters.
 
     Args:
-        function: f; it may overwrite x where the derivative is taken from y.
-        derivative: f'(x) g, from g and x, or from g and y.
-        from_y: whether from y.
-        in_c: which layer of step.c does the same; None for none.
+        function: f; with `from_y` it may overwrite x.
+        derivative: f'(x) g as a function of g and x, or of g and y.
+        from_y: whether the derivative is computed from y.
+        in_c: the layer of step.c that does the same; None if there is none.
     """
 
     class Elementwise(Layer):

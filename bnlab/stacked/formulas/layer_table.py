@@ -1,4 +1,4 @@
-"""The layers that a stack of multilayer perceptrons is built of: an entry of `LAYERS` each."""
+"""The layers that a stack of multilayer perceptrons is built of, one entry of `LAYERS` each."""
 
 import torch
 from torch import nn
@@ -11,8 +11,8 @@ from bnlab.stacked.formulas.layers import BatchNorm, Layer, Linear, NativeBatchN
 __all__ = ["LAYERS"]
 
 aten = torch.ops.aten
-# Derivatives are the operations that torch's own autograd calls. An entry of your own makes a layer of yours train in
-# stacks: put it beside the class of the module.
+# Derivatives are the operations that torch's own autograd calls. To train your own layer in stacks, add an entry for
+# its class here, from the module that defines the class.
 LAYERS: dict[type[nn.Module], type[Layer]] = {
     nn.Linear: Linear,
     BatchNorm1d: BatchNorm,

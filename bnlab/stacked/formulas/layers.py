@@ -24,22 +24,22 @@ aten = torch.ops.aten
 
 
 class Layer(ABC):
-    """A layer of K networks, whose numbers are a `Part` of their stack.
+    """A layer of K networks, whose parameters are a `Part` of their stack.
 
     `forward` and `evaluate` take x (K, N, C), or (N, C) that the networks share, and return y (K, N, C), which the next
-    layer may overwrite; `backward` takes dL/dy of the newest forward, writes the gradients of the parameters to where
-    they belong, and returns dL/dx if `needs_x`.
+    layer may overwrite. `backward` takes dL/dy of the newest forward, writes the gradients of the parameters to the
+    stack, and returns dL/dx if `needs_x`.
     """
 
     @classmethod
     def takes(cls, module: nn.Module) -> bool:
-        """Whether a module of the class that the table has this layer for is such a layer with its settings, too."""
+        """Whether the settings of `module`, whose class is in the table, have a formula here."""
         return True
 
     @classmethod
     @abstractmethod
     def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
-        """The layer of the K networks, from the module of each."""
+        """Make the layer of the K networks from one module per network."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor: ...
@@ -51,26 +51,26 @@ class Layer(ABC):
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None: ...
 
     def kind_in_c(self) -> Kind | None:
-        """Which layer of step.c does the same; None for none. What a subclass does is another thing."""
+        """The layer of step.c that does the same; None if there is none, as for subclasses."""
         return None
 
     def sync(self) -> None:  # noqa: B027  # most layers count nothing
-        """Bring what is counted once for all networks into their buffers."""
+        """Write what is counted once for all networks to their buffers."""
 
 
 class Linear(Layer):
     """y = x W^T + b:  dL/dW = g^T x,  dL/db = sum(g),  dL/dx = g W.
 
     Args:
-        weight, bias: (K, out, in) and (K, out) or None; views that see every update.
-        grad_weight, grad_bias: where their gradients go.
+        weight, bias: (K, out, in) and (K, out) or None; views into the stack, which see every update.
+        grad_weight, grad_bias: the tensors that their gradients are written to.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, grad_weight: Tensor, grad_bias: Tensor | None) -> None:
         self.weight, self.bias, self.grad_weight, self.grad_bias = weight, bias, grad_weight, grad_bias
         self._transposed = weight.mT
         self._bias = None if bias is None else bias.unsqueeze(1)  # (K, 1, out)
-        self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two sizes of batch
+        self._results: dict[int, tuple[Tensor, Tensor]] = {}  # by N: an epoch has at most two batch sizes
 
     @classmethod
     def of(cls, modules: Sequence[nn.Module], part: Part) -> Self:
@@ -108,10 +108,10 @@ class Linear(Layer):
 
 
 class BatchNorm(Layer):
-    """Batch norm by the formulas of `bnlab.batch_norm`, by its kernel where that runs.
+    """Batch norm by the formulas of `bnlab.batch_norm`, or by its kernel where that runs.
 
     Args:
-        affine, grad_affine: (K, A, C), weight and bias as they lie side by side in a row (A is 2, 1 or 0).
+        affine, grad_affine: (K, A, C), weight and bias, which are adjacent in a row (A is 2, 1 or 0).
         running_mean, running_var: (K, C), updated in place, or None.
         eps: (K,), float64.
         momentum: (K,), float64, or None to average all batches.
@@ -126,12 +126,12 @@ class BatchNorm(Layer):
         eps: Tensor,
         momentum: Tensor | None,
     ) -> None:
-        # The kernel wants each parameter in one piece.
+        # The kernel needs each parameter contiguous.
         self._affine = affine.transpose(0, 1)
         self._pieces = torch.empty_like(self._affine, memory_format=torch.contiguous_format)  # (A, K, C)
         self._weight, self._bias = [*self._pieces, None, None][:2]
         self._grad_affine = [*grad_affine.unbind(1)]
-        self._in_place = [*self._affine, None, None][:2]  # of one network each is in one piece
+        self._in_place = [*self._affine, None, None][:2]  # contiguous for a single network
         self.bias = self._in_place[1]
         self._grad_in_place = [*self._grad_affine, None, None][:2]
         self.running_mean, self.running_var = running_mean, running_var
@@ -140,8 +140,8 @@ class BatchNorm(Layer):
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._back_end: BackEnd | None = None
-        self._kept: Kept = ()  # by the newest forward, for its backward
-        self._counts: Tensor | None = None  # of the networks, which go in step
+        self._kept: Kept = ()  # what the newest forward keeps for its backward
+        self._counts: Tensor | None = None  # shared: the networks train in lockstep
 
     @classmethod
     def takes(cls, module: nn.Module) -> bool:
@@ -212,7 +212,7 @@ class BatchNorm(Layer):
         return are_in_memory(tensors, self._pieces.dtype) and all(tensor[0].is_contiguous() for tensor in tensors)
 
     def evaluation_scale(self, out: Tensor) -> None:
-        """gamma / sqrt(running_var + eps), (K, C), for y = (x - running_mean) scale + beta."""
+        """Write scale = gamma / sqrt(running_var + eps), (K, C), to `out`, for y = (x - running_mean) scale + beta."""
         assert self.running_var is not None
         scale = inverse_std(self.running_var, self._eps)
         out.copy_(scale if self._in_place[0] is None else scale * self._in_place[0])
@@ -220,14 +220,14 @@ class BatchNorm(Layer):
     def problems(
         self, x: Tensor, y: Tensor, grad_y: Tensor, grad_x: Tensor, statistics: Tensor
     ) -> tuple[list[Problem], list[Problem], list[Problem]]:
-        """Forward and backward of each network as the kernel takes them; all are (K, N, C), statistics (2, K, C).
+        """Describe forward and backward of each network for the kernel; tensors are (K, N, C), statistics (2, K, C).
 
-        Last, backward once more where all networks leave their gradients in the first one's place.
+        The last list is backward again, with the gradients of all networks written to the first one's row.
         """
         eps, momenta = self._numbers
         assert momenta is not None
         _, num_samples, num_features = x.shape
-        sizes = {"K": 1, "N": num_samples, "C": num_features, "L": 1, "threads": 1}  # of one network
+        sizes = {"K": 1, "N": num_samples, "C": num_features, "L": 1, "threads": 1}  # per network
         forward: list[Problem] = []
         backward: list[Problem] = []
         sharing: list[Problem] = []
@@ -249,7 +249,7 @@ class BatchNorm(Layer):
                 out=y[k].data_ptr(),
                 running_mean=running_mean,
                 running_var=running_var,
-                num_batches_tracked=self.num_batches.data_ptr() if k == 0 else None,  # the networks go in step
+                num_batches_tracked=self.num_batches.data_ptr() if k == 0 else None,  # counted once for all
                 eps_number=eps[k],
                 momentum_number=momenta[k],
                 **sizes,
@@ -265,7 +265,7 @@ class BatchNorm(Layer):
 
 
 class NativeBatchNorm(BatchNorm):
-    """torch's own batch norm, network by network: what norm=torch is there to compare with."""
+    """torch's own batch norm, network by network, which norm=torch chooses for comparison."""
 
     def forward(self, x: Tensor) -> Tensor:
         self._x = x

@@ -1,8 +1,8 @@
 """The mean cross-entropy of K networks, each over its own batch, and its gradient.
 
-Inside, logits are turned to (K, classes, N), where log_softmax over 10 classes takes a twentieth of its time, and N is
-padded to whole vectors: what is left over would be rounded in another way than for a network alone. Where the classes
-fill a vector, a sum over turned logits is rounded in another way, too: then they stay as they are.
+Logits are transposed to (K, classes, N), where log_softmax over few classes is much faster, and N is padded to whole
+vectors: a remainder would be rounded differently than for a single network. If the classes fill a vector, a sum over
+transposed logits is rounded differently, too, and they are not transposed.
 """
 
 from functools import cache
@@ -14,21 +14,21 @@ from bnlab.internals.torch_internals import log_softmax_backward
 
 __all__ = ["cross_entropy", "cross_entropy_and_gradient"]
 
-_VECTOR = 32  # a multiple of the numbers in a vector register, fp32 and float64
+_VECTOR = 32  # a multiple of the lanes of a vector register, for fp32 and float64
 
 
 def cross_entropy(logits: Tensor, classes: Tensor) -> Tensor:
-    """L = -mean_n log softmax(z_n)[y_n], (K,), from z (K, N, classes) and y (K, N) or, shared, (N,)."""
+    """Return L = -mean_n log softmax(z_n)[y_n], (K,), from z (K, N, classes) and y (K, N) or, shared, (N,)."""
     log_p, dim = _log_p(logits)
     return _losses(log_p, _index(logits, classes, dim), dim)
 
 
 def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-    """L, (K,), and dL/dz = (softmax(z) - one_hot(y)) / N, (K, N, classes)."""
+    """Return L, (K,), and dL/dz = (softmax(z) - one_hot(y)) / N, (K, N, classes)."""
     num_samples = logits.shape[1]
     log_p, dim = _log_p(logits)
     index = _index(logits, classes, dim)
-    # By the operation that autograd calls for a network alone: the same gradient, bit for bit.
+    # The operation that autograd calls for a single network gives the same gradient, bit for bit.
     gradient = torch.zeros_like(log_p).scatter_(dim, index, -1 / num_samples)
     gradient = log_softmax_backward(gradient, log_p, dim, logits.dtype)
     losses = _losses(log_p, index, dim)
@@ -36,7 +36,7 @@ def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor,
 
 
 def _log_p(logits: Tensor) -> tuple[Tensor, int]:
-    """And which dimension the classes are now."""
+    """Return log softmax(z) and the dimension of its classes."""
     K, N, num_classes = logits.shape
     if logits.is_cpu and not _same_turned(num_classes, logits.dtype):
         return torch.log_softmax(logits, 2), 2
@@ -47,13 +47,13 @@ def _log_p(logits: Tensor) -> tuple[Tensor, int]:
 
 @cache
 def _same_turned(num_classes: int, dtype: torch.dtype) -> bool:
-    """Tried out: it depends on the processor."""
+    """Test whether transposed logits give the same bits, which depends on the processor."""
     logits = torch.randn(1024, num_classes, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return torch.equal(torch.log_softmax(logits.T.contiguous(), 0), torch.log_softmax(logits, 1).T)
 
 
 def _padded(num_samples: int) -> int:
-    """The next multiple of the numbers in a vector."""
+    """Round up to whole vectors."""
     return -(-num_samples // _VECTOR) * _VECTOR
 
 

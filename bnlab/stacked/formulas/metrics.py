@@ -1,4 +1,4 @@
-"""Loss and score of an epoch for K networks; the same figures as `bnlab.training.metrics` gives for one."""
+"""Loss and score of an epoch for K networks, equal to those of `bnlab.training.metrics` for one."""
 
 import torch
 from torch import Tensor
@@ -9,15 +9,15 @@ __all__ = ["StackedMetrics", "count_hits"]
 
 
 def count_hits(logits: Tensor, y: Tensor) -> Tensor:
-    """How many samples have their largest logit at their class, (K,), from (K, N, classes) and (K, N) or (N,)."""
+    """Count the samples whose largest logit is at their class, (K,), from (K, N, classes) and (K, N) or (N,)."""
     return (logits.argmax(2) == y).sum(1)
 
 
 class StackedMetrics:
-    """Collect the mean losses of each batch and what its score needs; the epoch's means weigh every sample alike.
+    """Collect the mean losses of each batch and what the score needs; the epoch's means weigh every sample equally.
 
     Args:
-        scale: of a regression, that of the targets; None for classes.
+        scale: the scale of the targets of a regression; None for classes.
     """
 
     def __init__(self, scale: TargetScale | None = None) -> None:
@@ -27,13 +27,13 @@ class StackedMetrics:
         self._sizes: list[int] = []
 
     def update(self, losses: Tensor, counts: Tensor, num_samples: int) -> None:
-        """Add a batch: its mean losses (K,), and how many samples were classified right (K,), or `target_sums`."""
+        """Add a batch: its mean losses (K,), and the number of correct samples (K,), or `target_sums`."""
         self._losses.append(losses)
         self._counts.append(counts)
         self._sizes.append(num_samples)
 
     def compute(self, stage: str) -> list[dict[str, float]]:
-        """{"<stage>_loss", "<stage>_accuracy" or "<stage>_r2"} of each network."""
+        """Return {"<stage>_loss": ..., "<stage>_accuracy" or "<stage>_r2": ...} for each network."""
         sizes = torch.tensor(self._sizes, dtype=torch.float64)
         num_samples = sum(self._sizes)
         losses = (torch.stack(self._losses).cpu().double() * sizes.unsqueeze(1)).sum(0) / num_samples

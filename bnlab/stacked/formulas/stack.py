@@ -1,4 +1,4 @@
-"""K networks of one architecture as one: each network a row of numbers, each parameter a view over all rows."""
+"""K networks of one architecture as one: each network is a row, each parameter a view over all rows."""
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,8 +17,8 @@ class Part:
     """One layer's share of a stack of K networks; all tensors are views that see every update.
 
     Attributes:
-        rows: (K, P), the layer's P numbers one parameter after the other.
-        row_gradients: as rows.
+        rows: (K, P), the layer's parameters, concatenated.
+        row_gradients: (K, P), their gradients.
         parameters, gradients, buffers: by their names in the module, (K, *shape).
     """
 
@@ -30,19 +30,19 @@ class Part:
 
 
 class Stack:
-    """The parameters and buffers of K networks that differ in their values only.
+    """The parameters and buffers of K networks that differ only in their values.
 
-    All parameters lie in one tensor, a row a network, in the order of `network.parameters()`: what is done to every
-    parameter alike (an update, a copy of the best weights, a network that leaves) is one operation on rows.
+    All parameters are in one tensor, one row per network, in the order of `network.parameters()`. An update, a copy of
+    the best weights or the removal of a network is therefore one operation on rows.
 
     Args:
         networks: modules with the same names, shapes and dtypes.
-        dtype: what to convert to; None for the dtype they have.
+        dtype: the dtype to convert to; None keeps their own.
     Attributes:
         template: the first network, for its structure.
-        rows: (K, P), P numbers a network.
-        gradients: as rows.
-        shapes: of each parameter, without K.
+        rows: (K, P), the P parameter values of each network.
+        gradients: (K, P).
+        shapes: the shape of each parameter, without K.
         buffers: name to (K, *shape).
     Raises:
         UserError: a network that differs from the first in more than its values.
@@ -78,11 +78,11 @@ class Stack:
 
     @property
     def size(self) -> int:
-        """K."""
+        """The number of networks, K."""
         return len(self.rows)
 
     def views(self, rows: Tensor) -> dict[str, Tensor]:
-        """Of `rows`, or anything of its last dimension: each parameter's part by name, (*leading, *shape)."""
+        """Split `rows`, (*leading, P), into views by parameter name, (*leading, *shape)."""
         sizes = [shape.numel() for shape in self.shapes.values()]
         return {
             name: part.unflatten(-1, shape) if shape else part.squeeze(-1)
@@ -90,7 +90,7 @@ class Stack:
         }
 
     def parts(self) -> Iterator[Part]:
-        """What belongs to each child of the networks, in their order."""
+        """Yield the part of each child of the networks, in order."""
         parameters, gradients = self.views(self.rows), self.views(self.gradients)
         start = 0
         for name, module in self.template.named_children():
@@ -112,7 +112,7 @@ class Stack:
         self.buffers = {name: buffer[chosen] for name, buffer in self.buffers.items()}
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
-        """A copy of one network's state, as `network.state_dict()` names and orders it."""
+        """Copy one network's state, with the names and order of `network.state_dict()`."""
         return self.copy(index)()
 
     def copy(self, index: int) -> Callable[[], dict[str, Tensor]]:
@@ -127,7 +127,7 @@ class Stack:
         return state_dict
 
     def load_state_dict(self, index: int, state: Mapping[str, Tensor]) -> None:
-        """Load a state, as `state_dict` returns it."""
+        """Load a state that `state_dict` returned."""
         for name, view in self.views(self.rows[index]).items():
             view.copy_(state[name])
         for name, buffer in self.buffers.items():
@@ -136,9 +136,9 @@ class Stack:
 
 
 def _in_lines(rows: Tensor) -> Tensor:
-    """`rows`, each from the start of a cache line: BLAS may round otherwise where numbers lie otherwise.
+    """Align each of `rows` to a cache line, because the rounding of BLAS may depend on alignment.
 
-    So a network's results do not depend on which of the stack it is, to the bit, where its step runs in C.
+    A network's results in the compiled step are then equal, to the bit, wherever in the stack it is.
     """
     line = 64 // rows.itemsize
     num_networks, num_parameters = rows.shape

@@ -1,1 +1,1 @@
-"""K networks as one: their steps and their updates."""
+"""Train K networks as one: their steps and their updates."""

@@ -1,4 +1,4 @@
-"""Mini-batches for K networks: one for all where their seeds agree, else each network in the order it has alone."""
+"""Mini-batches for K networks: shared where their seeds agree; otherwise each network keeps the order it has alone."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,10 +15,10 @@ class StackedBatches:
 
     Args:
         split: the samples, on the device and in the dtype of the training.
-        batch_size: or None for all samples in one batch.
-        seeds: of the networks.
+        batch_size: None puts all samples into one batch.
+        seeds: one per network.
     Attributes:
-        sizes: of an epoch's batches.
+        sizes: the sizes of the batches of an epoch.
     Raises:
         UserError: a batch size below 1 or above the number of samples.
     """
@@ -34,12 +34,12 @@ class StackedBatches:
         self._gathered = {}
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches of an epoch, counted from 0: x (K, N, ...) and y (K, N), or (N, ...) and (N,) for all networks.
+        """Yield the batches of an epoch, counted from 0: x (K, N, ...) and y (K, N), or (N, ...) and (N,) if shared.
 
-        A batch is written over by the next one.
+        Each batch overwrites the previous one.
         """
         x, y = self._split.x, self._split.y
-        if len(self.sizes) == 1:  # the order within a batch makes no difference
+        if len(self.sizes) == 1:  # the order within a single batch makes no difference
             yield x, y
             return
         orders = {seed: EpochOrder(len(y), seed) for seed in self._seeds}

@@ -1,10 +1,9 @@
 """The layers of a stack and their loss in C, `step.c`: a whole step, network by network, in one call.
 
-Here batch norm is the layer's own kernel, the exponential and the logarithm are the vectors' functions inside torch,
-and the matrix products are either the BLAS inside torch or, for small ones, a shorter way to the same bits
-(`product.c`). Whether they are the same is tested on random numbers before a batch size is accepted (`same_bits.py`).
-So the gradients are those of `layers.py` bit for bit, which serves wherever this does not.
-`bnlab/bench/records/sweep.md` has the time of each part.
+Batch norm is the layer's own kernel, the exponential and the logarithm are torch's vectorized functions, and matrix
+products are computed by torch's BLAS or, if small, by `product.c`, which is faster and gives the same bits. This is
+tested on random numbers before a batch size is accepted (`same_bits.py`), so the gradients equal those of `layers.py`
+bit for bit. Where the test fails, `layers.py` is used. `bnlab/bench/records/sweep.md` has the time of each part.
 """
 
 import ctypes
@@ -25,10 +24,10 @@ __all__ = ["CompiledStep"]
 
 
 class _Program:
-    """The layers for one size of batch, and the tensors that they point into, which the networks use in turn.
+    """The layers for one batch size, and the tensors that they point into, which the networks use in turn.
 
     Attributes:
-        is_exact: whether all of it was tried out to give the bits of `layers.py`.
+        is_exact: whether every part was found to give the bits of `layers.py`.
     """
 
     def __init__(self, layers: Sequence[Layer], num_samples: int, *, is_training: bool) -> None:
@@ -36,7 +35,7 @@ class _Program:
         assert isinstance(first, Linear)
         self._K, self._N, self._dtype = len(first.weight), num_samples, first.weight.dtype
         num_in = first.weight.shape[2]
-        self._shapes = (  # of x and y: a batch for each network, or one for all
+        self._shapes = (  # of x and y: one batch per network, or one for all
             ((self._K, self._N, num_in), (self._K, self._N)),
             ((self._N, num_in), (self._N,)),
         )
@@ -79,7 +78,7 @@ class _Program:
             structure.x, structure.y, structure.grad_x, structure.grad_y = map(of, (x, y, grad_x, grad_y))
             self._kept += [y, grad_y]
             x, grad_x = y, grad_y
-        # Gradients that are used at once all go to the first network's place: into the caches, not over others' there.
+        # Gradients that are used at once are all written to the first network's row, which so stays in the caches.
         self._layers_of_update = type(self._layers).from_buffer_copy(self._layers)
         for index, structure in enumerate(self._layers_of_update):
             structure.grad_weight.stride = structure.grad_bias.stride = 0
@@ -94,7 +93,7 @@ class _Program:
         structure.kind = Kind.LINEAR
         structure.weight, structure.bias = of(layer.weight), of(layer.bias)
         structure.grad_weight, structure.grad_bias = of(layer.grad_weight), of(layer.grad_bias)
-        if self._is_training:  # an evaluation has few, large products, for which the BLAS is as good
+        if self._is_training:  # an evaluation has few, large products, for which the BLAS is as fast
             sizes = self._N, structure.num_in, layer.weight.shape[1]
             biased = layer.grad_bias is not None
             *products, is_same_sum = same_products(self._dtype, *sizes, biased, torch.get_num_threads())
@@ -110,12 +109,12 @@ class _Program:
         return Of(ctypes.addressof(joined), ctypes.sizeof(Problem))
 
     def __call__(self, x: Tensor, y: Tensor, update: UpdateInC | None = None) -> tuple[Tensor, Tensor]:
-        """As `StackedMLP.step` or `evaluate`, with the update of the parameters if there is one to be done.
+        """Do what `StackedMLP.step` or `evaluate` does, and update the parameters if `update` is given.
 
-        Then no gradients are left, but of the last network in the first one's place.
+        After an update the gradients are lost: all networks have used the first one's row.
 
         Raises:
-            ValueError: tensors that C would read past.
+            ValueError: tensors that C would read past the end of.
             IndexError: a class out of bounds.
         """
         types = x.dtype, y.dtype, x.device.type, y.device.type
@@ -150,15 +149,15 @@ class _Program:
 
 
 class CompiledStep:
-    """`StackedMLP.step` and `StackedMLP.evaluate` through `layers`, in C.
+    """Run `StackedMLP.step` and `StackedMLP.evaluate` through `layers`, in C.
 
     Args:
-        layers: those that step.c knows; see `takes`.
+        layers: layers that step.c knows; see `takes`.
     """
 
     def __init__(self, layers: Sequence[Layer]) -> None:
         self._layers = list(layers)
-        self._programs: dict[tuple[int, bool], _Program] = {}  # an epoch has at most two sizes of batch
+        self._programs: dict[tuple[int, bool], _Program] = {}  # an epoch has at most two batch sizes
 
     @staticmethod
     def takes(layers: Sequence[Layer]) -> bool:
@@ -172,11 +171,11 @@ class CompiledStep:
         )
 
     def step(self, num_samples: int) -> _Program | None:
-        """For batches of this size, where it leaves the gradients of `layers.py`, bit for bit."""
+        """Return the step for batches of this size, or None unless its gradients equal those of `layers.py`."""
         return self._program(num_samples, is_training=True)
 
     def evaluation(self, num_samples: int) -> _Program | None:
-        """For batches of this size, where there are running statistics."""
+        """Return the evaluation for batches of this size, or None without running statistics."""
         if any(isinstance(layer, BatchNorm) and layer.running_mean is None for layer in self._layers):
             return None
         return self._program(num_samples, is_training=False)

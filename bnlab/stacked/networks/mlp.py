@@ -1,4 +1,4 @@
-"""K multilayer perceptrons as one, with a step written by hand."""
+"""Train K multilayer perceptrons as one, with a step written by hand."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,15 +18,15 @@ __all__ = ["StackedMLP"]
 
 
 class StackedMLP:
-    """The networks of a stack of `bnlab.network.MLP`s: their losses, their gradients, their logits.
+    """Compute losses, gradients and logits of a stack of `bnlab.network.MLP`s.
 
     Args:
-        networks: K of them, of one architecture; eps and momentum of their batch norms may differ.
-        dtype: what to train in; None for the dtype they have.
+        networks: K networks of one architecture; eps and momentum of their batch norms may differ.
+        dtype: the dtype to train in; None keeps the networks' own.
         criterion: what to minimize.
     Attributes:
-        stack: the numbers.
-        outputs: (K, N, outputs), those of the newest batch where the criterion keeps them.
+        stack: the parameters and buffers.
+        outputs: (K, N, outputs), the outputs for the newest batch if the criterion keeps them.
     """
 
     outputs: Tensor | None = None
@@ -41,7 +41,7 @@ class StackedMLP:
 
     @staticmethod
     def takes(network: nn.Module) -> bool:
-        """Whether it is made of the layers that are known here."""
+        """Whether the network consists of layers that a stack has a formula for."""
         return type(network) is MLP and all(
             type(module) is nn.Flatten or (type(module) in LAYERS and LAYERS[type(module)].takes(module))
             for module in network
@@ -49,27 +49,27 @@ class StackedMLP:
 
     @staticmethod
     def prepare(split: Split) -> Split:
-        """The samples as `step` and `logits` take them: (N, features)."""
+        """Return the samples as `step` and `logits` take them: (N, features)."""
         return Split(split.x.flatten(1), split.y)
 
     def _build(self) -> None:
-        """The layers, over the rows of the stack."""
+        """Build the layers over the rows of the stack."""
         self._layers: list[Layer] = []
         for part, modules in zip(self.stack.parts(), zip(*self._modules, strict=True), strict=True):
-            if not isinstance(modules[0], nn.Flatten):  # which is for `prepare`
+            if not isinstance(modules[0], nn.Flatten):  # `prepare` flattens
                 self._layers.append(LAYERS[type(modules[0])].of(modules, part))
         in_c = self._criterion is CLASSES and CompiledStep.takes(self._layers)
         self._compiled = CompiledStep(self._layers) if in_c else None
 
     def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the running statistics are updated, the gradients are in `stack.gradients`.
+        """Run forward and backward: update the running statistics, write the gradients to `stack.gradients`.
 
         Args:
             x: (K, N, features), or (N, features) for all networks.
             y: labels, (K, N) or (N,).
-            optimizer: over the rows of the stack; makes its step, too, after which the gradients are anything.
+            optimizer: an optimizer over the rows of the stack; it makes its step, too, and may overwrite the gradients.
         Returns:
-            the mean losses (K,), and what the score needs (`Criterion.counts`).
+            The mean losses (K,), and what the score needs (`Criterion.counts`).
         """
         program = None if self._compiled is None else self._compiled.step(x.shape[-2])
         if program is not None:
@@ -92,13 +92,13 @@ class StackedMLP:
         return losses, self._criterion.counts(logits, y)
 
     def logits(self, x: Tensor) -> Tensor:
-        """(K, N, classes) in evaluation mode, from (N, features)."""
+        """Return the logits (K, N, classes) in evaluation mode, from x (N, features)."""
         for layer in self._layers:
             x = layer.evaluate(x)
         return x
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `step`, in evaluation mode, from (N, features) and (N,); nothing is changed."""
+        """Return what `step` does, in evaluation mode, from (N, features) and (N,); change nothing."""
         program = None if self._compiled is None else self._compiled.evaluation(len(x))
         if program is not None:
             return program(x, y)
@@ -112,22 +112,22 @@ class StackedMLP:
 
     @staticmethod
     def is_all_in_stack() -> bool:
-        """Whether the stack holds all that a training changes, once `sync` was called."""
+        """Whether the stack holds all that training changes, after a call of `sync`."""
         return True
 
     def sync(self) -> None:
-        """Bring what is counted once for all networks into the stack's buffers."""
+        """Write what is counted once for all networks to the stack's buffers."""
         for layer in self._layers:
             layer.sync()
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take over what `stack.state_dict` gave of each network, all of them after as many steps."""
+        """Load each network's `stack.state_dict`, all taken after the same number of steps."""
         for index, state in enumerate(states):
             self.stack.load_state_dict(index, state)
         self._build()
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Go on with the networks at `indices` only."""
+        """Keep only the networks at `indices`."""
         self.sync()
         self.stack.keep(indices)
         self._modules = [self._modules[index] for index in indices]

@@ -1,4 +1,4 @@
-"""K networks of any kind as one, by `torch.func.vmap` over the module itself."""
+"""Train K networks of any kind as one, by `torch.func.vmap` over the module itself."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -18,19 +18,19 @@ __all__ = ["StackedModule"]
 
 
 class StackedModule:
-    """The networks of a stack of any `nn.Module`: their losses, their gradients, their logits.
+    """Compute losses, gradients and logits of a stack of any `nn.Module`.
 
-    `vmap` runs the module's own code on all networks at once, and autograd goes back through it; a Function written by
-    hand, such as batch norm's, keeps its own backward. A step takes longer than that
-    of `StackedMLP` (bnlab/bench/records/sweep.md).
+    `vmap` runs the module's own code on all networks at once, and autograd differentiates it; a Function written by
+    hand, such as batch norm's, keeps its own backward. A step takes longer than one of `StackedMLP`
+    (bnlab/bench/records/sweep.md).
 
     Args:
-        networks: K of them, of one architecture.
-        dtype: what to train in; None for the dtype they have.
+        networks: K networks of one architecture.
+        dtype: the dtype to train in; None keeps the networks' own.
         criterion: what to minimize.
     Attributes:
-        stack: the numbers.
-        outputs: (K, N, outputs), those of the newest batch where the criterion keeps them.
+        stack: the parameters and buffers.
+        outputs: (K, N, outputs), the outputs for the newest batch if the criterion keeps them.
     """
 
     outputs: Tensor | None = None
@@ -62,16 +62,16 @@ class StackedModule:
 
     @staticmethod
     def prepare(split: Split) -> Split:
-        """The samples as `step` and `logits` take them: as they are."""
+        """Return the samples as `step` and `logits` take them: unchanged."""
         return split
 
     def try_out(self, x: Tensor, num_outputs: int | None = None) -> None:
-        """See whether the networks can be stacked, on a few samples; nothing is changed.
+        """Check on a few samples that the networks can be stacked; change nothing.
 
         Args:
-            num_outputs: what each must give per sample; None where it is not known.
+            num_outputs: the number of outputs that each must return per sample; None if unknown.
         Raises:
-            UserError: they cannot, and the layer is named, or they give something else.
+            UserError: they cannot be stacked (the message names the layer), or return something else.
         """
         buffers = self.stack.buffers
         self.stack.buffers = {name: buffer.clone() for name, buffer in buffers.items()}
@@ -89,19 +89,19 @@ class StackedModule:
         self._at_first = _copied(_settings(self.stack.template))
 
     def is_all_in_stack(self) -> bool:
-        """Whether the stack holds all that a training changes: a module may count its calls in an attribute, say."""
+        """Whether the stack holds all that training changes: a module may count its calls in an attribute, say."""
         now = _settings(self.stack.template)
         return all(_is_same(own, first) for (_, own), (_, first) in zip(now, self._at_first, strict=True))
 
     def step(self, x: Tensor, y: Tensor, optimizer: StackedOptimizer | None = None) -> tuple[Tensor, Tensor]:
-        """Forward and backward; the gradients are in `stack.gradients`, the running statistics are updated.
+        """Run forward and backward: update the running statistics, write the gradients to `stack.gradients`.
 
         Args:
             x: (K, N, ...), or (N, ...) for all networks.
             y: labels, (K, N) or (N,).
-            optimizer: over the rows of the stack; makes its step, too.
+            optimizer: an optimizer over the rows of the stack; it makes its step, too.
         Returns:
-            the mean losses (K,), and what the score needs (`Criterion.counts`).
+            The mean losses (K,), and what the score needs (`Criterion.counts`).
         """
         is_shared = y.dim() == 1
         with torch.enable_grad():
@@ -116,7 +116,7 @@ class StackedModule:
         return losses.detach(), self._criterion.counts(logits.detach(), y)
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """As `step`, in evaluation mode, from (N, ...) and (N,); nothing is changed."""
+        """Return what `step` does, in evaluation mode, from (N, ...) and (N,); change nothing."""
         logits = self.logits(x)
         self._keep(logits)
         return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
@@ -126,7 +126,7 @@ class StackedModule:
             self.outputs = outputs
 
     def logits(self, x: Tensor) -> Tensor:
-        """(K, N, classes) in evaluation mode, from (N, ...)."""
+        """Return the logits (K, N, classes) in evaluation mode, from x (N, ...)."""
         with torch.no_grad():
             return self._forward(self.stack.rows, x, is_shared=True, training=False)
 
@@ -140,20 +140,20 @@ class StackedModule:
         return run(self.stack.views(rows), self.stack.buffers, x)
 
     def sync(self) -> None:
-        """Nothing is counted once for all networks here."""
+        """Do nothing: nothing is counted once for all networks here."""
 
     def load(self, states: Sequence[Mapping[str, Tensor]]) -> None:
-        """Take over what `stack.state_dict` gave of each network."""
+        """Load each network's `stack.state_dict`."""
         for index, state in enumerate(states):
             self.stack.load_state_dict(index, state)
 
     def keep(self, indices: Sequence[int]) -> None:
-        """Go on with the networks at `indices` only."""
+        """Keep only the networks at `indices`."""
         self.stack.keep(indices)
 
 
 def _settings(network: nn.Module) -> list[tuple[str, dict[str, Any]]]:
-    """What each module keeps, but for what `Stack` holds and what every module has."""
+    """Return the attributes of each module, except those that `Stack` holds or that every module has."""
     of_every_module = vars(nn.Module())
     return [
         (name, {key: value for key, value in vars(module).items() if key not in of_every_module})
@@ -162,7 +162,7 @@ def _settings(network: nn.Module) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _copied(settings: Any) -> Any:
-    """What can be changed in place; who looks into other objects does not get far."""
+    """Copy containers and tensors, which can be changed in place; keep other objects as they are."""
     if isinstance(settings, dict):
         return {key: _copied(value) for key, value in settings.items()}
     if isinstance(settings, list | tuple):
@@ -171,7 +171,7 @@ def _copied(settings: Any) -> Any:
 
 
 def _is_same(own: Any, expected: Any) -> bool:
-    """Whether the one can stand for the other; where nobody can tell, it cannot."""
+    """Whether the values are equal; False if they cannot be compared."""
     if own is expected:
         return True
     if type(own) is not type(expected):

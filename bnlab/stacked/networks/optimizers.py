@@ -1,4 +1,4 @@
-"""K optimizers of torch.optim as one, every hyperparameter a number per network."""
+"""Run K optimizers of torch.optim as one; every hyperparameter is one number per network."""
 
 from collections.abc import Callable, Mapping, Sequence
 from inspect import signature
@@ -16,17 +16,16 @@ from bnlab.stacked.networks.update_rules import UPDATE_RULES, Update
 
 __all__ = ["StackedOptimizer", "clip_gradients", "moment_names", "why_not_stacked"]
 
-# Settings that torch gives every optimizer: those with the only value that has a stacked form, and those that choose
-# the order in which torch computes an update, and so how it rounds.
+# Settings that every torch optimizer has: first those of which one value alone has a stacked form, then those that
+# choose the order in which torch computes an update, and so how it rounds.
 _SHARED_BY_ALL = {"maximize": False, "differentiable": False}
 _ROUNDING = {"foreach", "fused"}
 
 
 def why_not_stacked(optimizer: Optimizer, scheduler: LRScheduler | None = None) -> str | None:
-    """Why `StackedOptimizer` cannot do what `optimizer` does under `scheduler`; None if it can.
+    """Say why `StackedOptimizer` cannot do what `optimizer` does under `scheduler`; None if it can.
 
-    Every argument of an optimizer has its place in the optimizer's rule; one that torch adds has none, and no stacked
-    form.
+    An argument that the optimizer's rule does not list, such as one that a later torch adds, has no stacked form.
     """
     kind = type(optimizer)
     rule = UPDATE_RULES.get(kind)
@@ -53,7 +52,7 @@ def _arguments(kind: type[Optimizer]) -> list[str]:
 
 
 def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str | None:
-    """A schedule sees an optimizer whose weights and states stand still: torch's own read nothing but its settings."""
+    """Say why not: the schedule sees weights and states that never change, so it may read nothing but settings."""
     waiting = [scheduler]
     while waiting:
         schedule = waiting.pop()
@@ -63,13 +62,13 @@ def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str 
         if parts is None:
             return f"what the schedule {type(schedule).__name__} is made of is not known"
         waiting += parts
-    if 0 in (group.get("base_momentum"), group.get("max_momentum")):  # whether it is 0 decides on the states
+    if 0 in (group.get("base_momentum"), group.get("max_momentum")):  # a momentum of 0 keeps no state
         return "a momentum that the schedule moves to or from 0 has no stacked form"
     return None
 
 
 def moment_names(*optimizers: Optimizer) -> tuple[str, ...]:
-    """What these optimizers of one class keep beside the weights; nothing where they have no stacked form."""
+    """Name the states that these optimizers, all of one class, keep; none if they have no stacked form."""
     rule = UPDATE_RULES.get(type(optimizers[0]))
     if rule is None:
         return ()
@@ -77,17 +76,17 @@ def moment_names(*optimizers: Optimizer) -> tuple[str, ...]:
 
 
 class StackedOptimizer:
-    """One step for K networks, each as its own `torch.optim` optimizer would do it, by a rule of `UPDATE_RULES`.
+    """Update K networks, each as its own `torch.optim` optimizer would, by a rule of `UPDATE_RULES`.
 
     Args:
-        optimizers: one per network, over that network's parameters, of one class. Their `param_groups` hold the
-            numbers, which schedules move; `read` takes them over.
+        optimizers: one per network, over that network's parameters, all of one class. Schedules change the
+            hyperparameters in their `param_groups`, from which `read` copies them.
         rows: (K, P), updated in place.
-        gradients: as rows; overwritten in a step.
-        fused: let torch's own CPU kernels make the step where there are any, a call per network: bit for bit what it
-            gets alone with fused=True. None: on the CPU.
+        gradients: (K, P); a step overwrites them.
+        fused: use torch's fused CPU kernels where they exist, one call per network: bit for bit what the network gets
+            alone with fused=True. None uses them on the CPU.
     Raises:
-        UserError: they have no stacked form.
+        UserError: the optimizers have no stacked form.
     """
 
     def __init__(
@@ -122,29 +121,29 @@ class StackedOptimizer:
         self.read()
 
     def keep(self, indices: Sequence[int], rows: Tensor, gradients: Tensor) -> None:
-        """Go on with the networks at `indices` only, whose numbers are now in `rows` and `gradients`."""
+        """Keep only the networks at `indices`, whose numbers are now in `rows` and `gradients`."""
         self.optimizers = [self.optimizers[index] for index in indices]
         self.states = {name: state[list(indices)] for name, state in self.states.items()}
         self._attach(rows, gradients)
 
     def moments(self, index: int) -> dict[str, Tensor]:
-        """A copy of what network `index` has of `states`, which its own optimizer would have."""
+        """Return a copy of the states of network `index`."""
         names = moment_names(self.optimizers[index]) if self.num_steps else ()
         return {name: self.states[name][index].clone() for name in names}
 
     def load(self, moments: Sequence[Mapping[str, Tensor]], num_steps: int) -> None:
-        """Take over what `moments` gave of each network, all of them after `num_steps` steps."""
+        """Load the `moments` of each network, all taken after `num_steps` steps."""
         self.num_steps = num_steps
         for index, of_network in enumerate(moments):
             for name, row in of_network.items():
                 self.states[name][index].copy_(row)
 
     def state_dict(self, index: int, shapes: Mapping[str, torch.Size]) -> dict[str, Any]:
-        """What the `state_dict` of network `index`'s own optimizer would be; `shapes` are its parameters'."""
+        """Return the `state_dict` of network `index`'s own optimizer; `shapes` are those of its parameters."""
         return self.copy(index, shapes)()
 
     def copy(self, index: int, shapes: Mapping[str, torch.Size]) -> Callable[[], dict[str, Any]]:
-        """`state_dict` as it is now: the numbers are copied as one block, and split in a call of the result."""
+        """Copy the states now, as one block; return a function that splits them into a `state_dict` on demand."""
         rows = self.moments(index)
         groups = self.optimizers[index].state_dict()["param_groups"]
         count = {"step": float(self.num_steps)} if self._rule.counts_steps and self.num_steps else {}
@@ -163,7 +162,7 @@ class StackedOptimizer:
         return state_dict
 
     def read(self) -> None:
-        """Take the hyperparameters from the optimizers; to be called after a schedule has moved them."""
+        """Copy the hyperparameters from the optimizers; to be called after a schedule has changed them."""
         groups = [optimizer.param_groups[0] for optimizer in self.optimizers]
         numbers: dict[str, list[float]] = {}
         for name in self._rule.numbers:
@@ -175,10 +174,9 @@ class StackedOptimizer:
         self._in_c = self._rule.in_c(self._update) if self._fused else None
 
     def begin_step(self) -> UpdateInC | None:
-        """Where a step can be done network by network in C, count it and return it, to be done by
-        `bnlab.stacked.networks.mlp`.
+        """If C can update network by network, count the step and return the update for `bnlab.stacked.networks.mlp`.
 
-        A network's numbers and its gradients are still in the first caches then.
+        A network's weights and gradients are then still in the innermost caches.
         """
         if self._in_c is not None:
             self._in_c.is_first = self.num_steps == 0
@@ -194,7 +192,7 @@ class StackedOptimizer:
 
 @torch.no_grad()
 def clip_gradients(gradients: Tensor, limit: Tensor, algorithm: str = "norm") -> None:
-    """Clip the gradients (K, P) of each network by itself, in place, as `torch.nn.utils` does for one.
+    """Clip the gradients of each network separately, in place, as `torch.nn.utils` does for one.
 
     Args:
         gradients: (K, P).

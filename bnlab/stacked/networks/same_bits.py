@@ -1,6 +1,6 @@
-"""Whether the parts of `step.c` give the bits of torch's operations: tried out on random numbers before they are used.
+"""Test on random numbers whether the parts of `step.c` give the same bits as torch's operations.
 
-What is found depends on the processor, the BLAS, the compiler of torch and the sizes; that is why it is tried out.
+The answer depends on the processor, the BLAS, the compiler of torch and the sizes, so it cannot be known in advance.
 """
 
 import ctypes
@@ -15,16 +15,16 @@ from bnlab.stacked.formulas.loss import cross_entropy_and_gradient
 
 __all__ = ["same_loss", "same_products", "same_update"]
 
-_DRAWS = 8  # a sum in another order has the same bits by chance, and at an edge of a product there are few
+_DRAWS = 8  # sums in different orders can agree by chance, and the edge of a product has few of them
 
 
 @cache
 def same_products(
     dtype: torch.dtype, num_samples: int, num_in: int, num_out: int, biased: bool, num_threads: int
 ) -> list[bool]:
-    """Of a linear layer, which of x W^T + b, g^T x, g W and sum(g) are in product.c and loss.c those of `Linear`.
+    """Test which of x W^T + b, g^T x, g W and sum(g) of a linear layer product.c and loss.c compute as `Linear` does.
 
-    The BLAS adds in another order with another number of threads, torch's at the time of the call.
+    The BLAS sums in an order that depends on torch's number of threads at the time of the call.
     """
     functions = functions_of(dtype)
     assert functions is not None
@@ -40,7 +40,7 @@ def same_products(
     structure.x, structure.weight, structure.bias, structure.grad_y = map(of, (x, weight, bias, g))
     structure.y, structure.grad_weight, structure.grad_x, structure.grad_bias = map(of, [*results, None][:4])
     scratch = torch.empty(num_in * num_out, dtype=dtype)
-    generator = torch.Generator().manual_seed(0)  # its own: a training's random numbers stay what they are
+    generator = torch.Generator().manual_seed(0)  # its own, apart from that of the training
     same = [True] * 4
     for _ in range(_DRAWS):
         for tensor in (x, weight, g, *([] if bias is None else [bias])):
@@ -55,7 +55,7 @@ def same_products(
 
 @cache
 def same_loss(dtype: torch.dtype, num_samples: int, num_classes: int) -> bool:
-    """Whether the gradient of the loss is that of `bnlab.stacked.formulas.loss`."""
+    """Test whether the gradient of the loss equals that of `bnlab.stacked.formulas.loss`."""
     functions = functions_of(dtype)
     assert functions is not None
     logits, gradient = (torch.empty(1, num_samples, num_classes, dtype=dtype) for _ in range(2))
@@ -77,21 +77,21 @@ def same_loss(dtype: torch.dtype, num_samples: int, num_classes: int) -> bool:
 
 @cache
 def same_update(dtype: torch.dtype, sizes: tuple[int, ...], nesterov: bool) -> bool:
-    """Whether the update of parameters of these sizes is that of torch's fused kernel."""
+    """Test whether the update of parameters of these sizes equals that of torch's fused kernel."""
     functions = functions_of(dtype)
     assert functions is not None
     if fused_sgd is None:
         return False
     drawn = torch.empty(3, 1, sum(sizes), dtype=dtype).normal_(generator=torch.Generator().manual_seed(0))
     w, g, v = numbers = torch.empty_like(drawn)
-    # torch takes Nesterov's only with a momentum and without dampening.
+    # torch accepts Nesterov only with a momentum and without dampening.
     for momentum, dampening in ((0.9, 0.0),) if nesterov else ((0.0, 0.0), (0.9, 0.0), (0.9, 0.1)):
         for weight_decay in (0.0, 0.01):
             settings = {"lr": 0.013, "momentum": momentum, "dampening": dampening, "weight_decay": weight_decay}
             of_networks = {name: [value] for name, value in settings.items()}
             update = UpdateInC.over(w, g, v, sizes, of_networks, nesterov=nesterov)
             for draw in range(_DRAWS):
-                for index, tensor in enumerate(numbers):  # other numbers meet, at less cost than new ones
+                for index, tensor in enumerate(numbers):  # new pairs of numbers, cheaper than new numbers
                     tensor.copy_(drawn[index].roll(index * draw))
                 expected = numbers.clone()
                 rows, gradients, velocity = ([*tensor[0].split(sizes)] for tensor in expected)

@@ -1,6 +1,6 @@
-r"""The update rules of torch.optim for K networks at once: an entry of `UPDATE_RULES` each.
+r"""The update rules of torch.optim for K networks at once, one entry of `UPDATE_RULES` each.
 
-With g the gradient, w the weights, and every hyperparameter a number per network:
+With g the gradient, w the weights, and one value of every hyperparameter per network:
     all but AdamW:   g <- g + weight_decay w
     SGD:             w <- w - lr g
     momentum:        v <- momentum v + (1 - dampening) g (the first time v = g);   w <- w - lr v
@@ -30,18 +30,18 @@ __all__ = ["UPDATE_RULES", "Update", "UpdateRule"]
 
 @dataclass
 class Update:
-    """What a rule works on: K networks with P numbers each.
+    """The weights, gradients and states that a rule updates, for K networks with P weights each.
 
-    `update["lr"]` is a hyperparameter as a column, (K, 1), `update.complement("beta1")` is 1 - beta1.
+    `update["lr"]` is a hyperparameter as a column, (K, 1); `update.complement("beta1")` is 1 - beta1.
 
     Attributes:
-        w: the weights, (K, P), to be updated in place.
-        g: their gradients, as w; a step may overwrite them.
-        states: what the rule keeps from step to step, each as w; zeros before the first step.
-        numbers: the hyperparameters, a number per network each.
-        shared: the settings that all networks have alike.
-        sizes: of the parameters, which lie in a row of w one after the other.
-        num_steps: the step to be made included.
+        w: the weights, (K, P), updated in place.
+        g: their gradients, (K, P); a step may overwrite them.
+        states: what the rule keeps from step to step, (K, P) each; zeros before the first step.
+        numbers: the hyperparameters, one number per network each.
+        shared: the settings that all networks share.
+        sizes: the sizes of the parameters, in their order in a row of w.
+        num_steps: the number of steps, including the current one.
     """
 
     w: Tensor
@@ -51,13 +51,13 @@ class Update:
     shared: dict[str, Any]
     sizes: tuple[int, ...]
     num_steps: int = 0
-    scratch: Tensor = field(init=False)  # as w; holds anything
-    pieces: list[list[Any]] = field(init=False)  # of each network: w, g and the states, split by parameter
+    scratch: Tensor = field(init=False)  # (K, P), for intermediate results
+    pieces: list[list[Any]] = field(init=False)  # per network: w, g and the states, split by parameter
     count: Tensor = field(init=False)  # for torch's kernels, which take the number of steps as a tensor
 
     def __post_init__(self) -> None:
         self.scratch = torch.empty_like(self.w)
-        # The kernels round the last few numbers of each parameter, which fill no vector, in another way.
+        # The kernels round the last numbers of each parameter, which do not fill a vector, differently.
         self.pieces = [
             [row.split(self.sizes) for row in of_network]
             for of_network in zip(self.w, self.g, *self.states.values(), strict=True)
@@ -66,7 +66,7 @@ class Update:
         self._columns: dict[str, Tensor] = {}
 
     def read(self, numbers: dict[str, list[float]]) -> None:
-        """Take over hyperparameters that a schedule has moved."""
+        """Copy hyperparameters that a schedule has changed."""
         self.numbers = numbers
         self._columns = {}
 
@@ -76,30 +76,30 @@ class Update:
         return self._columns[name]
 
     def complement(self, name: str) -> Tensor:
-        """1 - number, (K, 1), subtracted before it is rounded: 1 - 0.999 in fp32 has only five digits left."""
+        """Return 1 - number, (K, 1), subtracted before rounding: in fp32, 1 - 0.999 keeps only five digits."""
         key = f"1 - {name}"
         if key not in self._columns:
             self._columns[key] = self.column([1 - number for number in self.numbers[name]])
         return self._columns[key]
 
     def column(self, numbers: Sequence[float]) -> Tensor:
-        """A number per network as (K, 1)."""
+        """Return one number per network as (K, 1)."""
         return torch.tensor(numbers, dtype=torch.float64).to(self.w).unsqueeze(1)
 
     def decay_gradients(self) -> None:
-        """g <- g + weight_decay w."""
+        """Update g <- g + weight_decay w."""
         if any(self.numbers["weight_decay"]):
             self.g.addcmul_(self.w, self["weight_decay"])
 
 
 class UpdateRule:
-    """How the networks of a stack are updated by an optimizer of one class.
+    """How an optimizer of one class updates the networks of a stack.
 
     Attributes:
-        numbers: the settings of which each network has its own; `betas` are two numbers, beta1 and beta2.
-        shared: the settings that decide on the formula, each with the only value that has one here; None where any
-            value has, as long as all networks of a stack have the same.
-        counts_steps: whether the state of the optimizer says how many steps it has made.
+        numbers: the settings that may differ between networks; `betas` are two numbers, beta1 and beta2.
+        shared: the settings that choose the formula, each with the only value supported; None if any value is, as long
+            as all networks of a stack share it.
+        counts_steps: whether the state of the optimizer holds the number of steps.
     """
 
     numbers: tuple[str, ...]
@@ -107,19 +107,19 @@ class UpdateRule:
     counts_steps = False
 
     def states(self, settings: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of what the optimizer of one network keeps beside the weights, under its settings."""
+        """Name the states that the optimizer of one network keeps under its settings."""
         raise NotImplementedError
 
     def step(self, update: Update) -> None:
-        """Make a step, all networks at once."""
+        """Update all networks at once."""
         raise NotImplementedError
 
     def step_fused(self, update: Update) -> None:
-        """The same by torch's CPU kernels, a call per network, where there are any: the bits of a network alone."""
+        """Update by torch's fused CPU kernels where they exist, one call per network, with the bits of a single run."""
         self.step(update)
 
     def in_c(self, update: Update) -> UpdateInC | None:
-        """The same in C, to be made network by network within the compiled step, where it has the kernels' bits."""
+        """Return the update for the compiled step, network by network, if it gives the same bits as the kernels."""
         return None
 
 
@@ -256,7 +256,7 @@ class DecoupledWeightDecay(AdaptiveMoments):
             update.w.mul_(update.column([1 - lr * decay for lr, decay in decays]))
 
 
-# An entry of your own makes an optimizer of yours train in stacks: put it beside the class of the optimizer.
+# To train your own optimizer in stacks, add an entry for its class here, from the module that defines the class.
 UPDATE_RULES: dict[type[Optimizer], UpdateRule] = {
     SGD: GradientDescent(),
     RMSprop: RootMeanSquare(),
