@@ -1,11 +1,11 @@
-"""The process that workers are forked from, so that torch is imported once: `ForkServer` starts it, `main` is its work.
+"""The process that workers are forked from, so that torch is imported once: `ForkServer` starts it, `main` runs in it.
 
-Over a socket, which is its standard input, it is told of each worker to fork by a line of JSON: {"data": their key,
-"config": of a job that trains on them}. A data server, forked for it, reads the data and forks the workers, which so
-share the memory; where reading ends it, as a data set of a user's own may do, workers are forked without data, and read
-them themselves. A worker sends back an end of a connection of its own, over which its parent, a process that does
-nothing else, says at last how it ended: ("died", exit code). Where no process can be forked, "-" comes in its place.
-The fork server ends when the socket is closed, a data server with it, and a worker when its connection is.
+It is asked for each worker by a line of JSON on a socket, its standard input: {"data": their key, "config": the config
+of a job that trains on them}. A data server, forked for these data, reads them and forks the workers, which thereby
+share the memory. If reading ends the data server, as a user's own data set may do, workers are forked without data and
+read them themselves. Each worker sends back one end of its own connection. Its parent, a process that does nothing
+else, finally reports on it how the worker ended: ("died", exit code). If no process can be forked, "-" is sent instead.
+The fork server and its data servers end when the socket is closed, and a worker when its connection is.
 """
 
 import gc
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 
 __all__ = ["CANNOT_FORK", "ForkServer", "NoProcessError", "begun_early", "fork_server", "main"]
 
-CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a fork server that could not even begin
+CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a fork server that could not start
 
-_NONE = b"-"  # in place of a worker
+_NONE = b"-"  # sent instead of a worker
 
-# One thread each, or n processes of n threads would fight for n cores.
+# One thread each: n processes of n threads would compete for n cores.
 _ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-# Looking for backends of other devices delays torch's import; set this variable to 1 to use one.
+# torch searches for backends of other devices at import, which is slow; set this variable to 1 to use one.
 _NO_OTHER_DEVICES = {"TORCH_DEVICE_BACKEND_AUTOLOAD": "0"}
 
 
 class NoProcessError(OSError):
-    """A worker could not be forked: no more processes can be started, for now."""
+    """A worker could not be forked: no more processes can be started for now."""
 
 
 class ForkServer:
-    """A process that has begun to import torch; it takes orders at once."""
+    """A process that has begun to import torch; it accepts requests at once."""
 
     def __init__(self) -> None:
         self._socket, theirs = socket.socketpair()
@@ -58,7 +58,7 @@ class ForkServer:
             )
 
     def fileno(self) -> int:
-        """Readable when a worker can be taken, or the process has ended."""
+        """Return the socket's descriptor, readable when a worker can be taken or the process has ended."""
         return self._socket.fileno()
 
     @property
@@ -70,14 +70,14 @@ class ForkServer:
         return self._process.poll()
 
     def order(self, data: str, config: Mapping[str, Any]) -> None:
-        """Ask for a worker that has the data of `config` in memory, whose key is `data`."""
+        """Request a worker that has the data of `config`, whose key is `data`, in memory."""
         self._tell({"data": data, "config": config})
 
     def take(self) -> tuple[Connection, int, str] | None:
-        """The next worker's connection, its process id and the key of its data; None when the fork server has ended.
+        """Return the next worker's connection, process id and data key; None if the fork server has ended.
 
         Raises:
-            NoProcessError: it could not be forked.
+            NoProcessError: the worker could not be forked.
         """
         try:
             sign, descriptors, *_ = socket.recv_fds(self._socket, 1, 1)
@@ -91,14 +91,14 @@ class ForkServer:
         return connection, *connection.recv()
 
     def close(self, *, wait: bool = True) -> None:
-        """End the process; without `wait`, do not wait until torch's memory is freed."""
+        """End the process; with `wait`, return only when its memory is freed."""
         self._socket.close()
         self._process.kill()
         if wait:
             self._process.wait()
 
     def _tell(self, message: Any) -> None:
-        with suppress(BrokenPipeError, ConnectionResetError):  # whoever waits for a worker sees the exit code
+        with suppress(BrokenPipeError, ConnectionResetError):  # the caller that waits for a worker sees the exit code
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
 
@@ -107,9 +107,9 @@ _early: ContextVar[ForkServer | None] = ContextVar("_early", default=None)
 
 @contextmanager
 def begun_early(arguments: Sequence[str]) -> Iterator[None]:
-    """Within, a fork server is on its way already if the command line's `arguments` ask for stacked training.
+    """Start a fork server early if the command line's `arguments` ask for stacked training.
 
-    It imports torch while this process reads the configs. One that nobody asked for in the end is ended.
+    It imports torch while this process reads the configs. If it is not used, it is ended on leaving the block.
     """
     token = _early.set(ForkServer() if _asks_for_stacks(arguments) else None)
     try:
@@ -122,19 +122,19 @@ def begun_early(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def _asks_for_stacks(arguments: Sequence[str]) -> bool:
-    """As far as can be told before Hydra is imported: a config may ask for them, too, and an option end the command."""
+    """Guess before Hydra is imported: a config may ask for stacks, too, and an option may end the command."""
     parser = ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("-m", "--multirun", action="store_true")
     try:
         options, words = parser.parse_known_args(arguments)
-    except ArgumentError:  # which is for Hydra's parser to say
+    except ArgumentError:  # Hydra's parser reports it
         return False
     values = dict(word.partition("=")[::2] for word in words)
     return options.multirun and values.get("hydra/launcher") == "stacked"
 
 
 def fork_server() -> ForkServer:
-    """The one that has begun early, or a new one."""
+    """Return the fork server that was started early, or a new one."""
     early = _early.get()
     _early.set(None)
     return ForkServer() if early is None else early
@@ -142,20 +142,20 @@ def fork_server() -> ForkServer:
 
 def main() -> None:
     for number in REQUESTS:
-        signal.signal(number, signal.SIG_IGN)  # which are for the parent to answer
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
-    gc.disable()  # imports make no garbage worth collecting, and looking for it slows them
+        signal.signal(number, signal.SIG_IGN)  # the parent handles them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps the children
+    gc.disable()  # imports make little garbage, and collection slows them
     leave_removed_folder()
     parent = socket.socket(fileno=os.dup(0))
     orders = parent.makefile()
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # what a data set reads from stdin are no orders
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # a data set that reads stdin must not read requests
     from bnlab.stacked.processes.plotter import Plotter, start_plot_server
 
     try:
         plot_server = start_plot_server(not_its=[orders, parent])
     except OSError:
         os._exit(CANNOT_FORK)
-    with away_from_the_current_folder():  # torch asks where it is while it is imported
+    with away_from_the_current_folder():  # torch asks for the current folder when it is imported
         import torch
 
         from bnlab.batch_norm.back_ends import kernel
@@ -164,7 +164,7 @@ def main() -> None:
         from bnlab.stacked.processes import worker
 
     torch.set_num_threads(1)
-    # Loaded once for all workers, and what is wrong with a compiler is said once.
+    # Loaded once for all workers, so that a broken compiler is reported once.
     if kernel.is_available():
         functions_of(torch.float32)
     spare_the_compiler()
@@ -182,7 +182,7 @@ def main() -> None:
                 orders.close()
                 _work(key, parent, plot_server, Plotter(plot_server), worker.serve)
             finally:
-                os._exit(0)  # whatever happens, a worker does not go on as a fork server
+                os._exit(0)  # whatever happens, a worker must not continue as a fork server
 
     data_server: _DataServer | None = None
     for line in orders:
@@ -198,7 +198,7 @@ def main() -> None:
             fork_worker(wanted["data"])
         elif not data_server.forks_worker():
             fork_worker(wanted["data"], data_server.socket)
-    os._exit(0)  # Python's own way out takes half a second, and has nothing left to do
+    os._exit(0)  # Python's own exit is slow and has nothing left to do
 
 
 def _work(
@@ -206,7 +206,7 @@ def _work(
 ) -> None:
     theirs, ours = socket.socketpair()
     connection = Connection(ours.detach())
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # else nobody would know how the child ended
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # otherwise the exit code of the child is lost
     try:
         child = os.fork()
     except OSError:
@@ -233,7 +233,7 @@ def _work(
 
 
 class _DataServer:
-    """A fork of the fork server that reads the data of `config`, and forks workers that have them in memory."""
+    """A fork of the fork server that reads the data of `config` and forks workers that have them in memory."""
 
     def __init__(self, data: str, config: Mapping[str, Any], fork_worker: Callable[..., None]) -> None:
         self.data = data
@@ -243,9 +243,9 @@ class _DataServer:
             if os.fork() == 0:
                 try:
                     self.socket.close()
-                    os.register_at_fork(after_in_child=theirs.close)  # else the fork server would wait for it in vain
+                    os.register_at_fork(after_in_child=theirs.close)  # an open copy would keep the fork server waiting
                     _read(config, parent)
-                    gc.freeze()  # shared pages stay shared
+                    gc.freeze()  # a collection would write to shared pages
                     while theirs.recv(1):
                         fork_worker(data, theirs)
                         theirs.send(b"+")
@@ -253,7 +253,7 @@ class _DataServer:
                     os._exit(0)
 
     def forks_worker(self) -> bool:
-        """Whether it did; it may be gone."""
+        """Fork a worker; return False if the data server is gone."""
         try:
             self.socket.sendall(b"+")
             return self.socket.recv(1) == b"+"
@@ -265,7 +265,7 @@ class _DataServer:
 
 
 def _read(config: Mapping[str, Any], parent: int) -> None:
-    """Load the data for the workers to come, until `parent` is gone. What fails is for the worker to say."""
+    """Load the data for future workers, until `parent` is gone. If that fails, the worker will report it."""
     from omegaconf import OmegaConf
 
     from bnlab.stacked.data import load_data
@@ -285,7 +285,7 @@ def _read(config: Mapping[str, Any], parent: int) -> None:
             load_data(OmegaConf.create(dict(config)))
     finally:
         is_read.set()
-        guard.join()  # no thread is there when workers are forked
+        guard.join()  # no thread may run when workers are forked
 
 
 if __name__ == "__main__":

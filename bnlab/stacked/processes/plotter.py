@@ -1,7 +1,7 @@
-"""Pictures from a process beside each worker, which has matplotlib: it is imported there while torch is imported here.
+"""Plot in a process beside each worker, which imports matplotlib while torch is imported elsewhere.
 
-The fork server forks a plot server before it imports torch, and that forks a plotter for each worker. Each ends when
-the socket to whoever it works for is closed.
+The fork server forks a plot server before it imports torch, and the plot server forks one plotter per worker. Each of
+them ends when its client closes the socket.
 """
 
 import gc
@@ -21,14 +21,14 @@ ANY = Curves({"epoch": [1, 2, 3], **{name: [0.9, 0.5, 0.1] for name in columns_o
 
 
 def plot_here(trainings: Sequence[Curves]) -> list[bytes]:
-    """`bnlab.figures.pictures_of_many`, in this process."""
+    """Call `bnlab.figures.pictures_of_many` in this process."""
     from bnlab.figures import pictures_of_many
 
     return list(pictures_of_many(trainings))
 
 
 class Plotter:
-    """A process forked from the plot server behind the socket `server`; calling it is `plot_here`, over there."""
+    """A process forked from the plot server behind the socket `server`; a call runs `plot_here` in it."""
 
     def __init__(self, server: socket.socket) -> None:
         theirs, ours = socket.socketpair()
@@ -41,11 +41,11 @@ class Plotter:
             self._connection.send(trainings)
             return self._connection.recv()
         except (EOFError, BrokenPipeError, ConnectionResetError):
-            return plot_here(trainings)  # it was killed, or could not plot these, which will be said here
+            return plot_here(trainings)  # it was killed or failed; a failure is raised here
 
 
 def start_plot_server(not_its: Sequence[Any] = ()) -> socket.socket:
-    """Fork the process that plotters are forked from, and return the socket to it; `not_its` files are closed there."""
+    """Fork the process that plotters are forked from; return the socket to it. It closes the files `not_its`."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         try:
@@ -60,7 +60,7 @@ def start_plot_server(not_its: Sequence[Any] = ()) -> socket.socket:
 
 
 def _fork_plotters(orders: socket.socket) -> None:
-    plot_here([ANY])  # before the fork: each plotter has what the first picture takes
+    plot_here([ANY])  # before the fork, so that each plotter has what the first picture loads
     gc.freeze()
     while True:
         _, descriptors, *_ = socket.recv_fds(orders, 1, 1)
@@ -75,7 +75,7 @@ def _fork_plotters(orders: socket.socket) -> None:
 
 
 def answer(connection: Connection) -> None:
-    """Plot what comes until it closes."""
+    """Plot what arrives until the connection closes."""
     with suppress(EOFError, BrokenPipeError, ConnectionResetError):
         while True:
             connection.send(plot_here(connection.recv()))

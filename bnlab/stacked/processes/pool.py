@@ -22,7 +22,7 @@ __all__ = ["Pool", "Report"]
 
 log = logging.getLogger(__name__)
 
-_KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes of what others end, the kernel for want of memory, say
+_KILLED = (-signal.SIGKILL, -signal.SIGTERM)  # exit codes after a kill from outside, such as by the kernel
 FORK_AGAIN_AFTER_S = 0.5
 STOP_WITHIN_S = 20.0
 POLL_S = 0.2
@@ -33,7 +33,7 @@ Ended = Callable[[int, Summary], None]
 
 @dataclass(frozen=True)
 class Report:
-    """How the work stands: jobs that have ended, networks under way, and the epoch that each worker is in."""
+    """Progress: the jobs that have ended, the networks in training, and the epoch of each worker."""
 
     num_ended: int
     num_networks: int
@@ -41,7 +41,7 @@ class Report:
 
 
 class Pool:
-    """`num_workers` processes of one thread each; they start when work first comes, and end with `close`.
+    """`num_workers` processes of one thread each, started with the first work and ended by `close`.
 
     All are forked from one process that has torch and the data in memory (`bnlab.stacked.processes.fork_server`).
     """
@@ -55,7 +55,7 @@ class Pool:
         self._server: ForkServer | None = None
 
     def start(self) -> None:
-        """Begin to start the workers in the background; the caller can do other work meanwhile."""
+        """Start the workers in the background; the caller can do other work meanwhile."""
         if self._server is not None and self._server.exit_code is None:
             return
         self.close()
@@ -72,7 +72,7 @@ class Pool:
         raise LostWorkersError(NO_PROCESS)
 
     def close(self, *, wait: bool = True) -> None:
-        """End all processes; the next `run` starts new ones. Who ends as well need not `wait` for them to be gone."""
+        """End all processes; the next `run` starts new ones. A caller about to exit need not `wait` for their end."""
         for worker in self._workers:
             worker.connection.close()
         self._workers = []
@@ -81,15 +81,15 @@ class Pool:
         self._server = None
 
     def run(self, chunks: Chunks, ended: Ended, report: Callable[[Report], None]) -> None:
-        """Do all `chunks`; call `ended` with the number and the summary of each job, and `report` now and then.
+        """Train all `chunks`; call `ended` with the number and summary of each job, and `report` periodically.
 
         Raises:
-            KeyboardInterrupt: when the trainings under way have come to an end that can be read.
+            KeyboardInterrupt: after Ctrl-C, once the current trainings have written what can be read.
         """
         self.start()
         self._num_ended, self._ended = 0, ended
         self._deaths.reset()
-        ahead = 2 * self.num_workers  # composed while workers start, so that a second chunk waits for each
+        ahead = 2 * self.num_workers  # composed while workers start: a second chunk is ready for each
         try:
             while not chunks.is_empty or any(worker.chunk for worker in self._workers):
                 chunks.compose(ahead)
@@ -119,10 +119,10 @@ class Pool:
             if chunk is not None:
                 worker.chunk, worker.has_begun, worker.ended = chunk, False, set()
                 worker.epoch, worker.num_networks = 0, len(chunk.jobs)
-                with suppress(BrokenPipeError, ConnectionResetError):  # what is read from it next says how it ended
+                with suppress(BrokenPipeError, ConnectionResetError):  # the next read tells how it ended
                     worker.connection.send(chunk)
             elif len(chunks.waiting) > self._num_starting:
-                self._end(worker)  # all that waits is for other data: these come with a new fork
+                self._end(worker)  # all waiting chunks need other data, which take a new fork
         assert self._server is not None
         if time.monotonic() < self._no_fork_before:
             return
@@ -139,14 +139,14 @@ class Pool:
                 self._num_starting -= 1
                 self._wait_to_fork()
                 return
-            if taken is not None:  # else it has ended: `_check_server` says so
+            if taken is not None:  # otherwise the fork server has ended: `_check_server` handles it
                 self._num_starting -= 1
                 self._workers.append(WorkerHandle(*taken))
             return
         worker = next(worker for worker in self._workers if worker.connection is ready)
         try:
             kind, *values = worker.connection.recv()
-        except Exception:  # the end, or rubbish where it was killed while it sent
+        except Exception:  # the end of the stream, or a message cut short by a kill
             self._lost(worker, chunks)
             return
         if kind == "begun":
@@ -174,7 +174,7 @@ class Pool:
         self._ended(number, summary)
 
     def _lost(self, worker: WorkerHandle, chunks: Chunks, code: int | None = None) -> None:
-        """Its process ended with exit `code`, None where nobody says."""
+        """Handle the end of a worker's process with exit `code`, None if unknown."""
         self._end(worker)
         if worker.chunk is None:
             return
@@ -196,13 +196,13 @@ class Pool:
             self._fail(Refusal(job, f"its worker process was killed by {name}", is_outside=True), is_lost=True)
 
     def _wait_to_fork(self) -> None:
-        """No process could be started: those that are there do the work, and after a while one more is asked for."""
+        """After a failed fork, let the existing workers go on, and request another one only after a while."""
         self._no_fork_before = time.monotonic() + FORK_AGAIN_AFTER_S
         if not self._workers:
             self._deaths.count_unforked()
 
     def _retry(self, worker: WorkerHandle, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
-        """Once, and network by network: one of them may be what ended the others."""
+        """Retry once, network by network, because one network may have ended the others."""
         assert worker.chunk is not None
         jobs = worker.unfinished()
         worker.clear()
@@ -213,7 +213,7 @@ class Pool:
             self._fail(Refusal(job, reason, is_outside=is_outside))
 
     def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
-        if is_lost:  # which breaks no row of deaths
+        if is_lost:  # this does not interrupt a series of deaths
             self._num_ended += 1
             self._ended(refusal.job.number, refusal.write())
         else:
@@ -224,7 +224,7 @@ class Pool:
         worker.connection.close()
 
     def _check_server(self, chunks: Chunks) -> None:
-        """Start another one in place of one that was killed; the workers that it has forked go on.
+        """Replace a fork server that was killed; the workers that it has forked continue.
 
         Raises:
             RuntimeError: it ended by itself, as the next one would.
@@ -235,7 +235,7 @@ class Pool:
             return
         if code == CANNOT_FORK:
             self._wait_to_fork()
-        elif code >= 0 and not leave_removed_folder():  # in one, torch is not imported
+        elif code >= 0 and not leave_removed_folder():  # torch cannot be imported from a removed folder
             raise RuntimeError(f"the process that workers are forked from ended with exit code {code}")
         elif code < 0:
             self._deaths.count(code, "processes that workers are forked from")
@@ -245,14 +245,14 @@ class Pool:
             chunks.halve()
 
     def _stop(self) -> None:
-        """Let every worker bring what it does to a readable end, then end it; a second Ctrl-C ends it at once."""
+        """Let every worker bring its trainings to a readable end, then end it; a second Ctrl-C ends it at once."""
         deadline = time.monotonic() + STOP_WITHIN_S
         try:
             for worker in self._workers:
                 with suppress(OSError):
                     worker.connection.send(None)
                     if worker.chunk is not None and worker.chunk.reason is not None:
-                        os.kill(worker.pid, signal.SIGINT)  # which Lightning's training knows
+                        os.kill(worker.pid, signal.SIGINT)  # a training by Lightning handles it
             while busy := [worker for worker in self._workers if worker.chunk is not None]:
                 if time.monotonic() > deadline:
                     return
@@ -260,7 +260,7 @@ class Pool:
                     worker = next(worker for worker in busy if worker.connection is ready)
                     try:
                         kind, *values = worker.connection.recv()
-                    except Exception:  # the end, or rubbish where it was killed while it sent
+                    except Exception:  # the end of the stream, or a message cut short by a kill
                         worker.chunk = None
                         continue
                     if kind == "ended":
