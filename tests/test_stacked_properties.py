@@ -15,6 +15,7 @@ from tiny import tiny
 
 from bnlab.config.build import build_network
 from bnlab.errors import UserError
+from bnlab.metrics import minimizes
 from bnlab.runs.folder import RunFolder
 from bnlab.stacked.grouping import group_key, why_alone
 from bnlab.training.lightning.classifier import Classifier
@@ -169,7 +170,7 @@ def alone(config: DictConfig, folder: Path, start: float = 1.0) -> Alone:
     with torch.no_grad():
         for parameter in network.double().parameters():
             parameter.mul_(start)
-    recorder = Recorder(run, config.objective)
+    recorder = Recorder(run, config.objective, minimize=minimizes(config))
     trainer = build_trainer(config, run, [recorder])
     make = partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     trainer.fit(Classifier(network, *make), data)

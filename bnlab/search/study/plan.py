@@ -9,6 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from bnlab.search.samplers.place import POINT
+from bnlab.search.samplers.sweep_sampler import ALL_PLACES
 from bnlab.search.study.design import Design
 from bnlab.search.study.draws import Draws, params_of
 from bnlab.search.study.own_study import OwnStudy
@@ -79,7 +80,7 @@ class Plan:
         frozen: list[FrozenTrial] = []
         waiting = self._own.storage.get_all_trials(self._own.id, deepcopy=False, states=(TrialState.WAITING,))
         candidates = [*self._unstarted, *waiting]  # a retried trial comes last, though its round may be the first
-        if per_round is not None:
+        if per_round is not None and per_round != ALL_PLACES:  # else all are of one round
             rounds = [trial.user_attrs.get(POINT, trial.number) // per_round for trial in candidates]
             first = min(rounds, default=0)
             candidates = [trial for trial, of in zip(candidates, rounds, strict=True) if of == first]
