@@ -92,7 +92,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
         (["trainer.max_epochs=-1", "trainer.max_steps=9"], "set it or scheduler=constant"),
         (["trainer.accelerator=abacus"], "`trainer.accelerator` must be 'auto', 'cpu'"),
         (["trainer.devices=2", "+trainer.strategy=ddp"], "`trainer.devices` must be 1, or a list of one index"),
-        (["+trainer.check_val_every_n_epoch=2"], "`trainer.check_val_every_n_epoch` must be 1 (metrics.csv has one row"),
+        (["+trainer.check_val_every_n_epoch=2"], "`trainer.check_val_every_n_epoch` must be 1 (metrics.csv has one"),
         (["+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor"], "choose logger=tensorboard"),
         (["+trainer.speed=11"], "adds what lightning.pytorch.Trainer does not take"),
         (["+optimizer.speed=11"], "adds what torch.optim.Adam does not take"),
