@@ -1,4 +1,4 @@
-"""C sources of this package as shared libraries: compiled with the local C compiler on first use and cached."""
+"""Load this package's C sources as shared libraries, compiled by the local C compiler on first use and cached."""
 
 from bnlab.batch_norm.c_library.library import load
 

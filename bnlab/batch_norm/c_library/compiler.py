@@ -1,4 +1,4 @@
-"""The C compiler of this machine: which one it is, and how it is called."""
+"""Find and call the C compiler of this machine."""
 
 import importlib.util
 import os
@@ -16,10 +16,10 @@ from bnlab.batch_norm.c_library import guarded
 
 __all__ = ["CompilationError", "NoCompilerError", "build", "command", "fingerprint"]
 
-# The last two let loops with a square root or a choice run in vectors; no result changes.
+# The last two let loops with a square root or a conditional be vectorized; no result changes.
 FLAGS = ["-O3", "-shared", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
-# The first that the compiler and the processor know. Vectors of 512 bits are whole cache lines, which tells
-# on large batches (bnlab/bench/records/batch_norm.md).
+# The first one that the compiler and the processor support is used. Vectors of 512 bits are whole cache lines, which is
+# faster on large batches (bnlab/bench/records/batch_norm.md).
 NATIVE: tuple[list[str], ...] = (
     ["-march=native", "-mprefer-vector-width=512"],
     ["-march=native"],
@@ -29,18 +29,19 @@ NATIVE: tuple[list[str], ...] = (
 
 
 class NoCompilerError(Exception):
-    """Nothing on this machine compiles C, and nobody has said that something does."""
+    """No C compiler was found, and `$CC` does not name one."""
 
 
 class CompilationError(Exception):
-    """The compiler does not make a library that works."""
+    """The compiler did not build a working library."""
 
 
 def command() -> list[str]:
-    """How the compiler is called: `$CC`, else what is found.
+    """Return the compiler's command: `$CC`, or else the first compiler found.
 
     Raises:
-        NoCompilerError, CompilationError
+        NoCompilerError: there is none.
+        CompilationError: `$CC` is no command.
     """
     if os.name != "posix":
         raise NoCompilerError("compiled code is checked and locked in POSIX's way")
@@ -57,12 +58,12 @@ def command() -> list[str]:
         if path := shutil.which(name):
             return [path]
     if importlib.util.find_spec("ziglang"):  # a C compiler that pip can install
-        return [sys.executable, "-P", "-m", "ziglang", "cc"]  # -P: not one that lies in the current folder
+        return [sys.executable, "-P", "-m", "ziglang", "cc"]  # -P: never from the current folder
     raise NoCompilerError("no C compiler (cc, gcc, clang) was found; `pip install bnlab[fast]` brings one")
 
 
 def fingerprint(words: Sequence[str]) -> str:
-    """Everything besides the sources that the result depends on. A compiler that was replaced is another one."""
+    """Identify all that the result depends on besides the sources; a replaced compiler counts as another one."""
     files = [os.path.realpath(path) for word in words if (path := shutil.which(word))]
     versions = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]
     return repr((*words, versions, FLAGS, NATIVE, processor()))
@@ -70,7 +71,7 @@ def fingerprint(words: Sequence[str]) -> str:
 
 @cache
 def processor() -> str:
-    """What -march=native depends on: a home folder is shared between machines that differ."""
+    """Identify the processor for -march=native, because different machines may share a home folder."""
     try:
         with open("/proc/cpuinfo") as file:
             first = file.read(8192).split("\n\n")[0]
@@ -80,10 +81,10 @@ def processor() -> str:
 
 
 def build(words: Sequence[str], source: Path, check: Path, folder: Path, seconds: float) -> Path:
-    """A library in `folder` that `check` has found to work, in a process of its own: wrong code may crash.
+    """Build a library in `folder` and run `check` on it, in a separate process because wrong code may crash.
 
     Raises:
-        CompilationError
+        CompilationError: no library that was built passes the check.
     """
     end = time.monotonic() + seconds
     library, problem = folder / "library.so", ""
@@ -109,7 +110,7 @@ def build(words: Sequence[str], source: Path, check: Path, folder: Path, seconds
 
 
 def essence(output: str) -> str:
-    """The line that says what is wrong."""
+    """Return the line of a compiler's output that says what is wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     line = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it said nothing")
     return line[:300]

@@ -1,9 +1,9 @@
-"""Where libraries are kept, and which of these folders are to be believed.
+"""The folders that cache compiled libraries, and the rules by which one is trusted.
 
-In turn `$BNLAB_CACHE`, else `$XDG_CACHE_HOME/bnlab`, else `~/.cache/bnlab`; a folder of the user's among the temporary
-files; one that is removed again. Code that is loaded runs with all rights of its user, so nobody else may be able to
-have put it there: a file and all folders above it belong to this user or to root, and others cannot write to them,
-unless, as in /tmp, they cannot rename what is not theirs.
+Tried in this order: `$BNLAB_CACHE`, or else `$XDG_CACHE_HOME/bnlab`, or else `~/.cache/bnlab`; the user's own folder
+among the temporary files; a folder that is removed after loading. Loaded code runs with all rights of its user, so
+nobody else may have been able to put it there. A file and all folders above it must belong to this user or to root and
+not be writable for others, except that a sticky folder such as /tmp may be.
 """
 
 import hashlib
@@ -26,19 +26,19 @@ log = logging.getLogger(__name__)
 
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 UNFINISHED = ".bnlab-unfinished-"
-LARGEST = 2**26  # bytes of a library; ours have some 100 thousand
-ROOM = 2**22  # bytes that a compiler writes at most
-STALE = 3600  # seconds after which another machine has given up
+LARGEST = 2**26  # bytes of a library, far more than ours have
+ROOM = 2**22  # the most bytes that a compiler writes
+STALE = 3600  # seconds after which unfinished files of another machine are abandoned
 
 try:
-    # A relative $BNLAB_CACHE stays where it was when a job goes to a folder of its own.
+    # A relative $BNLAB_CACHE must keep its meaning when a job changes to its own folder.
     STARTED_IN = os.getcwd()
 except OSError:
     STARTED_IN = ""
 
 
 def trusted(*, make: bool) -> Iterator[Path]:
-    """Those that last and that nobody else can write to; without `make` those that are there."""
+    """Yield the permanent folders that nobody else can write to; without `make`, only existing ones."""
     for choice in (chosen, temporary):
         try:
             path, mode = choice()
@@ -50,7 +50,7 @@ def trusted(*, make: bool) -> Iterator[Path]:
 
 @contextmanager
 def private() -> Iterator[Path]:
-    """For this process, and removed as soon as its library is loaded."""
+    """Make a folder for this process alone, which is removed as soon as the library is loaded."""
     folder = tempfile.mkdtemp(prefix="bnlab-")
     try:
         yield Path(folder)
@@ -59,10 +59,10 @@ def private() -> Iterator[Path]:
 
 
 def chosen() -> tuple[Path, int]:
-    """The folder to keep compiled code in, and the mode to make it with: others may read it, as they may the source."""
+    """Return the cache folder and the mode to create it with: others may read the code, as they may its source."""
     if folder := os.environ.get("BNLAB_CACHE"):
         path = Path(STARTED_IN, os.path.expanduser(folder))
-    elif os.path.isabs(folder := os.environ.get("XDG_CACHE_HOME", "")):  # its specification has relative ones ignored
+    elif os.path.isabs(folder := os.environ.get("XDG_CACHE_HOME", "")):  # the XDG specification ignores relative ones
         path = Path(folder, "bnlab")
     else:
         path = Path(os.path.expanduser("~"), ".cache", "bnlab")
@@ -76,15 +76,15 @@ def temporary() -> tuple[Path, int]:
 
 
 def prepared(folder: Path, mode: int) -> Path:
-    """The folder without symbolic links, made if it is missing.
+    """Return the folder with symbolic links resolved, created if it is missing.
 
     Raises:
-        OSError: it cannot be made, others can write to it or replace it, or nothing in it may be executed.
+        OSError: it cannot be created, others can write to it or replace it, or nothing in it may be executed.
     """
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    refuse_strangers(there)  # before anything is made: they could choose where
+    refuse_strangers(there)  # before anything is created: they could choose where
     for missing in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-        with suppress(FileExistsError):  # another process is as far
+        with suppress(FileExistsError):  # another process was first
             missing.mkdir(mode)
     folder = Path(os.path.realpath(folder, strict=True))
     refuse_strangers(folder)
@@ -98,7 +98,7 @@ def prepared(folder: Path, mode: int) -> Path:
 
 
 def refuse_strangers(path: Path) -> None:
-    """Raise PermissionError if somebody else decides where this path leads."""
+    """Raise PermissionError if another user can decide where this path leads."""
     for part in (path, *path.parents):
         about = part.lstat()
         if stat.S_ISLNK(about.st_mode):
@@ -116,12 +116,12 @@ def refuse_writers(path: Path, about: os.stat_result, mask: int = OTHERS) -> Non
 
 
 def read_trusted(path: Path) -> bytes:
-    """The content of a file in such a folder.
+    """Read a file in such a folder.
 
     Raises:
-        OSError: it cannot be read, is no regular file or has more than `LARGEST` bytes, or others can write to it.
+        OSError: it cannot be read, is no regular file, has more than `LARGEST` bytes, or others can write to it.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # a pipe under that name is not waited for
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)  # do not wait for a pipe
     try:
         about = os.fstat(handle)
         refuse_writers(path, about)
@@ -135,10 +135,10 @@ def read_trusted(path: Path) -> bytes:
 
 @contextmanager
 def locked(folder: Path, seconds: float) -> Iterator[bool]:
-    """Be alone among the processes of this machine that do this, if the file system knows how: that is what is given.
+    """Lock the folder against other processes of this machine; yield False if the file system has no locks.
 
     Raises:
-        TimeoutError: another process is not ready after so many seconds.
+        TimeoutError: another process still holds the lock after `seconds`.
     """
     try:
         lock = FolderLock(folder, wait_s=seconds)
@@ -150,7 +150,7 @@ def locked(folder: Path, seconds: float) -> Iterator[bool]:
 
 @contextmanager
 def scratch_in(folder: Path, *, alone: bool) -> Iterator[Path]:
-    """A folder for unfinished files. What killed processes of this machine left is removed if no other is at work."""
+    """Make a folder for unfinished files; first remove abandoned ones, which are all of this machine's if `alone`."""
     machine = hashlib.sha256(platform.node().encode()).hexdigest()[:8]
     here = f"{UNFINISHED}{machine}-"
     for left in folder.glob(f"{UNFINISHED}*"):
@@ -166,7 +166,7 @@ def scratch_in(folder: Path, *, alone: bool) -> Iterator[Path]:
 
 
 def room_in(folder: Path) -> None:
-    """Raise OSError if what a compiler writes cannot be written, which each says in another way."""
+    """Raise OSError if there is no room for a compiler's files, which every compiler reports in its own way."""
     place = folder / "room"
     try:
         with open(place, "wb") as file:

@@ -1,7 +1,7 @@
-"""Commands that do not outlive whoever wants their result.
+"""Run commands that do not outlive the process that wants their result.
 
-The command runs in a session of its own below a small supervisor, this file as a script, which ends both when the time
-is up and when the process that started it is gone, however that ended: no `finally` survives kill -9, and the signal
+The command runs in its own session below a small supervisor, this file as a script. The supervisor ends the session
+when the time is up or when the process that started it is gone. A `finally` does not survive kill -9, and the signal
 that Linux sends at the death of a parent reaches only the first of a compiler's processes.
 """
 
@@ -22,12 +22,12 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
     """Run a command that works in `folder`, which is also where it puts its temporary files.
 
     Args:
-        folder: is removed if this process dies meanwhile.
-        seconds: for the command with everything that it starts; whatever still runs then is killed.
+        folder: the working folder, removed if this process dies meanwhile.
+        seconds: the time limit; then the command and everything that it started are killed.
     Returns:
-        The exit status and what was printed, in whatever encoding.
+        The exit status and the output, in whatever encoding.
     Raises:
-        OSError: the command cannot be started, or somebody has killed the supervisor.
+        OSError: the command cannot be started, or the supervisor was killed.
         subprocess.TimeoutExpired: the time is up.
     """
     end = time.monotonic() + seconds
@@ -43,7 +43,7 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
     try:
         supervisor.wait(seconds + 10)
     finally:
-        # The exit status says nothing: the supervisor ends by a signal, and where SIGCHLD is ignored nobody learns it.
+        # The supervisor's exit status is useless: a signal ends it, and an ignored SIGCHLD hides even that.
         if supervisor.returncode is None or not status.exists():
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(supervisor.pid, signal.SIGKILL)
@@ -60,7 +60,7 @@ def run(command: Sequence[str], folder: Path, seconds: float) -> tuple[int, str]
 
 def supervise(parent: int, seconds: float, folder: Path, command: Sequence[str]) -> None:
     end = time.monotonic() + seconds
-    # What is ignored stays ignored in whatever is started, and an ignored SIGCHLD would hide how that ended.
+    # Children inherit ignored signals, and an ignored SIGCHLD would hide the command's exit status.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, lambda *_: None)
@@ -82,15 +82,15 @@ def supervise(parent: int, seconds: float, folder: Path, command: Sequence[str])
     if process.returncode is not None:
         tell(folder, str(process.returncode))
     if os.getppid() != parent:
-        os.killpg(0, signal.SIGTERM)  # a compiler that still writes would put files into a folder that is being removed
+        os.killpg(0, signal.SIGTERM)  # a compiler must not write to a folder that is being removed
         with suppress(subprocess.TimeoutExpired):
             process.wait(1)
         shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(0, signal.SIGKILL)  # this process, and whatever the command left running
+    os.killpg(0, signal.SIGKILL)  # this process and all that the command left running
 
 
 def tell(folder: Path, text: str) -> None:
-    """Write the status at once: the parent must not read half of it."""
+    """Write the status atomically, so that the parent never reads half of it."""
     unfinished = folder / "status.tmp"
     unfinished.write_text(text)
     unfinished.replace(folder / "status")

@@ -1,8 +1,8 @@
-"""A C source as a library in this process: from the cache if what is there is what was put there, else compiled.
+"""Load a C source as a library: from the cache if the cached file is intact, otherwise by compiling it.
 
-The name of a cached library says what it was made from and, as a hash, what it contains. It gets that name after it has
-been tried out in a process of its own, and is read and compared with it before every use: a damaged file would end the
-process with a signal when its missing pages are run.
+The name of a cached library holds a hash of what it was made from and one of its content. The library gets that name
+after it has passed its check in a separate process. Before every use its content is compared with the name, because
+running a damaged file would end the process with a signal.
 """
 
 import ctypes
@@ -22,26 +22,26 @@ __all__ = ["load"]
 
 log = logging.getLogger(__name__)
 
-SECONDS = 120  # for the compiler; who waits for another process's waits longer
-REMEMBERED = 3600  # seconds for which a failure that took long is not repeated
-LONG = 1  # seconds; what fails sooner is cheaper to repeat, and the reason may be gone
+SECONDS = 120  # for the compiler; other processes wait for it half a minute longer
+REMEMBERED = 3600  # seconds before a slow failure is retried
+LONG = 1  # seconds; a faster failure is always retried, because its cause may be gone
 
 warned = False
 
 
 def load(source: Path, check: Path, symbols: Sequence[str], otherwise: str) -> ctypes.CDLL | None:
-    """The library compiled from a C source, or None where there is none.
+    """Return the library compiled from a C source, or None if it cannot be built.
 
-    Of many processes that want it at once one compiles, and the others wait for it as long as it may take: were they to
-    go on without, they would round differently.
+    If many processes need it at once, one compiles and the others wait: without the library they would round
+    differently.
 
     Args:
-        source: may include others from its folder.
-        check: a program that is given the library's path and exits with 0 if the library works. It runs without any
-            packages once, after the library was compiled.
-        symbols: what the library must have.
-        otherwise: what happens without it. A process says so once, as a warning; where nobody has a compiler, to
-            those who want to know.
+        source: the C file; it may include others from its folder.
+        check: a program that takes the library's path and exits with 0 if the library works. It runs once, without any
+            packages, after compilation.
+        symbols: the functions that the library must have.
+        otherwise: what happens without the library. A process warns of it once; if there is no compiler, it is only
+            logged as information.
     """
     try:
         return found_or_built(source, check, symbols)
@@ -73,7 +73,7 @@ def found_or_built(source: Path, check: Path, symbols: Sequence[str]) -> ctypes.
     for place in places:
         try:
             with place as folder, folders.locked(folder, SECONDS + 30) as alone:
-                if library := cached(folder, name, symbols):  # another process has put it there
+                if library := cached(folder, name, symbols):  # another process was first
                     return library
                 forget_damaged(folder, name)
                 build(folder, name, words, source, check, alone=alone)
@@ -109,7 +109,7 @@ def cached(folder: Path, name: str, symbols: Sequence[str]) -> ctypes.CDLL | Non
 
 
 def forget_damaged(folder: Path, name: str) -> None:
-    """Remove what is not what its name says. What is, but cannot be loaded, may serve another machine."""
+    """Remove files whose content does not match their name; an intact one may still suit another machine."""
     for path in folder.glob(f"{name}-*.so"):
         try:
             is_whole = path.stem == f"{name}-{digest(folders.read_trusted(path))}"
@@ -120,11 +120,11 @@ def forget_damaged(folder: Path, name: str) -> None:
 
 
 def build(folder: Path, name: str, words: Sequence[str], source: Path, check: Path, *, alone: bool) -> None:
-    """Put a library that works into the folder, under the name that its content has.
+    """Build a working library in the folder, named after its content.
 
     Raises:
-        CompilationError: also where that failed a while ago.
-        OSError: the folder does not take it.
+        CompilationError: the build fails, or failed a while ago.
+        OSError: the folder cannot hold it.
     """
     failure = folder / f"{name}.failed"
     recall(failure)
