@@ -1,4 +1,4 @@
-"""The fully connected network: where batch norm sits, and which biases it makes redundant."""
+"""The fully connected network: where batch norm is placed, and which biases it makes redundant."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -31,16 +31,16 @@ class MLP(nn.Sequential):
         z = W a,   a' = g(norm(z))
     and with "after" it is
         z = W a + b,   a' = norm(g(z)).
-    The output layer is z = W a + b alone. Where a batch norm follows a linear layer directly, it subtracts the mean of
-    z and with it any b: bias "auto" leaves b out there, and only there (Ioffe & Szegedy 2015, arXiv:1502.03167,
-    section 3.2). A normalization over the features of one sample (layer norm) does not cancel b, and keeps it.
+    The output layer is z = W a + b alone. A batch norm that directly follows a linear layer subtracts the mean of z and
+    with it any b, so bias "auto" omits b there and only there (Ioffe & Szegedy 2015, arXiv:1502.03167, section 3.2).
+    A normalization over the features of one sample (layer norm) does not cancel b, so b is kept.
 
     Args:
-        input_shape: the shape of one sample; it is flattened. A number is a number of features.
-        num_classes: the width of the output, logits.
-        hidden: the widths of the hidden layers; none makes it softmax regression.
+        input_shape: the shape of one sample, which is flattened, or its number of features.
+        num_classes: the number of outputs (logits).
+        hidden: the widths of the hidden layers; an empty list gives softmax regression.
         activation: a key of `ACTIVATIONS`.
-        norm: called with the width of a layer, makes its normalization; None for none.
+        norm: a function from the width of a layer to its normalization; None for none.
         placement: "before" or "after" the activation.
         bias: "auto", or True or False to force it in every hidden layer.
     Shapes:

@@ -1,7 +1,7 @@
-"""torch's private names, all asked for here: what stands in for one that is missing is slower, but never wrong.
+"""Look up all private names of torch; the substitute for a missing one may be slower, but is never wrong.
 
-The substitutes take the cautious side. Where torch cannot say what is at work, something may be: then batch norm runs
-by the Functions that serve every case. Where it cannot say what a tensor is, no pointer is taken from it.
+The substitutes are conservative. If torch cannot say which transforms are active, batch norm uses the Functions that
+serve every case. If torch cannot say what a tensor is, no pointer is taken from it.
 """
 
 import ctypes
@@ -61,7 +61,7 @@ def always(*_: Any) -> bool:
     return True
 
 
-# ---- what is at work around an operation -----------------------------------------------------------------------------
+# ---- transforms that are active around an operation ------------------------------------------------------------------
 
 is_compiling = torch.compiler.is_compiling
 transforms_active = private_name("torch:_C._are_functorch_transforms_active", always)
@@ -73,7 +73,7 @@ transform_types = private_name("torch:_C._functorch.TransformType", None)
 
 
 def _is_eager() -> bool:
-    """Whether operations run right away on real tensors: no compiler, no functorch, no forward mode, no tracing."""
+    """Whether operations run at once on real tensors: no compiler, no functorch, no forward mode, no tracing."""
     return not (
         is_compiling()
         or transforms_active()
@@ -92,13 +92,13 @@ is_eager = _is_eager if _knows else _is_never_known_to_be_eager
 
 
 def is_traced() -> bool:
-    """Whether `torch.jit.trace` is at work."""
+    """Whether `torch.jit.trace` is active."""
     return torch.jit.is_tracing() if tracing_state is None else tracing_state() is not None
 
 
 @contextmanager
 def untraced() -> Iterator[None]:
-    """Suspend `torch.jit.trace`, which would warn that its graph has none of the checks that run here."""
+    """Suspend `torch.jit.trace`, which would warn that its graph omits the checks in this block."""
     if tracing_state is None or set_tracing_state is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", torch.jit.TracerWarning)
@@ -113,9 +113,10 @@ def untraced() -> Iterator[None]:
 
 
 def no_function_goes_through() -> bool:
-    """Whether a forward must run as the plain operations it is made of, because a Function is lost on a transform of
-    functorch: of a derivative in forward mode of another torch takes its tangent for 0, silently (pytorch#197867), and
-    `functionalize` refuses it.
+    """Whether a transform of functorch is active that a Function cannot pass, so that plain operations must be used.
+
+    In nested forward-mode derivatives torch silently takes a Function's tangent for 0 (pytorch#197867), and
+    `functionalize` refuses a Function.
     """
     if interpreter_stack is None or transform_types is None:
         return True
@@ -127,19 +128,19 @@ def no_function_goes_through() -> bool:
 
 is_batched = private_name("torch:_C._functorch.is_legacy_batchedtensor", always)  # gradients: `is_grads_batched=True`
 
-# Without these two, every forward looks at the call stack.
+# Without these two, every forward walks the call stack.
 graph_task: Callable[[], int] = private_name("torch:_C._current_graph_task_id", lambda: 0)
 hooks_on_saved = private_name("torch:_C._autograd._top_saved_tensors_default_hooks", always)
 
 
-# Whose functions stand on the call stack when a region is run, when one is run again, and when a graph is.
+# Functions of these are on the call stack when a region runs, when it is recomputed, and when a graph runs.
 MODULE_OF_CHECKPOINTS = "torch.utils.checkpoint"
 MODULE_OF_COMPILED_GRAPHS = "torch._functorch._aot_autograd.runtime_wrappers"
 MODULES_OF_BACKWARD = {"torch.autograd", "torch._tensor"}
 
 
 def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
-    """`function.apply` without its look for what functorch has left behind: where `is_eager` holds there is nothing."""
+    """Return `function.apply` without its search for functorch's wrappers, of which there are none if `is_eager()`."""
     if private_name("torch:_C._FunctionBase.apply", None) is None:
         return function.apply
     past_it: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
@@ -147,19 +148,19 @@ def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
 
 
 def finder_of_proxies() -> Callable[[], Any]:
-    """What finds the mode that writes operations down as a graph of proxies, or None where there is none."""
+    """Return a function that gives the active mode that records a graph of proxies, or None."""
     found: Callable[[], Any] = private_name("torch.fx.experimental.proxy_tensor:get_proxy_mode", always)
     return found
 
 
 def dispatches_proxies() -> type | None:
-    """The class of that mode."""
+    """Return the class of the mode that records a graph of proxies."""
     found: type | None = private_name("torch.fx.experimental.proxy_tensor:ProxyTorchDispatchMode", None)
     return found
 
 
 def dispatch_modes_of_checkpoints() -> list[type]:
-    """The classes of the modes by which selective checkpointing counts operations."""
+    """Return the classes of the modes by which selective checkpointing counts operations."""
     found = [
         private_name("torch.utils.checkpoint:_CachingTorchDispatchMode", None),
         private_name("torch.utils.checkpoint:_CachedTorchDispatchMode", None),
@@ -188,7 +189,7 @@ def plainly_empty(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.
     return torch.empty_strided(size, strides, dtype=dtype, device="cpu")
 
 
-# As Inductor's code allocates, past the arguments of Python and the dispatcher, which take as long as all else.
+# The allocation that Inductor's code uses skips argument parsing and the dispatcher, which cost as much as the rest.
 empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = private_name(
     "torch:_C._dynamo.guards._empty_strided_cpu", plainly_empty
 )
@@ -197,7 +198,7 @@ c_tensor: Callable[[Tensor], int] = attrgetter("_cdata")  # the address of the C
 
 
 def c_tensor_is_known(tensor: Tensor) -> bool:
-    """Whether a C++ tensor, one that torch makes for the purpose, is the pointer that `c_tensor` gives."""
+    """Check on a tensor that torch makes for the purpose that `c_tensor` returns the address of the C++ tensor."""
     allocate = private_name("torch:_C._aoti.unsafe_alloc_void_ptr_from_tensor", None)
     free = private_name("torch:_C._aoti.alloc_tensor_by_stealing_from_void_ptr", None)
     if allocate is None or free is None or private_name("torch:Tensor._cdata", None) is None:
@@ -235,14 +236,14 @@ NORMS: Classes = private_name("torch.nn.modules.batchnorm:_NormBase", (*_BATCH_N
 CONVOLUTIONS: Classes = private_name("torch.nn.modules.conv:_ConvNd", _CONVOLUTIONS)
 
 
-# Whether `nn.Module.__call__` does what it did when its body was copied into `BatchNorm1d.__call__`.
+# Whether `nn.Module.__call__` still does what it did when its body was copied into `BatchNorm1d.__call__`.
 MODULES_CALL_IMPL = not any(
     private_name(f"torch.nn:Module.{name}", always) is always for name in ("_call_impl", "_compiled_call_impl")
 )
 
 
 def has_forward_hooks(module: nn.Module) -> bool:
-    """Whether any hook was registered that a forward calls; by the names of the attributes, whatever they are."""
+    """Whether any hook that a forward calls is registered; attributes are matched by name, to include new kinds."""
     found = [hooks for name, hooks in vars(module).items() if "_forward_" in name and "hooks" in name]
     return not found or any(found)
 
@@ -263,7 +264,7 @@ fused_adamw: Callable[..., None] | None = private_name("torch:_fused_adamw_", No
 
 
 def parts_of_schedule(scheduler: LRScheduler) -> list[LRScheduler] | None:
-    """Those that a sequence or a chain is made of; none of another; None where that is unknown."""
+    """Return the schedules in a sequence or a chain, an empty list for any other schedule, or None if unknown."""
     if not isinstance(scheduler, SequentialLR | ChainedScheduler):
         return []
     parts = getattr(scheduler, "_schedulers", None)
@@ -271,13 +272,13 @@ def parts_of_schedule(scheduler: LRScheduler) -> list[LRScheduler] | None:
 
 
 def say_that_it_stepped(optimizer: Optimizer) -> None:
-    """Else schedules warn of steps not taken."""
+    """Mark the optimizer as stepped; otherwise schedules warn that no step was taken."""
     optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
 def spare_the_compiler() -> None:
-    """Keep an optimizer from importing torch's slow compiler only to say that it is not to be compiled."""
+    """Keep an optimizer from importing torch's compiler, which is slow, only to mark itself as not compiled."""
     for name in dir(Optimizer):
         inner = getattr(getattr(Optimizer, name), "__wrapped__", None)
         if inner is not None:
-            inner.__dynamo_disable = inner  # where torch keeps the answer
+            inner.__dynamo_disable = inner  # where torch caches the answer
