@@ -1,1 +1,1 @@
-"""Whether a forward is run again by activation checkpointing, in eager mode and in compiled graphs."""
+"""Detect whether activation checkpointing is recomputing a forward, in eager mode and in compiled graphs."""

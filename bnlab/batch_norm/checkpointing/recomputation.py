@@ -1,14 +1,14 @@
-"""Activation checkpointing as a layer sees it: is this forward the first one, or is a backward running it again?
+"""Tell a layer under activation checkpointing whether its forward is the first one or a recomputation in backward.
 
-A checkpointed region drops its activations and is run again in backward. The batch has been counted by then, and what
-the first forward took from the running statistics cannot be taken again, because they have moved. torch has no function
-that says which of the two a forward is, so the call stack is asked (`regions.py`): it is walked only inside a backward,
-under hooks on saved tensors and without gradients, so an ordinary forward does not pay for it.
+A checkpointed region drops its activations and is recomputed in backward. By then the batch has been counted, and the
+running statistics that the first forward read have changed. torch has no function that tells the two forwards apart, so
+the call stack is inspected (`regions.py`), but only inside a backward, under hooks on saved tensors or without
+gradients: an ordinary forward does not pay for it.
 
-Recognized are `torch.utils.checkpoint`, reentrant or not, and every autograd Function with "checkpoint" in its name,
-as DeepSpeed's, fairscale's and Megatron's have. Another forward inside a backward, such as one in a hook, is a first
-one. Code from torch.compile asks the same when it runs, by the operators of `recomputation_in_graph.py`. What
-`torch.jit.script` compiles is torch's own layer and counts again, as that does.
+This recognizes `torch.utils.checkpoint`, reentrant or not, and every autograd Function with "checkpoint" in its name,
+such as those of DeepSpeed, fairscale and Megatron. Any other forward inside a backward, such as one in a hook, is a
+first one. Code from torch.compile asks at run time, by the operators of `recomputation_in_graph.py`. `torch.jit.script`
+compiles torch's own layer, which counts a recomputed batch again.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ is_grad_enabled = torch.is_grad_enabled
 
 
 class Recorded:
-    """What a layer took from its state at each of its calls in a region, in order."""
+    """The values that a layer read from its state at each of its calls in a region, in order."""
 
     def __init__(self) -> None:
         self.constants: list[tuple[Tensor, ...]] = []
@@ -39,7 +39,7 @@ class Recorded:
         self.next = 0
 
     def again(self) -> tuple[Tensor, ...] | None:
-        """A recomputation makes the same calls in the same order, and each backward runs a region again once."""
+        """Return the values of the next call: each backward repeats the calls of a region once, in the same order."""
         if graph_task() != self.graph_task:
             self.graph_task, self.next = graph_task(), 0
         index, self.next = self.next, self.next + 1
@@ -50,7 +50,7 @@ recorded: WeakKeyDictionary[object, WeakKeyDictionary[object, Recorded]] = WeakK
 
 
 def recomputing() -> bool:
-    """Whether a backward runs this forward again; in code that is being compiled, `answered` says so."""
+    """Whether a backward is recomputing this forward; code that is being compiled asks `answered` instead."""
     return (
         not (is_compiling() or (graph_task() == -1 and hooks_on_saved(True) is None))
         and regions().recomputed is not None
@@ -58,10 +58,10 @@ def recomputing() -> bool:
 
 
 def answered(recomputed: bool, like: Tensor) -> bool | Tensor:
-    """The answer of `recomputing`; where a graph is recorded a bool tensor, as only the graph's run can tell.
+    """Return the answer of `recomputing`, as a bool tensor if a graph is recorded, since only its run can tell.
 
     Args:
-        like: on the device that the tensor is to be on.
+        like: a tensor on the device that the result must be on.
     """
     if not recomputed and (is_compiling() or in_graph.is_tracing()):
         return in_graph.recomputing(like)
@@ -69,21 +69,21 @@ def answered(recomputed: bool, like: Tensor) -> bool | Tensor:
 
 
 def as_at_first(owner: object, seen: tuple[Tensor, ...], take: Callable[[], Constants]) -> Constants:
-    """`take()` in a first forward; in a recomputation, what it returned at the same call of the first forward.
+    """Return `take()` in a first forward; in a recomputation, what it returned at the same call of the first forward.
 
-    Nothing is kept outside of checkpointed regions, and what is kept goes with the region's graph.
+    Values are kept only in checkpointed regions, and are freed with the region's graph.
 
     Args:
-        seen: what a recomputation finds again, by which in a graph one call is told from another.
+        seen: values that are the same in a recomputation; a graph identifies the call by them.
     Raises:
-        RuntimeError: if the first forward was not seen.
+        RuntimeError: if there is no record of the first forward.
     """
     if is_compiling():
         return in_graph.as_at_first(seen, take())
     if graph_task() == -1 and hooks_on_saved(True) is None and is_grad_enabled():
         return take()
     entered, recomputed = regions()
-    # Taken in any case: selective checkpointing counts operations, see `running.move`.
+    # `take` is always called, because selective checkpointing counts operations; see `running.move`.
     constants = take()
     if recomputed is not None:
         of_owners = recorded.get(recomputed)

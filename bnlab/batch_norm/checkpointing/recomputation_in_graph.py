@@ -1,11 +1,11 @@
-"""What `recomputation.py` asks, as operators: a graph of torch.compile asks when it runs, not when it is traced.
+"""The functions of `recomputation.py` as operators, so that a graph of torch.compile asks at run time.
 
-A graph is run again in two ways. A checkpoint around compiled code runs all of it, and then `bnlab::is_recomputed` and
-`bnlab::as_at_first` find on the call stack what they would in eager mode. A checkpoint inside of compiled code runs
-nothing: the compiler copies into the backward what it needs of the forward. Moving the statistics is not needed there,
-and what was taken from them is marked to be kept, whatever else is computed again.
+A graph can be recomputed in two ways. A checkpoint around compiled code runs the whole graph again, and then
+`bnlab::is_recomputed` and `bnlab::as_at_first` find the same call stack as in eager mode. A checkpoint inside compiled
+code runs nothing again: the compiler copies the parts of the forward that the backward needs. It does not need the
+update of the statistics, and the values read from them are marked to be saved, never recomputed.
 
-Only the operators are opaque to the compiler; what they decide about is fused as before.
+Only the operators are opaque to the compiler; the code that depends on their results is fused as before.
 """
 
 from typing import Any
@@ -30,7 +30,7 @@ __all__ = ["as_at_first", "is_tracing", "recomputing", "unknown"]
 
 proxy_mode = finder_of_proxies()
 
-# A CUDA graph would replay the answer of the day it was recorded.
+# A CUDA graph would replay the answer that it recorded.
 TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
 KINDS = "CompositeExplicitAutograd"
 
@@ -61,7 +61,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], like: Tensor) -> tuple[Tensor,
 
 
 def recomputing(like: Tensor) -> Tensor:
-    """Whether the graph is run again, a bool of no dimensions on the device of `like`."""
+    """Whether the graph is being recomputed, as a bool scalar tensor on the device of `like`."""
     again: Tensor = torch.ops.bnlab.is_recomputed.default(like)
     return again
 
@@ -72,7 +72,7 @@ torch.library.define("bnlab::as_at_first", "(Tensor seen, Tensor constants) -> T
 
 
 class Recorded:
-    """What graphs took from their layers' states in a region: each time, what was `seen` and the constants."""
+    """The values that graphs read from their layers' states in a region: per call, `seen` and the constants."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[Tensor, Tensor]] = []
@@ -80,10 +80,10 @@ class Recorded:
         self.taken: set[int] = set()
 
     def again(self, seen: Tensor) -> Tensor | None:
-        """The constants of the call that saw the same, each of them once a backward.
+        """Return the constants of the call that saw the same values; each call is returned once per backward.
 
-        Calls of one layer come in their order, because each depends on the one before. Those of others may change
-        places: the graph with gradients is another one than that without, which a reentrant checkpoint runs first.
+        Calls of one layer keep their order, because each depends on the previous one. Calls of different layers may be
+        reordered: a reentrant checkpoint first runs the graph without gradients, which differs from the one with them.
         """
         if graph_task() != self.graph_task:
             self.graph_task, self.taken = graph_task(), set()
@@ -135,7 +135,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], seen: Tensor, constants: Tenso
 
 
 def as_at_first(seen: tuple[Tensor, ...], constants: Any) -> Any:
-    """A tuple of constants, (*stack, C) each, as it was when the graph was run first."""
+    """Return a tuple of constants, (*stack, C) each, as it was when the graph first ran."""
     kept = torch.ops.bnlab.as_at_first.default(torch.stack(seen), torch.stack(constants))
     return tuple(kept.unbind())
 
@@ -147,21 +147,21 @@ def unknown(name: str) -> RuntimeError:
     )
 
 
-# ---- what tracers are told -------------------------------------------------------------------------------------------
+# ---- rules for tracers -----------------------------------------------------------------------------------------------
 
 
 def is_tracing() -> bool:
-    """Whether operations are written down as a graph, in another way than by TorchDynamo."""
+    """Whether operations are recorded as a graph, other than by TorchDynamo."""
     return is_traced() or proxy_mode() is not None
 
 
 def unrecorded(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """Selective checkpointing neither keeps the answer, which is another one in backward, nor marks it."""
+    """Keep selective checkpointing from saving or marking the answer, which differs in backward."""
     return operator(*args, **kwargs)
 
 
 def marked_to_be_kept(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    """As selective checkpointing marks it: whatever memory is short of, this is not computed again in backward."""
+    """Mark the result as selective checkpointing does, so that it is always saved, never recomputed in backward."""
     result = mode.__torch_dispatch__(operator, types, args, kwargs)
     next(iter(reversed(mode.tracer.graph.nodes))).meta["recompute"] = CheckpointPolicy.MUST_SAVE
     return result

@@ -1,4 +1,4 @@
-"""The checkpointed regions around a forward, which torch has no function to ask for: the call stack is asked."""
+"""Find the checkpointed regions around a forward on the call stack, because torch has no function that names them."""
 
 import sys
 from types import FrameType
@@ -12,14 +12,14 @@ __all__ = ["Regions", "is_in_compiled_backward", "regions"]
 
 
 class Regions(NamedTuple):
-    """The checkpointed regions that the call stack is in; torch keeps each of these objects as long as its graph."""
+    """The checkpointed regions on the call stack; torch keeps each of these objects as long as its graph."""
 
-    entered: list[object]  # those that a later backward may run again
-    recomputed: object | None  # the one that is being run again
+    entered: list[object]  # regions that a later backward may recompute
+    recomputed: object | None  # the region that is being recomputed
 
 
 def regions() -> Regions:
-    """The regions around the caller, from the inside out, up to one that is recomputed."""
+    """Return the regions around the caller, innermost first, up to one that is being recomputed."""
     entered: list[object] = []
     inner: FrameType | None = None
     frame: FrameType | None = sys._getframe(1)
@@ -35,7 +35,7 @@ def regions() -> Regions:
         elif name in ("forward", "backward") and "checkpoint" in class_of(frame).lower():
             region = frame.f_locals.get(next(iter(frame.f_code.co_varnames), ""))
             is_function = isinstance(region, FunctionCtx)
-            # Such a backward runs the region again, and then differentiates it, and that may run anything.
+            # Such a backward recomputes the region and then differentiates it, which may run any code.
             if is_function and name == "backward" and not (inner and module_of(inner) in MODULES_OF_BACKWARD):
                 return Regions(entered, region)
             if is_function and name == "forward":
@@ -45,7 +45,7 @@ def regions() -> Regions:
 
 
 def is_in_compiled_backward() -> bool:
-    """Whether the caller is an operator in a compiled backward, copied there from the forward by the compiler."""
+    """Whether the caller is an operator in a compiled backward, which the compiler copied from the forward."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if module_of(frame) == MODULE_OF_COMPILED_GRAPHS and frame.f_code.co_name in (
