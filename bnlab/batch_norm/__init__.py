@@ -1,6 +1,6 @@
-"""Batch normalization, forward and backward written by hand. Imports torch alone.
+"""Batch normalization with forward and backward written by hand; this package imports nothing but torch.
 
-`BatchNorm1d` is the layer, `batch_norm` its functional form, `BatchNormFunction` the formulas as a Function.
+`BatchNorm1d` is the layer, `batch_norm` its functional form, and `BatchNormFunction` the formulas as a Function.
 """
 
 from bnlab.batch_norm.back_ends.kernel import use_kernel

@@ -1,4 +1,4 @@
-"""Torch's layers of a model made ours, and back."""
+"""Convert a model's layers from torch's batch norm to ours, and back."""
 
 from typing import Any, Literal, TypeVar
 
@@ -17,15 +17,15 @@ Model = TypeVar("Model", bound=nn.Module)
 def convert(model: Model, to: Literal["bnlab", "torch"] = "bnlab") -> Model:
     """Make every `torch.nn.BatchNorm1d` of `model` a `bnlab.BatchNorm1d`, or with to="torch" the other way round.
 
-    In place: the layers stay the objects that they are, with their parameters, statistics, mode and hooks, so that
-    optimizers, shared layers and wrappers go on with them. Subclasses, parametrized layers and layers over images or
+    The conversion is in place: the layers remain the same objects with their parameters, statistics, mode and hooks, so
+    that optimizers, shared layers and wrappers stay valid. Subclasses, parametrized layers and layers over images or
     volumes are left alone.
 
     Returns:
-        the model.
+        The model.
     Raises:
-        UserError: to="torch", and a layer that torch has no counterpart of: ghost batch norm, batch renormalization, or
-            one that is frozen. Nothing is changed then.
+        UserError: with to="torch", if torch has no counterpart of a layer: ghost batch norm, batch renormalization or a
+            frozen layer. Nothing is changed then.
     """
     if to not in ("bnlab", "torch"):
         raise UserError(f"`to` must be 'bnlab' or 'torch', but got {to!r}.")

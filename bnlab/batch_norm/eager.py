@@ -1,10 +1,10 @@
-"""Batch norm in eager mode, where nothing traces or transforms it: one Function over the back ends.
+"""Batch norm in eager mode, without tracing or transforms: one Function over the back ends.
 
-A back end computes: the CPU kernel (`kernel_by_tensors.py`), torch's own batch norm for small batches (`native.py`), or
-plain torch with few allocations (`in_place.py`). The Functions of `function.py` serve everyone else. This one takes
+The back ends are the CPU kernel (`kernel_by_tensors.py`), torch's own batch norm for small batches (`native.py`) and
+plain torch with few allocations (`in_place.py`). All other cases use the Functions of `function.py`. This one takes
 `ctx` in forward, because the `setup_context` style costs as much per call as a small batch norm. For the same reason
-what is no tensor travels in one tuple, and a derivative of a derivative takes the statistics from x once more instead
-of keeping them as outputs.
+all arguments that are not tensors are passed in one tuple, and a second derivative recomputes the statistics from x
+instead of keeping them as outputs.
 """
 
 from typing import Any
@@ -24,7 +24,7 @@ is_grad_enabled = torch.is_grad_enabled
 
 
 class EagerBatchNormFunction(torch.autograd.Function):
-    """`BatchNormFunction` by a back end, which moves the running statistics too, or returns the batch's."""
+    """`BatchNormFunction` by a back end, which also updates the running statistics or returns the batch's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, how: tuple[Settings, BackEnd]) -> Any:
@@ -48,7 +48,7 @@ class EagerBatchNormFunction(torch.autograd.Function):
             gradients = back_end.backward(x, grad_y, weight, kept, settings.stack_dims, needs)
             if gradients is not None:
                 return *gradients, None
-        # By operations that can be differentiated again, batched and traced; then the statistics are, too.
+        # These operations can be differentiated again, batched and traced, and so can the statistics.
         check_memory(x, grad_y, weight)
         var, batch = formulas.batch_statistics(x, settings.mask, settings.stack_dims)[1:]
         inv_std = formulas.inverse_std(var, settings.eps)

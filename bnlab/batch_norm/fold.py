@@ -1,4 +1,4 @@
-r"""Fold a batch norm into the layer before or after it, for inference: exact in evaluation mode, and undone.
+r"""Fold a batch norm into the layer before or after it for inference, exactly as in evaluation mode, and undo it.
 
 In evaluation mode the layer is affine, y = scale x + shift with scale = weight / sqrt(running_var + eps) and
 shift = bias - running_mean * scale (Jacob et al. 2017, arXiv:1712.05877, section 3.2).
@@ -23,7 +23,7 @@ __all__ = ["fold", "unfold"]
 
 Affine: TypeAlias = nn.Linear | nn.Conv1d
 
-# A subclass with a forward of its own may compute anything.
+# A subclass with its own forward may compute anything.
 FORWARDS = {
     kind.forward
     for kind in (
@@ -39,17 +39,17 @@ FORWARDS = {
 
 
 def fold(first: nn.Module, second: nn.Module) -> Affine:
-    """One layer that does what `first` and then `second` do in evaluation mode.
+    """Return one layer that does what `first` and then `second` do in evaluation mode.
 
     Args:
         first, second: a batch norm and an `nn.Linear` or `nn.Conv1d`, in the order in which they are applied. A batch
-            norm before a `Conv1d` folds only where no zeros are padded: its shift would have to be padded, too.
+            norm before a `Conv1d` folds only without zero padding, because its shift would have to be padded, too.
     Returns:
         A new `nn.Linear` or `nn.Conv1d` with a bias, which requires a gradient if the layer's bias or, without one, its
-        weight does; `first` and `second` stay as they are.
+        weight does; `first` and `second` are not changed.
     Raises:
-        ValueError: if they are no such pair, in training mode, without running statistics, or compute more than their
-            parameters say: by a forward of their own, by hooks, by a weight that is parametrized, normalized or pruned.
+        ValueError: if they are no such pair, are in training mode, have no running statistics, or compute more than
+            their parameters say: by their own forward, by hooks, or by a parametrized, normalized or pruned weight.
     """
     layer, norm, norm_is_last = pair(first, second)
     scale, shift = scale_and_shift(norm)
@@ -66,17 +66,17 @@ def fold(first: nn.Module, second: nn.Module) -> Affine:
 
 
 def unfold(folded: Affine, first: nn.Module, second: nn.Module) -> Affine:
-    """The layer that `fold(first, second)` made `folded` of, from `folded` as it is now.
+    """Undo `fold(first, second)`: return the layer that gives `folded` as it is now when it is folded again.
 
-    What is learned in `folded` is kept: `fold(unfold(folded, linear, norm), norm)` is `folded` again, to rounding.
+    What was learned in `folded` is kept: `fold(unfold(folded, linear, norm), norm)` is `folded` again, up to rounding.
 
     Args:
         folded: what `fold` returned.
-        first, second: as they were given to `fold`; of the one that is no batch norm only the kind is used.
+        first, second: the arguments of `fold`; of the one that is not a batch norm only the kind is used.
     Returns:
         A new `nn.Linear` or `nn.Conv1d`, with a bias if the original had one or if it needs one now.
     Raises:
-        ValueError: as `fold`, and where a scale is 0, which cannot be divided by.
+        ValueError: as in `fold`, and if a scale is 0, by which nothing can be divided.
     """
     layer, norm, norm_is_last = pair(first, second)
     check_computes_by_parameters(folded)
@@ -126,13 +126,13 @@ def pair(first: nn.Module, second: nn.Module) -> tuple[Affine, BatchNormBase, bo
 
 
 def check_computes_by_parameters(module: nn.Module) -> None:
-    """Raise ValueError unless `module` does what its class does with its parameters as they are, and nothing else."""
+    """Raise ValueError unless `module` computes exactly what its class computes from its parameters."""
     name = type(module).__name__
     if any(is_lazy(tensor) for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False))):
         raise ValueError(f"A layer folds by its parameters, but {name} has none yet: call it on a batch first.")
     for parameter in ("weight", "bias"):
         if is_parametrized(module, parameter):
-            if isinstance(module, BatchNormBase):  # whose value is computed where it is read
+            if isinstance(module, BatchNormBase):  # its value is computed when it is read
                 continue
             way_out = f"call `torch.nn.utils.parametrize.remove_parametrizations(layer, {parameter!r})`"
         elif not isinstance(getattr(module, parameter), nn.Parameter | None):
@@ -151,7 +151,7 @@ def check_computes_by_parameters(module: nn.Module) -> None:
 
 
 def scale_and_shift(norm: BatchNormBase) -> tuple[Tensor, Tensor]:
-    """In double, so that folding adds one rounding and no more."""
+    """Compute the scale and the shift in double, so that folding adds only one rounding."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)

@@ -1,4 +1,4 @@
-"""Batch norm layers that stand still: they normalize by their running statistics and learn nothing."""
+"""Freeze batch norm layers: they normalize by their running statistics and learn nothing."""
 
 from torch import nn
 
@@ -11,11 +11,11 @@ __all__ = ["freeze", "unfreeze"]
 def freeze(network: nn.Module) -> None:
     """Let every batch norm in `network` normalize by its running statistics and learn nothing, in training mode too.
 
-    `network.train()` does not wake them; `unfreeze` does. Fine-tuning on small batches is what this is for. torch's
-    own `SyncBatchNorm.convert_sync_batchnorm` puts layers in their place that `train()` wakes.
+    This is for fine-tuning on small batches. `network.train()` does not undo it; `unfreeze` does. torch's own
+    `SyncBatchNorm.convert_sync_batchnorm` replaces the layers by others, which `train()` unfreezes.
 
     Raises:
-        ValueError: if `network` has a batch norm other than ours, whose `train()` would wake it.
+        ValueError: if `network` has a batch norm other than ours, which `train()` would unfreeze.
     """
     for norm in norms_of(network):
         if not norm.frozen:
@@ -27,7 +27,7 @@ def freeze(network: nn.Module) -> None:
 
 
 def unfreeze(network: nn.Module) -> None:
-    """Undo `freeze`: a frozen batch norm learns again what it learned before, and follows the network's mode."""
+    """Undo `freeze`: a frozen batch norm trains the same parameters as before and follows the network's mode."""
     for norm in norms_of(network):
         if not norm.frozen:
             continue

@@ -18,7 +18,7 @@ __all__ = ["BatchNormFunction", "FixedStatisticsFunction"]
 
 
 def move_stack_dim(size: int, value: Any, in_dim: int | None) -> Any:
-    """Move vmap's dimension to the front; a tensor without one is expanded. Numbers and None stay as they are."""
+    """Move vmap's dimension to the front, or expand a tensor without one; return numbers and None unchanged."""
     if not isinstance(value, Tensor):
         return value
     return value.expand(size, *value.shape) if in_dim is None else value.movedim(in_dim, 0)
@@ -81,7 +81,7 @@ class BatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def recall(ctx: Any) -> tuple[Tensor, Tensor | None, Tensor | None, Centered, Tensor]:
-        """Return the statistics: from x if this derivative is to be differentiated again, else from what was saved."""
+        """Return the statistics: computed from x if this derivative will be differentiated, else as saved."""
         x, weight, mean, var, eps, mask = ctx.saved_tensors
         eps = ctx.eps if eps is None else eps
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():

@@ -59,22 +59,22 @@ def batch_norm(
 
     Args:
         input: (*stack, N, C) or (*stack, N, C, L).
-        running_mean, running_var: (*stack, C), updated in place in training; None to keep none.
+        running_mean, running_var: (*stack, C), updated in place in training, or None.
         weight, bias: (*stack, C), or None.
         momentum: the weight of the new statistic, a number or (*stack); None to average all batches equally.
         eps: added to the variance, in units of input squared, a number or (*stack).
-        num_batches_tracked: int64 of no dimensions, counted up by one in training, by an empty batch too; to be given
-            for momentum None.
+        num_batches_tracked: an int64 scalar tensor, incremented in training, by an empty batch too; required if
+            momentum is None.
         mask: bool, (*stack, N) or (*stack, N, L), true where a sample counts. Where it is false the output and its
             gradient are 0, and the sample enters no statistic.
         stack_dims: how many leading dimensions of `input` are independent networks; the result is that of one call per
-            network, bit for bit. It is 0 unless given, so (K, N, C) is never taken for (N, C, L) or the other way.
+            network, bit for bit. It is 0 by default, so (K, N, C) is never taken for (N, C, L) or vice versa.
     Returns:
-        y, as input. A forward that activation checkpointing runs again leaves the statistics as they are.
+        y, shaped like input. A forward that activation checkpointing recomputes does not change the statistics.
     Raises:
         ValueError, RuntimeError: as `torch.nn.functional.batch_norm` does.
     """
-    if isinstance(input, Proxy):  # one node of the graph, as torch's own is
+    if isinstance(input, Proxy):  # one node of the graph, like torch's own
         arguments = (input, running_mean, running_var, weight, bias, training, momentum, eps)
         named = {"num_batches_tracked": num_batches_tracked, "mask": mask, "stack_dims": stack_dims}
         return input.tracer.create_proxy("call_function", batch_norm, arguments, named)
@@ -89,7 +89,7 @@ def normalize(
     settings: Settings,
     training: bool,
 ) -> Any:
-    """`batch_norm`, or `normalize_batch` if the settings say so; a recomputation moves no running statistics."""
+    """Do `batch_norm`, or `normalize_batch` if the settings say so; a recomputation updates no running statistics."""
     running_mean, running_var, num_batches_tracked, momentum, eps, mask, stack_dims, returns_statistics = settings
     eager = is_eager()
     if type(stack_dims) is not int or stack_dims < 0:
@@ -114,13 +114,13 @@ def normalize(
             return apply_eagerly(input, weight, bias, (settings, native))
     is_tracing = check(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
-    if not is_tracing and not input.numel():  # and nothing is learned about the statistics
+    if not is_tracing and not input.numel():  # it tells nothing about the statistics
         if training and num_batches_tracked is not None:
             running.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
         return of_nothing(input, weight, bias)
     if training and eager:
         return apply_eagerly(input, weight, bias, (settings, in_place))
-    # TorchDynamo takes no Function that has a derivative in forward mode.
+    # TorchDynamo refuses a Function that has a forward-mode derivative.
     forward_mode = not eager and not torch.compiler.is_compiling()
     as_operations = is_tracing or (forward_mode and no_function_goes_through())  # a traced Function cannot be saved
     if not training:
@@ -142,7 +142,7 @@ def normalize(
 def normalize_batch(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float, mask: Tensor | None, stack_dims: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """y, the batch's mean and its unbiased variance, (*stack, C); 0 for what a mask leaves too few values of."""
+    """Return y, the batch mean and the unbiased variance, (*stack, C); 0 where a mask leaves too few values."""
     y, mean, var = normalize(x, weight, bias, Settings(None, None, None, 0.0, eps, mask, stack_dims, True), True)
     return y, mean, var
 
@@ -159,11 +159,11 @@ def normalized_by(
     forward_mode: bool,
     as_operations: bool,
 ) -> Tensor:
-    """Evaluation: normalize by the running statistics."""
+    """Normalize by the running statistics, as in evaluation."""
     assert running_mean is not None
     assert running_var is not None
     dtype = formulas.computed_in(x)
-    # Copies: the buffers may change between forward and backward.
+    # Copies are saved, because the buffers may change between forward and backward.
     mean = running_mean.detach().to(dtype, copy=True)
     inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
     if as_operations:
@@ -174,7 +174,7 @@ def normalized_by(
 
 
 def check(*arguments: Any) -> bool:
-    """`check_arguments`; returns whether `torch.jit.trace` is at work."""
+    """Do `check_arguments`; return whether `torch.jit.trace` is active."""
     if not is_traced():
         check_arguments(*arguments)
         return False

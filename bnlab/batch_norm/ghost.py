@@ -1,4 +1,4 @@
-"""Ghost batch norm: the statistics of virtual batches, smaller than the batch that is trained on."""
+"""Ghost batch norm: normalize by the statistics of virtual batches, which are parts of the training batch."""
 
 import torch
 from torch import Tensor
@@ -11,16 +11,16 @@ __all__ = ["GhostBatchNorm1d"]
 
 
 class GhostBatchNorm1d(BatchNorm1d):
-    r"""Batch norm in training by the statistics of each virtual batch alone (Hoffer et al. 2017, arXiv:1705.08741,
-    Algorithm 1); in evaluation as `BatchNorm1d`.
+    r"""Batch norm that in training normalizes each virtual batch by its own statistics (Hoffer et al. 2017,
+    arXiv:1705.08741, Algorithm 1); in evaluation it equals `BatchNorm1d`.
 
-    A batch of N samples is cut into N // virtual_batch_size (but at least one) virtual batches of sizes that differ by
-    one at most; each is normalized as if it were a batch. The running statistics take the virtual batches' average
-    (the paper gives later ones more weight), of means over those with a valid sample, of variances over those with two.
+    A batch of N samples is split into N // virtual_batch_size virtual batches, at least one, whose sizes differ by at
+    most one; each is normalized as if it were a batch. The running statistics are updated with the virtual batches'
+    average (the paper weights later ones more): means over those with a valid sample, variances over those with two.
 
     Args:
-        virtual_batch_size: samples in a virtual batch, at least 2. One as large as the batch is `BatchNorm1d`.
-        others: as `BatchNorm1d`.
+        virtual_batch_size: samples per virtual batch, at least 2. With that of the batch this is `BatchNorm1d`.
+        others: as in `BatchNorm1d`.
     Raises:
         ValueError: if `virtual_batch_size` is less than 2.
     """
@@ -93,7 +93,7 @@ class GhostBatchNorm1d(BatchNorm1d):
 
     @torch.no_grad()
     def track_average(self, means: Tensor, variances: Tensor, valid: Tensor | None) -> None:
-        """Track the average of the virtual batches, (ghosts, C), over those that have a mean or a variance."""
+        """Track the average over the virtual batches, (ghosts, C), that have a mean or a variance."""
         if valid is None:
             self.track(means.mean(0), variances.mean(0))
         elif self.running_mean is not None and self.running_var is not None:

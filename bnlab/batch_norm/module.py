@@ -16,15 +16,15 @@ from bnlab.internals.torch_internals import MODULES_CALL_IMPL
 
 __all__ = ["BatchNorm1d"]
 
-CALL = nn.Module.__call__  # until someone, such as torch.fx, puts another in its place
+CALL = nn.Module.__call__  # to notice when someone, such as torch.fx, replaces it
 
 
 class BatchNorm1d(nn.BatchNorm1d):
     r"""Batch norm over (N, C) or (N, C, L), a drop-in for `torch.nn.BatchNorm1d`; see `batch_norm` for the formulas.
 
-    It goes through `torch.fx`, `torch.export`, `torch.jit.trace` and, as torch's own layer, `torch.jit.script`. What
-    matches layers by their exact type does not know this one: `torch.ao.quantization.fuse_modules` finds no fuser
-    method, unless it is given `fuse_custom_config_dict={"additional_fuser_method_mapping": {(nn.Linear,
+    It works with `torch.fx`, `torch.export`, `torch.jit.trace` and, as torch's own layer, `torch.jit.script`. Functions
+    that match layers by their exact type do not recognize it: `torch.ao.quantization.fuse_modules` finds no fuser
+    method unless it is given `fuse_custom_config_dict={"additional_fuser_method_mapping": {(nn.Linear,
     BatchNorm1d): fuse_linear_bn}}`; `fold` does the same.
 
     Args:
@@ -32,18 +32,18 @@ class BatchNorm1d(nn.BatchNorm1d):
         eps: added to the variance, in units of the input squared.
         momentum: the weight of the new statistic in the running ones; None averages all batches equally.
         affine: learn a weight and a bias per channel.
-        track_running_stats: keep running statistics, and evaluate with them.
+        track_running_stats: keep running statistics and evaluate with them.
         device, dtype: of parameters and buffers.
         bias: with `affine`, learn the bias too.
         fp32_buffers: keep the running statistics in fp32 when the module is moved to a half type, whose 8 or 11 bits
             are too few to average in.
     """
 
-    # On the class, so that a module pickled or built without them has them too.
+    # Defined on the class, so that a module that was pickled or built without them has them too.
     fp32_buffers = False
     frozen = False
-    trainable_before: Sequence[str] = ("weight", "bias")  # it was frozen: the names that `unfreeze` lets learn again
-    mode_to_return_to = True  # what `train` was last asked for, before it was frozen or since
+    trainable_before: Sequence[str] = ("weight", "bias")  # before freezing; `unfreeze` lets these learn again
+    mode_to_return_to = True  # the last mode that `train` was asked for, frozen or not
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         fp32_buffers: bool = False,
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
-        if not bias:  # which torch's own layer can be told only since 2.12
+        if not bias:  # torch's own layer has this argument only since 2.12
             self.register_parameter("bias", None)
         if fp32_buffers:
             self.fp32_buffers = True
@@ -81,7 +81,7 @@ class BatchNorm1d(nn.BatchNorm1d):
         return self
 
     def __prepare_scriptable__(self) -> nn.BatchNorm1d:
-        """What `torch.jit.script` compiles in this layer's place: torch's own, on the same parameters and buffers."""
+        """Return what `torch.jit.script` compiles instead: torch's own layer, with the same parameters and buffers."""
         if type(self).forward is not BatchNorm1d.forward:
             raise UserError(
                 f"torch.jit.script can compile a BatchNorm1d, in whose place it puts torch's own, but not a "
@@ -92,17 +92,17 @@ class BatchNorm1d(nn.BatchNorm1d):
         return layer
 
     def in_fp32(self, running_mean: Tensor | None, running_var: Tensor | None) -> None:
-        """Where a buffer has become a half type, put its value before that back, on the device it is on now."""
+        """If a buffer was cast to a half type, restore its value from before, on its current device."""
         for name, before in (("running_mean", running_mean), ("running_var", running_var)):
             now = getattr(self, name)
             if now is not None and before is not None and now.dtype in (torch.float16, torch.bfloat16):
                 setattr(self, name, before.to(now.device, torch.float32))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the layer. For `torch.fx` it is a leaf, as torch's own is: mode and statistics stay in the layer."""
+        """Call the layer. For `torch.fx` it is a leaf, like torch's own: mode and statistics stay in the layer."""
         if isinstance(args[0] if args else kwargs.get("input"), Proxy):
             return call_in_graph(self, *args, **kwargs)
-        if MODULES_CALL_IMPL and CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # a call sooner
+        if MODULES_CALL_IMPL and CALL is nn.Module.__call__ and self._compiled_call_impl is None:  # saves one call
             return self._call_impl(*args, **kwargs)
         return super().__call__(*args, **kwargs)
 
@@ -112,15 +112,15 @@ class BatchNorm1d(nn.BatchNorm1d):
             raise ValueError(f"expected 2D or 3D input (got {input.dim()}D input)")
 
     def forward(self, input: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Normalize `input`; samples where `mask`, (N,) or (N, L), is false give 0 and count in no statistic."""
+        """Normalize `input`; samples where `mask`, (N,) or (N, L), is false give 0 and enter no statistic."""
         if input.dim() not in (2, 3):
             self._check_input_dim(input)
-        try:  # past nn.Module.__getattr__, which costs more than a small batch norm's arithmetic
+        try:  # bypass nn.Module.__getattr__, which costs more than a small batch norm's arithmetic
             parameters, buffers = self._parameters, self._buffers
             weight, bias = parameters["weight"], parameters["bias"]
             running_mean, running_var = buffers["running_mean"], buffers["running_var"]
             num_batches_tracked = buffers["num_batches_tracked"]
-        except (AttributeError, KeyError):  # a parametrization put something in their place, or there is no such dict
+        except (AttributeError, KeyError):  # a parametrization replaced them, or there is no such dict
             weight, bias, num_batches_tracked = self.weight, self.bias, self.num_batches_tracked
             running_mean, running_var = self.running_mean, self.running_var
         training = self.training
@@ -132,13 +132,13 @@ class BatchNorm1d(nn.BatchNorm1d):
         return normalize(input, weight, bias, settings, training)
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:
-        """Refuse what a training forward does; for variants, whose parts of a batch would not show it."""
+        """Refuse what a training forward refuses; variants call this, because parts of a batch would not show it."""
         self._check_input_dim(input)
         check(input, self.running_mean, self.running_var, self.weight, self.bias, self.training, self.eps, mask, 0)
 
     @torch.no_grad()
     def track(self, mean: Tensor, var: Tensor, mask: Tensor | None = None) -> None:
-        """Take a batch's mean and unbiased variance, (C,), into the running statistics, unless it was counted."""
+        """Update the running statistics with a batch's mean and unbiased variance, (C,), unless it was counted."""
         if self.track_running_stats:
             buffers = self.running_mean, self.running_var, self.num_batches_tracked
             settings = Settings(*buffers, self.momentum, self.eps, mask, 0)
@@ -146,7 +146,7 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 def call_in_graph(layer: BatchNorm1d, *args: Any, **kwargs: Any) -> Any:
-    """A call of the layer as one node of the graph that the input's tracer builds."""
+    """Call the layer as one node of the graph that the input's tracer builds."""
     tracer = next(value for value in (*args, *kwargs.values()) if isinstance(value, Proxy)).tracer
 
     def leaf(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Population statistics from data: precise batch norm."""
+"""Set population statistics from data: precise batch norm."""
 
 from collections.abc import Iterable
 
@@ -18,15 +18,15 @@ def recalibrate(network: nn.Module, batches: Iterable[object]) -> None:
     With batch b of N_b values per channel, mean_b and biased variance var_b, N the sum of all N_b:
         running_mean = sum_b N_b mean_b / N
         running_var  = sum_b N_b (var_b + (mean_b - running_mean)^2) / (N - 1)
-    which, for the first batch norm, is exactly the mean and the unbiased variance of the data, however it is cut. Later
-    layers see inputs that the batches' own statistics normalized, as in training: take batches of the training size.
-    What a mask leaves out counts nowhere, and an empty batch changes nothing.
+    For the first batch norm these are exactly the mean and the unbiased variance of the data, however it is split into
+    batches. Later layers see inputs normalized by the batches' own statistics, as in training, so use batches of the
+    training size. Masked samples do not count, and an empty batch changes nothing.
 
     Args:
-        network: its mode is restored; gradients, weights and other modules' buffers are left alone.
-        batches: each is given to the network as its only argument; of a tuple or list, the first element is.
+        network: the network; its mode is restored, and gradients, weights and other modules' buffers are not changed.
+        batches: each batch, or its first element if it is a tuple or list, is the only argument of the network.
     Raises:
-        ValueError: if there is no batch, or none with a value for any of the batch norms.
+        ValueError: if there is no batch, or no batch has a value for any of the batch norms.
     """
     norms = [
         module
@@ -94,7 +94,7 @@ class ChannelSums:
         self.count = total
 
     def write_to(self, norm: BatchNormBase) -> None:
-        if not self.count:  # a batch norm that the network does not use, or that saw masked values alone
+        if not self.count:  # the network does not use this batch norm, or it saw only masked values
             return
         assert norm.running_mean is not None
         assert norm.running_var is not None

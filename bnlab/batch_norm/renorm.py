@@ -12,23 +12,23 @@ __all__ = ["BatchRenorm1d"]
 
 
 class BatchRenorm1d(BatchNorm1d):
-    r"""Batch renormalization (Ioffe 2017, arXiv:1702.03275, Algorithm 1); in evaluation as `BatchNorm1d`.
+    r"""Batch renormalization (Ioffe 2017, arXiv:1702.03275, Algorithm 1); in evaluation it equals `BatchNorm1d`.
 
-    In training, with the running mean and sigma = sqrt(running_var + eps) before this batch, sigma_B the batch's:
+    In training, with the running mean and sigma = sqrt(running_var + eps) before this batch, and the batch's sigma_B:
         r = clip(sigma_B / sigma, 1 / r_max, r_max),   d = clip((mean_B - mean) / sigma, -d_max, d_max)
         y = weight * (x_hat * r + d) + bias,   x_hat as in batch norm
-    r and d are constants to the gradient; where activation checkpointing runs a forward again, they are those of the
-    first. One value that a mask leaves has sigma_B = sqrt(eps); where it leaves none, y is 0 whatever r and d are.
-    With r_max 1 and d_max 0 this is batch norm: the bounds stay there for `ramp_start` batches and grow linearly to
-    `r_max` and `d_max` at `ramp_end`; where the two are equal, they are there from that batch on.
+    r and d are constants for the gradient; a forward that activation checkpointing recomputes uses those of the first.
+    If a mask leaves one value, sigma_B = sqrt(eps); if it leaves none, y is 0 for any r and d.
+    With r_max 1 and d_max 0 this is batch norm. The bounds keep these values for `ramp_start` batches and then grow
+    linearly to `r_max` and `d_max` at `ramp_end`; if the two are equal, they jump there at that batch.
 
     Args:
         r_max: at least 1; the paper's value is 3.
         d_max: at least 0; the paper's value is 5.
-        ramp_start, ramp_end: in batches; the paper's are 5000, and 40000 for r_max and 25000 for d_max.
-        others: as `BatchNorm1d`. Without running statistics there is nothing to renormalize by: it is batch norm.
+        ramp_start, ramp_end: in batches; the paper's values are 5000, and 40000 for r_max and 25000 for d_max.
+        others: as in `BatchNorm1d`. Without running statistics the layer is plain batch norm.
     Raises:
-        ValueError: for bounds or a ramp that are none.
+        ValueError: if the bounds or the ramp are invalid.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class BatchRenorm1d(BatchNorm1d):
         return formulas.affine(x_hat.to(scale.dtype), None, scale, shift, mask, 0).to(input.dtype)
 
     def correction(self, mean: Tensor, var: Tensor, number: Tensor | int) -> tuple[Tensor, Tensor]:
-        """r and d of a batch of that mean and unbiased variance."""
+        """Return r and d for a batch with this mean and unbiased variance."""
         assert self.running_mean is not None
         assert self.running_var is not None
         r_max, d_max = self.bounds(mean.dtype)
@@ -97,7 +97,7 @@ class BatchRenorm1d(BatchNorm1d):
         return r, torch.minimum(torch.maximum((mean - self.running_mean) / sigma, -d_max), d_max)
 
     def bounds(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """r_max and d_max at this batch."""
+        """Return r_max and d_max at this batch."""
         assert self.num_batches_tracked is not None
         past_start, length = self.num_batches_tracked.to(dtype) - self.ramp_start, self.ramp_end - self.ramp_start
         done = (past_start / length if length else past_start + 1).clamp(0, 1)
