@@ -1,1 +1,1 @@
-"""What every way of training a network shares."""
+"""The code that all ways of training a network share."""

@@ -1,4 +1,4 @@
-"""Lets Ctrl-C, SIGTERM or SIGHUP end a training between two steps, so that the saved state is one it was in."""
+"""Let Ctrl-C, SIGTERM or SIGHUP end a training between two steps, so that a consistent state is saved."""
 
 import signal
 import threading
@@ -15,10 +15,10 @@ class Interrupted(Exception):  # noqa: N818  # a request, not an error
 
 
 class InterruptRequest:
-    """Within `with`, the first signal is a request, for the training to be looked at; a second one ends it at once.
+    """Within `with`, the first signal is a request that the training polls; a second one ends it at once.
 
     Attributes:
-        is_requested: whether there was one.
+        is_requested: whether a signal has arrived.
     """
 
     is_requested = False
@@ -27,8 +27,8 @@ class InterruptRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():  # signals reach no other
-            answer_by_raising()  # when this is over: from now on there is something to be saved
+        if threading.current_thread() is threading.main_thread():  # no other thread handles signals
+            answer_by_raising()  # afterwards, too: from now on there is something to save
             for number in to_answer():
                 self._previous[number] = signal.signal(number, self._request)
         return self
@@ -44,9 +44,10 @@ class InterruptRequest:
         self.is_requested = True
 
     def raise_if_requested(self) -> None:
-        """
+        """Raise if a signal has arrived.
+
         Raises:
-            Interrupted: there was one.
+            Interrupted: the user asked the training to end.
         """
         if self.is_requested:
             raise Interrupted

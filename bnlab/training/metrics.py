@@ -1,4 +1,4 @@
-"""Replaces torchmetrics, which rounds to fp32 and takes longer per step; delete when it does neither.
+"""This replaces torchmetrics, which rounds to fp32 and takes longer per step; delete it when neither holds.
 
 Loss and score of an epoch are accumulated as tensors, so that nothing waits for the device before the epoch ends.
 Figures: bnlab/bench/records/library_functions.md.
@@ -12,11 +12,11 @@ from bnlab.data.target_scale import AS_THEY_ARE, TargetScale
 __all__ = ["ClassificationMetrics", "EpochMetrics", "RegressionMetrics"]
 
 
-REDUCE_EVERY = 64  # batches: one argmax for many costs less than one each, and their logits are small
+REDUCE_EVERY = 64  # batches: one argmax for many costs less than one per batch, and their logits are small
 
 
 class EpochMetrics:
-    """Collect the mean loss of each batch; the epoch's mean weighs every sample alike."""
+    """Collect the mean loss of each batch; the epoch's mean weighs every sample equally."""
 
     def __init__(self) -> None:
         self.reset()
@@ -40,12 +40,12 @@ class EpochMetrics:
         return sum(self._sizes)
 
     def compute(self) -> dict[str, float]:
-        """The loss and the score over the samples seen since the last call."""
+        """Return the loss and the score over the samples seen since the last call."""
         raise NotImplementedError
 
 
 class ClassificationMetrics(EpochMetrics):
-    """The mean cross-entropy, and the accuracy in [0, 1]."""
+    """Compute the mean cross-entropy and the accuracy in [0, 1]."""
 
     def reset(self) -> None:
         super().reset()
@@ -74,10 +74,10 @@ class ClassificationMetrics(EpochMetrics):
 
 
 class RegressionMetrics(EpochMetrics):
-    """The mean squared error in the unit of y squared, and R^2 (`bnlab.metrics`).
+    """Compute the mean squared error in the unit of y squared, and R^2 (`bnlab.metrics`).
 
     Args:
-        scale: that of the targets.
+        scale: the scale of the targets.
     """
 
     def __init__(self, scale: TargetScale = AS_THEY_ARE) -> None:

@@ -1,4 +1,4 @@
-"""Checks the outputs of a network before a loss broadcasts them or fails on them."""
+"""Check the outputs of a network before a loss broadcasts them or fails on them."""
 
 from torch import Tensor
 
@@ -8,10 +8,11 @@ __all__ = ["check_outputs"]
 
 
 def check_outputs(outputs: object, num_samples: int, num_outputs: int | None) -> None:
-    """
+    """Refuse outputs of the wrong shape or type.
+
     Args:
-        outputs: of the network for a batch of `num_samples`.
-        num_outputs: the number of classes, None where it is not known, or 1 for a regression.
+        outputs: the outputs of the network for a batch of `num_samples`.
+        num_outputs: the number of classes, None if unknown, or 1 for a regression.
     Raises:
         UserError: they are no tensor (num_samples, num_outputs) of real floating-point numbers.
     """

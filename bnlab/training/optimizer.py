@@ -1,4 +1,4 @@
-"""Builds optimizers and learning-rate schedules from flat scalars, so that each can be swept by its own key."""
+"""Build optimizers and learning-rate schedules from flat scalars, so that each can be swept by its own key."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -24,7 +24,7 @@ def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> O
                 f"`optimizer.betas` must be left out where there are beta1 and beta2, but got {arguments['betas']}: "
                 "set these, or take them away with ~optimizer.beta1 ~optimizer.beta2."
             )
-        arguments["betas"] = (float(arguments.pop("beta1")), float(arguments.pop("beta2")))  # torch wants no whole 0
+        arguments["betas"] = (float(arguments.pop("beta1")), float(arguments.pop("beta2")))  # torch refuses integers
     optimizer = instantiate(arguments, params=list(parameters), _convert_="all")
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"`optimizer` must make an optimizer of torch's, but {arguments.get('_target_')} does not.")
@@ -32,16 +32,16 @@ def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> O
 
 
 def try_out(config: DictConfig, device: torch.device) -> None:
-    """Make a step with a parameter of our own: torch refuses some arguments only there (`capturable` on a CPU)."""
+    """Make a step on a dummy parameter, because torch refuses some arguments only then (`capturable` on a CPU)."""
     weight = nn.Parameter(torch.zeros(1, 1, device=device))
     weight.grad = torch.zeros_like(weight)
     optimizer = build_optimizer(config, [weight])
-    if type(optimizer).__module__.startswith("torch."):  # another may want more than a gradient
+    if type(optimizer).__module__.startswith("torch."):  # others may need more than a gradient
         optimizer.step(lambda: 0.0)
 
 
 def build_scheduler(config: DictConfig, optimizer: Optimizer) -> LRScheduler | None:
-    """Build the schedule of `config`, which steps once per epoch; None, a constant rate, where `_target_` is null."""
+    """Build the schedule of `config`, which steps once per epoch; None, for a constant rate, if `_target_` is null."""
     if config._target_ is None:
         return None
     arguments: dict[str, Any] = dict(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]
@@ -52,9 +52,10 @@ def build_scheduler(config: DictConfig, optimizer: Optimizer) -> LRScheduler | N
 
 
 def check_length(scheduler: LRScheduler | None, num_epochs: int) -> None:
-    """
+    """Refuse a schedule that is too short.
+
     Raises:
-        UserError: a schedule of one cycle that is over before the training of `num_epochs` is.
+        UserError: a one-cycle schedule ends before the training of `num_epochs` does.
     """
     if isinstance(scheduler, OneCycleLR) and scheduler.total_steps < num_epochs:
         raise UserError(
@@ -64,5 +65,5 @@ def check_length(scheduler: LRScheduler | None, num_epochs: int) -> None:
 
 
 def inverse_time(optimizer: Optimizer, decay_rate: float) -> LambdaLR:
-    """lr = lr_0 / (1 + decay_rate * epoch)."""
+    """Schedule lr = lr_0 / (1 + decay_rate * epoch)."""
     return LambdaLR(optimizer, lambda epoch: 1 / (1 + decay_rate * epoch))

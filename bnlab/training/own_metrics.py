@@ -1,4 +1,4 @@
-"""The metrics of the user's own (`metrics` in the config), measured for one network and one split."""
+"""Compute the user's own metrics (`metrics` in the config) for one network and one split."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -17,14 +17,14 @@ _Function = Callable[[Tensor, Tensor], Any]
 
 
 class OwnMetrics:
-    """Collect the outputs and labels of an epoch, then give all of them at once to each metric.
+    """Collect the outputs and labels of an epoch, then pass all of them at once to each metric.
 
-    A metric gets the logits (N, classes) and the classes (N,) or, of a regression, predictions and targets (N,) in the
-    unit of y, on the CPU; where an output is not finite, it is NaN without being asked.
+    A metric takes the logits (N, classes) and the classes (N,) or, in a regression, predictions and targets (N,) in the
+    unit of y, on the CPU. If an output is not finite, the metric is not called, and its value is NaN.
 
     Args:
-        config: of the run.
-        scale: that the targets of a regression have been through; None for classes.
+        config: the config of the run.
+        scale: the scale of the targets of a regression; None for classes.
     Raises:
         UserError: a metric cannot be built.
     """
@@ -36,7 +36,7 @@ class OwnMetrics:
         self._reset()
 
     def __bool__(self) -> bool:
-        """Whether there are any."""
+        """Whether there are any metrics."""
         return bool(self._functions)
 
     def _reset(self) -> None:
@@ -51,10 +51,10 @@ class OwnMetrics:
 
     @torch.no_grad()
     def compute(self) -> dict[str, float]:
-        """The metrics of the samples seen since the last call.
+        """Return the metrics of the samples seen since the last call.
 
         Raises:
-            UserError: one raises, or gives something else than a number.
+            UserError: a metric raises, or returns something other than a number.
         """
         if not self._functions:
             return {}
@@ -68,7 +68,7 @@ class OwnMetrics:
 
 
 def _as_function(metric: Any) -> _Function:
-    """A function of outputs and labels, also of a metric as torchmetrics has them."""
+    """Return `metric` as a function of outputs and labels, even if it is one of torchmetrics."""
     if not hasattr(metric, "update"):
         function: _Function = metric
         return function

@@ -1,4 +1,4 @@
-"""What a single run does around its training, whoever trains: its folder, its summary, what is shown at the end."""
+"""Do what every single run does around its training: fill the folder, write the summary, show the closing table."""
 
 import logging
 import time
@@ -38,18 +38,18 @@ def carry_out(
     sweep: Owner | None = None,
     console: Console,
 ) -> Summary:
-    """Let `train` fill the folder of a run and its summary, which says status failed and why if it raises.
+    """Let `train` fill the folder of a run, and write its summary, with status failed and the reason if it raises.
 
     Args:
-        config: as `bnlab.compose` gives it.
-        folder: where the run goes; made if it is not there.
-        train: leaves the files of a training and tests its best weights.
-        overrides, command, sweep: as `bnlab.engines.fit.fit` takes them.
-        console: where the closing table goes.
+        config: a config from `bnlab.compose`.
+        folder: the folder of the run, created if it does not exist.
+        train: writes the files of a training and tests its best weights.
+        overrides, command, sweep: as in `bnlab.engines.fit.fit`.
+        console: the console for the closing table.
     Returns:
-        what summary.json holds.
+        The content of summary.json.
     Raises:
-        UserError: another run is under way in the folder, where nothing is written, or it cannot be written any more.
+        UserError: another run is using the folder, which is then not written to, or the folder is no longer writable.
     """
     start = time.monotonic()
     run = RunFolder(Path(folder))
@@ -81,7 +81,7 @@ def carry_out(
 
 @contextmanager
 def _user_errors_of_the_disk(run: RunFolder) -> Iterator[None]:
-    """A full disk is nobody's bug, nor is a folder that was removed."""
+    """Make a `UserError` of a full disk or a removed folder, neither of which is a bug."""
     try:
         yield
     except OSError as error:

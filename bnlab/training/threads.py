@@ -1,4 +1,4 @@
-"""How many threads a step is worth: in small networks, threads spend more time waiting than computing."""
+"""Choose the number of threads: in small networks, threads spend more time waiting than computing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +29,7 @@ def use_threads(num_threads: int) -> Iterator[None]:
     """Run the block with this many threads for torch's operations on the CPU.
 
     Raises:
-        NoRoomError: so many cannot be started; libgomp would end the process.
+        NoRoomError: not that many can be started; libgomp would end the process.
     """
     if num_threads > 1:
         require_room(f"num_threads={num_threads}", num_threads - 1, "num_threads")

@@ -1,4 +1,4 @@
-"""Builds the callbacks of a config and refuses those that cannot work in a run."""
+"""Build the callbacks of a config and refuse those that cannot work in a run."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,10 +31,10 @@ _FOR_A_LOGGER = (LearningRateMonitor, DeviceStatsMonitor)
 
 
 def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
-    """Build `config.callbacks`; a `ModelCheckpoint` gets a folder of its own, named after it, in `folder`.
+    """Build `config.callbacks`; a `ModelCheckpoint` gets its own folder, named after it, in `folder`.
 
     Raises:
-        UserError: a class that is not there, is no callback, or cannot do its work in a run of this config.
+        UserError: a class does not exist, is no callback, or cannot work in a run of this config.
     """
     built: dict[str, L.Callback] = {}
     for name, node in config.callbacks.items():
@@ -55,7 +55,7 @@ def build_callbacks(config: DictConfig, folder: Path) -> list[L.Callback]:
                 "{_target_: hydra.utils.get_method, path: MODULE.FUNCTION} names one."
             )
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-            callback.dirpath = str(folder / "checkpoints" / str(name))  # beside best.ckpt, which is not its own
+            callback.dirpath = str(folder / "checkpoints" / str(name))  # apart from best.ckpt, which is ours
         built[str(name)] = callback
     for name, callback in built.items():
         _check_monitor(name, callback, list(built.values()), columns_of(config))

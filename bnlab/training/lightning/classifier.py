@@ -16,8 +16,8 @@ class Classifier(Learner):
     """Minimize the cross-entropy of the logits (N, classes); the score is the accuracy.
 
     Args:
-        num_classes: None where it is not known.
-        network, arguments, named: of `Learner`.
+        num_classes: the number of classes, or None if unknown.
+        network, arguments, named: as in `Learner`.
     """
 
     def __init__(self, network: nn.Module, *arguments: Any, num_classes: int | None = None, **named: Any) -> None:

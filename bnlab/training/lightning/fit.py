@@ -61,7 +61,7 @@ def fit_by_lightning(
     callbacks: Sequence[L.Callback] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """Do what `bnlab.engines.fit.fit` does, for a config whose `trainer` is Lightning's."""
+    """Do what `bnlab.engines.fit.fit` does for a config whose `trainer` is Lightning's."""
     console = console or Console()
     train = partial(fit_and_test, config, console, callbacks, pruning)
     return carry_out(config, folder, train, overrides=overrides, command=command, sweep=sweep, console=console)
@@ -90,7 +90,7 @@ def fit_and_test(
     with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         _check_limits(trainer, data)
-        with user_errors("`optimizer`, `scheduler`: "):  # what they refuse is found before the trainer starts
+        with user_errors("`optimizer`, `scheduler`: "):  # they refuse mistakes before the trainer starts
             configured = learner.configure_optimizers()
             if isinstance(configured, dict):
                 check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
@@ -114,7 +114,7 @@ def fit_and_test(
                 status = Status.PRUNED
             else:
                 status = Status.COMPLETED
-        except (Interrupted, KeyboardInterrupt, SystemExit):  # the last is what Lightning makes of a second Ctrl-C
+        except (Interrupted, KeyboardInterrupt, SystemExit):  # Lightning turns a second Ctrl-C into the last
             if not interrupt.is_requested:
                 raise
             status = Status.INTERRUPTED
@@ -138,9 +138,10 @@ def fit_and_test(
 
 
 def _check_limits(trainer: L.Trainer, data: DataModule) -> None:
-    """
+    """Refuse a limit that leaves no batches.
+
     Raises:
-        UserError: a share of the batches that is none of them.
+        UserError: a fraction of the batches amounts to none.
     """
     for name in ("train", "val", "test"):
         limit, num_batches = getattr(trainer, f"limit_{name}_batches"), len(getattr(data, f"{name}_dataloader")())
@@ -153,7 +154,7 @@ def _check_limits(trainer: L.Trainer, data: DataModule) -> None:
 
 @contextmanager
 def _user_errors_of_lightning(learner: Learner) -> Iterator[None]:
-    """Make a `UserError` of what Lightning or a callback refuses before the first step, or calls a misconfiguration."""
+    """Make a `UserError` of any error before the first step, and of any misconfiguration that Lightning reports."""
     try:
         yield
     except (UserError, Interrupted):
@@ -179,7 +180,7 @@ def build_learner(config: DictConfig, network: torch.nn.Module, data: DataModule
     """Build the LightningModule for the kind of the data's labels.
 
     Args:
-        arguments: what makes its optimizer and its schedule (`Learner`); none where the network is only tested.
+        arguments: functions that make its optimizer and its schedule (`Learner`); none if the network is only tested.
     """
     splits = data.splits
     scale = splits.target_scale if splits.num_classes is None else None
@@ -192,7 +193,7 @@ def build_learner(config: DictConfig, network: torch.nn.Module, data: DataModule
 
 
 def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) -> int:
-    """Return the number of threads. Rounding depends on it, so that testing again takes as many as training did."""
+    """Return the number of threads. Rounding depends on it, so testing again must use as many as training did."""
     batch_size = max(data.train_dataloader().sizes)
     return suitable_num_threads(config.get("num_threads", "auto"), num_parameters(network), batch_size)
 
@@ -200,11 +201,11 @@ def num_threads(config: DictConfig, network: torch.nn.Module, data: DataModule) 
 def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
     """Build Lightning's Trainer from `config.trainer`, with `callbacks` and those of `config.callbacks`.
 
-    A progress bar of Lightning's among these takes the place of ours.
+    A progress bar of Lightning's among these replaces ours.
 
     Raises:
-        UserError: an argument that Lightning does not know or cannot serve on this machine, or a callback or a strategy
-            that cannot be in a run.
+        UserError: Lightning does not know an argument or does not support it on this machine, or a callback or strategy
+            cannot be used in a run.
     """
     _silence_lightning()
     own = build_callbacks(config, run.path)
@@ -214,16 +215,16 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
         callbacks = [callback for callback in callbacks if not isinstance(callback, ProgressBar)]
     logger = build_logger(config, run.path)
     if logger:
-        with user_errors("`logger`: "):  # here loggers first reach for their servers
+        with user_errors("`logger`: "):  # loggers first contact their servers here
             logger.log_hyperparams(settings_to_write(config))
-    # Every step is logged where a callback logs steps; else Lightning warns of short epochs.
+    # Every step is logged if a callback logs steps; otherwise Lightning would warn of short epochs.
     defaults = {
         "log_every_n_steps": 1,
         "enable_model_summary": False,
         "num_sanity_val_steps": 0,
     }
     given = defaults | arguments_of(config.trainer, "enable_progress_bar")
-    objects = {} if "profiler" in given else {"profiler": Unprofiled()}  # which no config holds
+    objects = {} if "profiler" in given else {"profiler": Unprofiled()}  # an object, which a config cannot hold
     with user_errors("`trainer`: "):
         trainer = instantiate(
             given,
@@ -239,13 +240,13 @@ def build_trainer(config: DictConfig, run: RunFolder, callbacks: Sequence[L.Call
             f"`trainer` must train in one process on one device, but got {trainer.num_devices} devices and "
             f"{type(trainer.strategy).__name__}: set trainer.devices=1."
         )
-    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # not one of the user's own
+    if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # keep the user's own
         trainer.strategy.checkpoint_io = AtomicCheckpoints()
     return trainer
 
 
 class Unprofiled(PassThroughProfiler):
-    """Replaces Lightning's idle profiler, which makes dozens of contexts per step; delete when it makes none.
+    """This replaces Lightning's idle profiler, which makes dozens of contexts per step; delete it when it makes none.
 
     Figures: bnlab/bench/records/library_functions.md.
     """
@@ -265,9 +266,9 @@ def test(trainer: L.Trainer, learner: Learner, data: DataModule, checkpoint: Pat
 
 
 def _silence_lightning() -> None:
-    """Leave its warnings to the user; drop remarks on devices, advertisements, and a warning that is for Lightning."""
+    """Keep Lightning's warnings for the user; drop device remarks, advertisements and a warning for its developers."""
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated", module="lightning")
-    # Wherever SLURM is installed, five lines on how to start a training on several machines
+    # Where SLURM is installed, Lightning explains in five lines how to train on several machines.
     warnings.filterwarnings("ignore", message="The `srun` command is available on your system but is not used")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)

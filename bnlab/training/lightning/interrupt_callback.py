@@ -1,4 +1,4 @@
-"""Lets Ctrl-C, SIGTERM or SIGHUP end a training by Lightning between two steps."""
+"""Let Ctrl-C, SIGTERM or SIGHUP end a training by Lightning between two steps."""
 
 import signal
 import threading
@@ -12,7 +12,7 @@ __all__ = ["InterruptBetweenSteps"]
 
 
 class InterruptBetweenSteps(InterruptRequest, L.Callback):
-    """Within `with`, the first signal raises `Interrupted` after the step in hand; a second one ends it at once."""
+    """Within `with`, the first signal raises `Interrupted` after the current step; a second one ends it at once."""
 
     def __enter__(self) -> Self:
         super().__enter__()
@@ -27,7 +27,7 @@ class InterruptBetweenSteps(InterruptRequest, L.Callback):
     on_test_batch_end = _look
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Lightning puts a handler of its own before ours for SIGTERM, which a worker leaves to its parent."""
+        """Replace the SIGTERM handler that Lightning puts over ours; a worker leaves SIGTERM to its parent."""
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
 

@@ -1,4 +1,4 @@
-"""The LightningModule: loss, metrics and optimizer wiring around any network, nothing else."""
+"""The LightningModule: loss, metrics and optimizer around any network, and nothing else."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,14 +17,14 @@ __all__ = ["Learner"]
 class Learner(L.LightningModule):
     """Train `network` to minimize a loss; batch norm's γ and β are parameters like any other.
 
-    Metrics are logged once an epoch: train_loss and the train score (means over the epoch, while the weights move),
-    those of val and test. `epoch_metrics` holds the newest of each at full precision.
+    Loss and score are logged once per epoch: for train as means over the epoch while the weights change, and for val
+    and test. `epoch_metrics` holds the newest of each at full precision.
 
     Args:
-        network: (N, ...) samples to (N, outputs).
-        make_optimizer: from parameters to optimizer; None where the network is only tested.
-        make_scheduler: from optimizer to a schedule that steps once an epoch, or None.
-        make_own_metrics: makes the metrics of the user's own for a split, or None.
+        network: maps samples (N, ...) to (N, outputs).
+        make_optimizer: maps parameters to an optimizer; None if the network is only tested.
+        make_scheduler: maps an optimizer to a schedule that steps once per epoch, or to None.
+        make_own_metrics: makes the user's own metrics for a split, or None.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class Learner(L.LightningModule):
         self._own = {stage: make_own_metrics() for stage in self._collected}
 
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The mean over a batch, of outputs (N, outputs) and labels (N,)."""
+        """Return the mean loss of a batch from outputs (N, outputs) and labels (N,)."""
         raise NotImplementedError
 
     def make_metrics(self) -> EpochMetrics:
         raise NotImplementedError
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Replaces nn.Module's check for parameters, for a name that Lightning sets dozens of times per step. Delete
-        # when that ends (bnlab/bench/records/library_functions.md).
+        # This bypasses nn.Module's check for parameters, for a name that Lightning sets dozens of times per step.
+        # Delete it when Lightning no longer does (bnlab/bench/records/library_functions.md).
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:

@@ -1,4 +1,4 @@
-"""Shows the progress of a run that Lightning trains."""
+"""Show the progress of a run that Lightning trains."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Ends a trial that Lightning trains when it falls behind the others."""
+"""End a trial that Lightning trains when it falls behind the others."""
 
 import lightning as L
 
@@ -8,10 +8,10 @@ __all__ = ["PruningCallback"]
 
 
 class PruningCallback(L.Callback):
-    """Ends the training when `pruning` says so.
+    """End the training when `pruning` says so.
 
     Attributes:
-        stopped: whether it did.
+        stopped: whether it has ended the training.
     """
 
     def __init__(self, pruning: Pruning) -> None:

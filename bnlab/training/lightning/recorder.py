@@ -1,4 +1,4 @@
-"""Keeps a run's folder up to date while it trains: a row of metrics and the checkpoints, epoch by epoch."""
+"""Keep a run's folder up to date while it trains: per epoch, a row of metrics and the checkpoints."""
 
 import io
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
-    """Replaces Lightning's checkpoint writer, which copies from a temporary folder; delete when it renames a file."""
+    """This replaces Lightning's writer, which copies from a temporary folder; delete it when that renames a file."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         if storage_options is not None or "://" in str(path):
@@ -35,10 +35,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
 
 
 class Recorder(History, Checkpoint):
-    """After each epoch, write its row to metrics.csv, last.ckpt, and best.ckpt if `objective` improved beyond a tie.
+    """After each epoch, write its row of metrics.csv, last.ckpt, and best.ckpt if `objective` improved beyond a tie.
 
-    An epoch whose loss is not finite ends the training; it is recorded, but never the best. A `Checkpoint`, because
-    Lightning runs those after all other callbacks and after the module has its epoch's metrics.
+    An epoch whose loss is not finite ends the training; it is recorded, but never the best. This is a `Checkpoint`,
+    because Lightning runs those after all other callbacks, when the module has its epoch's metrics.
     """
 
     def __init__(self, folder: RunFolder, objective: str, *, minimize: bool) -> None:
@@ -47,7 +47,7 @@ class Recorder(History, Checkpoint):
         self._lr = math.nan
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # by the end of the epoch the schedule has moved it
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule changes it before the end of the epoch
 
     def on_train_batch_end(
         self, trainer: L.Trainer, module: L.LightningModule, outputs: Any, batch: Any, batch_index: int
@@ -75,7 +75,7 @@ class Recorder(History, Checkpoint):
             try:
                 self._save(trainer, self._folder.last_checkpoint)
             except OSError as error:
-                if not isinstance(exception, OSError):  # else the disk was full before
+                if not isinstance(exception, OSError):  # otherwise the disk was full before
                     raise
                 log.info("the state in which the training ended is not saved: %s", error)
 
@@ -85,6 +85,6 @@ class Recorder(History, Checkpoint):
 
 
 def _stop(trainer: L.Trainer) -> None:
-    """End the training, however long `min_epochs` and `min_steps` want it to be."""
+    """End the training regardless of `min_epochs` and `min_steps`."""
     trainer.fit_loop.min_epochs = trainer.fit_loop.epoch_loop.min_steps = None
     trainer.should_stop = True

@@ -17,8 +17,8 @@ class Regressor(Learner):
     """Minimize the mean squared error of the outputs (N, 1); the score is R^2.
 
     Args:
-        scale: that the targets have been through; metrics are in the unit that they had before.
-        network, arguments, named: of `Learner`.
+        scale: the scale of the targets; metrics are in the original unit.
+        network, arguments, named: as in `Learner`.
     """
 
     def __init__(self, network: nn.Module, *arguments: Any, scale: TargetScale = AS_THEY_ARE, **named: Any) -> None:
