@@ -21,14 +21,14 @@ from bnlab.search.sweeps.launcher import SweepLauncher
 __all__ = ["JoblibLauncher"]
 
 _OTHER_TASKS = 8  # the trackers of loky, the watch of the sweep, a compiler
-_STOP_WITHIN_S = 20.0  # how long trainings may take to end when asked
+_STOP_WITHIN_S = 20.0  # how long trainings may take to end after a request
 
 
 class JoblibLauncher(Launcher, SweepLauncher):
     """Runs jobs in `n_jobs` worker processes of loky, each of which computes with one thread.
 
-    Where `joblib.Parallel` ends a whole batch when one of its processes is killed, each worker here is a pool of its
-    own: the job of a killed process is returned as failed, and the next job gets a new process.
+    `joblib.Parallel` ends a whole batch when one of its processes is killed. Here each worker is a separate pool: the
+    job of a killed process is returned as failed, and the next job gets a new process.
 
     Args:
         n_jobs: the number of worker processes; -1 means one per core, -2 one less, and so on.

@@ -114,7 +114,7 @@ class StackedLauncher(Launcher, SweepLauncher):
         returns = []
         for number, overrides in enumerate(job_overrides, initial_job_idx):
             returns.append(run_here(self._hydra_context, self._config, self._task_function, number, overrides))
-            configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)  # which the job has changed
+            configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)  # the job has changed it
         return returns
 
     def _show(self, report: Any) -> None:
@@ -123,8 +123,8 @@ class StackedLauncher(Launcher, SweepLauncher):
 
 
 def _leave_garbage() -> None:
-    """Keep Python from a last garbage collection, which delays its exit."""
-    if "torch" not in sys.modules:  # its libraries would report a leak
+    """Keep Python from a final garbage collection, which delays its exit."""
+    if "torch" not in sys.modules:  # torch's libraries would report a leak
         gc.freeze()
 
 
@@ -140,7 +140,7 @@ class _Batch:
         self._origin = Origin.of(self._config.hydra, config_folder()).of_a_run()
         self._reads_hydra = "${hydra:" in OmegaConf.to_yaml(OmegaConf.masked_copy(self._config, self._of_task()))
         self._jobs: dict[int, str] = {}
-        self._configs: dict[int, DictConfig] = {}  # for callbacks, where there are any
+        self._configs: dict[int, DictConfig] = {}  # for callbacks, if there are any
         self.returns: dict[int, JobReturn] = {}
 
     def jobs(self) -> Iterator[Any]:
@@ -155,7 +155,7 @@ class _Batch:
                 config = compose_job(self._context, self._config, self._initial + index, overrides)
                 has_callbacks = bool(self._context.callbacks.callbacks)
                 if self._reads_hydra or has_callbacks or "${hydra:" in "".join(overrides):
-                    HydraConfig.instance().set_config(config)  # which takes longer than all the rest
+                    HydraConfig.instance().set_config(config)  # slower than all the rest
                 folder = Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
                 with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
                     config.hydra.runtime.output_dir = str(folder.absolute())

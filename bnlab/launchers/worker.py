@@ -1,4 +1,4 @@
-"""A worker of the joblib launcher: a thread that feeds one process with jobs, and replaces it when it dies."""
+"""A worker of the joblib launcher: a thread that feeds jobs to one process and replaces it when it dies."""
 
 import os
 import queue
@@ -23,16 +23,16 @@ from bnlab.process.signals import ASK_TO_END
 
 __all__ = ["TASKS_OF_A_WORKER", "Worker", "WorkerDiedError"]
 
-TASKS_OF_A_WORKER = 5  # its process and a thread in it; in this process, its own thread and two of loky's
+TASKS_OF_A_WORKER = 5  # its process and a thread in it, and in this process its own thread and two of loky's
 
-# Otherwise n processes of n threads would compete for n cores. Must be set before torch or numpy is loaded.
+# Otherwise n processes of n threads would compete for n cores. These must be set before torch or numpy is loaded.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _FROM_OUTSIDE = ("SIGKILL(-9)", "SIGTERM(-15)", "exit code -9", "exit code -15")
 _POLL_S = 0.5
 PATIENCE_S = 60.0  # how long to wait while the disk is full
 _PATIENCE_FOR_A_PROCESS_S = 5.0  # how long to try to start a process
-_GRACE_S = 1.0  # in this time loky usually notices the end itself and knows its exit code
-_starting = threading.Lock()  # one worker at a time, so that none takes the room another has just checked
+_GRACE_S = 1.0  # within this time loky usually notices the end itself and knows the exit code
+_starting = threading.Lock()  # one worker at a time, so that none takes the room that another has just checked
 
 
 class WorkerDiedError(RuntimeError):
@@ -49,7 +49,7 @@ class WorkerDiedError(RuntimeError):
 
 
 class Worker(threading.Thread):
-    """Feeds one process with jobs, and replaces it when it dies."""
+    """Feeds jobs to one process and replaces it when it dies."""
 
     def __init__(
         self,
@@ -103,13 +103,14 @@ class Worker(threading.Thread):
                     error = WorkerDiedError(f"its worker process was killed or crashed ({_exit_codes(error)})")
                 self._returns[index] = _failed(overrides, error)
                 self._end_process(kill=True)
-            except Exception as error:  # raised on the way to the job or back; what the job raises is in its return
+            except Exception as error:  # raised on the way to the job or back; the job's own error is in its return
                 if is_outside(error):
                     self._wait_for_room()
                 self._returns[index] = _failed(overrides, error)
 
     def _submit(self, number: int, overrides: list[str]) -> Any:
-        """
+        """Submit the job to the process, or to a new one.
+
         Raises:
             NoRoomError: the job needs a new process, which cannot be started.
         """
@@ -165,7 +166,7 @@ class Worker(threading.Thread):
         if process is not None:
             with (
                 suppress(RuntimeError, OSError) if kill else nullcontext()
-            ):  # loky's, about threads that could not be started
+            ):  # raised by loky when threads could not be started
                 process.shutdown(wait=not kill, kill_workers=kill)
 
 

@@ -1,4 +1,4 @@
-"""What runs inside a worker process of the joblib launcher: its preparation, then one job after another."""
+"""The code inside a worker process of the joblib launcher: its preparation, then one job after another."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ _watch: threading.Thread | None = None
 
 
 def prepare(context: str | bytes, environment: Environment, parent: int) -> None:
-    """Give a new process the state of its parent, which it does not outlive."""
+    """Give a new process the state of its parent, and end it with that parent."""
     from cloudpickle import loads
 
     global _context, _parent
