@@ -98,7 +98,7 @@ class StackedMLP:
         return x
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `step` does, in evaluation mode, from (N, features) and (N,); change nothing."""
+        """Return what `step` returns, in evaluation mode, from (N, features) and (N,); change nothing."""
         program = None if self._compiled is None else self._compiled.evaluation(len(x))
         if program is not None:
             return program(x, y)

@@ -116,7 +116,7 @@ class StackedModule:
         return losses.detach(), self._criterion.counts(logits.detach(), y)
 
     def evaluate(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `step` does, in evaluation mode, from (N, ...) and (N,); change nothing."""
+        """Return what `step` returns, in evaluation mode, from (N, ...) and (N,); change nothing."""
         logits = self.logits(x)
         self._keep(logits)
         return self._criterion.losses(logits, y), self._criterion.counts(logits, y)
