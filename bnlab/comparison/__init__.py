@@ -1,1 +1,1 @@
-"""Runs beside each other: what differs between them, means over seeds, differences from a baseline, as tables."""
+"""Comparison of runs: tables of what differs, of means over seeds, and of differences from a baseline."""

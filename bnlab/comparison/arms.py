@@ -1,4 +1,4 @@
-"""Runs as a comparison sees them, and the arms that they make: runs equal but for the seed."""
+"""The runs of a comparison, and its arms: groups of runs that are equal but for the seed."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,17 +12,17 @@ __all__ = ["Arm", "Result"]
 
 @dataclass(frozen=True)
 class Result:
-    """What one run came to.
+    """The result of one run.
 
     Attributes:
-        name: where it is, as it is shown.
-        owner: the folder that it was asked for by: its own, or that of a sweep.
-        settings: all but the seed.
+        name: its folder, as shown to the user.
+        owner: the folder that the user named: the run's own, or its sweep's.
+        settings: all except the seed.
         error: why it failed.
-        values: val_accuracy and the like at the best epoch, and test_accuracy and the like; what there is of them.
+        values: the available metrics, such as val_accuracy at the best epoch and test_accuracy.
         curves: the columns of metrics.csv.
-        objective: the name of the metric that picked the best epoch.
-        minimize: whether a lower one is better.
+        objective: the name of the metric that determined the best epoch.
+        minimize: whether a lower objective is better.
     """
 
     name: str
@@ -42,9 +42,9 @@ class Arm:
     """Runs that differ in nothing but the seed.
 
     Attributes:
-        label: what sets it apart from the others, in a line.
-        settings: those that differ between the arms, as text, by their keys; one that it does not have is left out.
-        results: one a seed.
+        label: one line that distinguishes it from the other arms.
+        settings: those that differ between the arms, as text by key, without those that it does not have.
+        results: one per seed.
     """
 
     label: str
@@ -56,12 +56,12 @@ class Arm:
         return Counter(result.status for result in self.results)
 
     def values(self, metric: str) -> dict[int, float]:
-        """By seed, of the runs that count: those that ended by themselves or, without any such, of all."""
+        """Return the values by seed of the runs that ended by themselves or, if there are none, of all runs."""
         counted = [result for result in self.results if result.status.is_ranked] or self.results
         return {result.seed: result.values[metric] for result in counted if metric in result.values}
 
     def runs(self) -> str:
-        """As "5", or "5 (2 diverged)" where some did not complete; of a single run its status."""
+        """Return "5", or "5 (2 diverged)" if some did not complete; for a single run, its status."""
         number = len(self.results)
         if number == 1:
             return self.results[0].status

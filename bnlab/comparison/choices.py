@@ -1,4 +1,4 @@
-"""What the groups of a config were called when they were chosen: `optimizer=nesterov`, told from its settings."""
+"""Recognizes from a group's settings which choice it was, such as `optimizer=nesterov`."""
 
 import functools
 from collections.abc import Mapping
@@ -19,19 +19,19 @@ GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer")
 
 @functools.cache
 def _choices(group: str) -> dict[str, dict[str, Any]]:
-    """bnlab's own, by name, with interpolations as they are."""
+    """Return bnlab's own choices of a group by name, with their interpolations unresolved."""
     return {file.stem: read_yaml(file) for file in sorted(Path(config_folder(), group).glob("*.yaml"))}
 
 
 @functools.cache
 def _of_all() -> dict[str, Any]:
-    """The settings that every config has, nested, without the choices of groups."""
+    """Return the settings that every config has, nested, without the choices of groups."""
     settings: dict[str, Any] = read_yaml(Path(config_folder(), "train.yaml"))
     return settings
 
 
 def default_of_all(key: str) -> Any:
-    """What `key` is unless it is set, whatever is chosen; `UNKNOWN` where train.yaml does not say."""
+    """Return the default of `key`, whatever is chosen; `UNKNOWN` if train.yaml does not define it."""
     value: Any = _of_all()
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -41,10 +41,10 @@ def default_of_all(key: str) -> Any:
 
 
 def choice_of(group: str, settings: Mapping[str, Any]) -> str:
-    """The choice of `group` that has these settings, such as `nesterov`; of a class of the user's, its name.
+    """Return the choice of `group` that has these settings, such as `nesterov`; for a user's class, its name.
 
-    Of choices with the same class (sgd, momentum, nesterov), the one whose settings are all there, that knows the most
-    of them, and has the most of their values.
+    Among choices with the same class (sgd, momentum, nesterov), it is one whose settings are all present: the one that
+    has the most keys, then the most values, in common with them.
     """
     target = settings.get("_target_")
     candidates = {name: choice for name, choice in _choices(group).items() if choice.get("_target_") == target}
@@ -59,11 +59,11 @@ def choice_of(group: str, settings: Mapping[str, Any]) -> str:
 
 
 def default_of(group: str, choice: str, key: str, settings: Mapping[str, Any]) -> Any:
-    """What `key` is with that choice unless it is set, worked out from the run's `settings`; `UNKNOWN` where
-    none of bnlab's choices says.
+    """Return the default of `key` with that choice, resolved with the run's `settings`; `UNKNOWN` if none of bnlab's
+    choices defines it.
 
     Args:
-        settings: of the whole config, nested, without interpolations of its own.
+        settings: the whole config, nested, with its interpolations resolved.
     """
     default = _choices(group).get(choice, {}).get(key, UNKNOWN)
     if not (isinstance(default, str) and "${" in default):
@@ -72,6 +72,6 @@ def default_of(group: str, choice: str, key: str, settings: Mapping[str, Any]) -
     try:
         config = OmegaConf.create({**settings, group: {**given, key: default}})
         value = OmegaConf.select(config, f"{group}.{key}")
-    except Exception:  # whatever a config of somebody else's makes of it
+    except Exception:  # a config that somebody else wrote may fail in any way
         return UNKNOWN
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

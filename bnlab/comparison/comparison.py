@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["Comparison", "compare"]
 
-_MANY = 20  # arms, from which on the best come first
+_MANY = 20  # arms; with this many, the best come first
 
 
 @dataclass(frozen=True)
 class Comparison:
     arms: Sequence[Arm]
     table: Table
-    remarks: Sequence[str] = ()  # on trials that left nothing to compare
+    remarks: Sequence[str] = ()  # on trials that wrote nothing to compare
 
     def figure(self) -> "Figure":
-        """The learning curves of all arms over each other."""
+        """Draw the learning curves of all arms in the same panels."""
         from bnlab.figures import Series  # matplotlib takes half a second
         from bnlab.figures import compare as draw
 
@@ -45,19 +45,21 @@ class Comparison:
         return draw(series, title, _quantities(self.arms))
 
     def failures(self) -> list[str]:
-        """A line for each run that failed, with the reason, and for each that left nothing."""
+        """Return one line per run that failed, with the reason, and per trial that wrote nothing."""
         results = [result for arm in self.arms for result in arm.results]
         failed = [f"{result.name} failed: {result.error}" for result in results if result.status == Status.FAILED]
         return [*failed, *self.remarks]
 
 
 def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comparison:
-    """
+    """Compare runs and sweeps.
+
     Args:
         paths: folders of runs and of sweeps.
-        baseline: settings of the arm that the others are compared with, such as "norm=none"; None for the first.
+        baseline: settings of the arm that the others are compared with, such as "norm=none"; None for the first arm.
     Raises:
-        UserError: a folder of neither, or that cannot be read; no metrics at all; no arm with the baseline's settings.
+        UserError: a folder is neither a run nor a sweep, or cannot be read; none has metrics; or no arm has the
+            baseline's settings.
     """
     results, remarks = read_results(list(map(Path, paths)))
     keys, arms = arms_of(results)
@@ -71,7 +73,7 @@ def compare(paths: Sequence[str | Path], *, baseline: str | None = None) -> Comp
 
 
 def _quantities(arms: Sequence[Arm]) -> list[str]:
-    """List the metrics of the validation: the loss, and the others in metrics.csv."""
+    """List the validation metrics: the loss, and the others in metrics.csv."""
     columns = dict.fromkeys(name for arm in arms for result in arm.results for name in result.curves)
     names = [name.removeprefix("val_") for name in columns if name.startswith("val_")]
     return sorted(names, key=lambda name: name != "loss")
@@ -86,7 +88,7 @@ def _rank(arm: Arm, metric: str, minimize: bool) -> float:
 
 
 def _remark(arm: Arm) -> str:
-    """What became of runs that did not complete: " (2 of 5 diverged)"."""
+    """Say how many runs did not complete, and why: " (2 of 5 diverged)"."""
     others = Counter({status: count for status, count in arm.statuses.items() if status is not Status.COMPLETED})
     number = len(arm.results)
     parts = [status if number == 1 else f"{count} of {number} {status}" for status, count in sorted(others.items())]

@@ -17,14 +17,14 @@ __all__ = ["FORMATS", "SUFFIXES", "cells", "columns", "to_csv", "to_latex", "to_
 
 
 def columns(table: Table) -> list[str]:
-    """The headings of `cells`."""
+    """Return the headings of `cells`."""
     names = [label(metric) for metric in table.metrics]
     differences = [f"{name} difference" for name in names] if table.baseline else []
     return ["", *short_keys(table.keys), "runs", *names, *differences]
 
 
 def cells(table: Table, index: int) -> list[str]:
-    """Row `index` as text: its number, settings, runs, metrics and differences."""
+    """Return row `index` as text: its number, settings, runs, metrics and differences."""
     row = table.rows[index]
     settings = [row.arm.settings.get(key, "") for key in table.keys]
     metrics = [_metric(table, row, metric) for metric in table.metrics]
@@ -52,11 +52,11 @@ def _difference(row: Row, metric: str) -> str:
     return f"{text.removesuffix(unit)} [{low}, {high}]{unit}"
 
 
-_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$_"})  # what would not be shown as it is
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$_"})  # characters that Markdown would interpret
 
 
 def to_markdown(table: Table) -> str:
-    """A table of GitHub's kind, the best in bold, and what the signs mean below."""
+    """Write a GitHub table with the best values in bold; the notes below it explain the signs."""
     rows = [[text.translate(_MARKDOWN) for text in columns(table)]]
     for index in range(len(table.rows)):
         texts = [text.translate(_MARKDOWN) for text in cells(table, index)]
@@ -73,7 +73,7 @@ _COUNTED = (Status.COMPLETED, Status.DIVERGED, Status.FAILED, Status.INTERRUPTED
 
 
 def to_csv(table: Table) -> str:
-    """Numbers at full precision, shares of 1 as such; a row for each arm."""
+    """Write one row per arm, with numbers at full precision and shares as fractions of 1."""
     interval = f"{CONFIDENCE:.0%}"
     heading = [*table.keys, "runs", *_COUNTED, "seeds"]
     for metric in table.metrics:
@@ -95,11 +95,11 @@ def to_csv(table: Table) -> str:
     return buffer.getvalue()
 
 
-_SIGNS = str.maketrans({"±": "$\\pm$", "+": "$+$", "-": "$-$"})  # of numbers
+_SIGNS = str.maketrans({"±": "$\\pm$", "+": "$+$", "-": "$-$"})  # in numbers
 
 
 def to_latex(table: Table) -> str:
-    """A tabular in booktabs' style for a table of your own, the best in bold; what the signs mean in comments."""
+    """Write a tabular in booktabs style with the best values in bold; comments explain the signs."""
     shown = [latex_text(label(metric)) for metric in table.metrics]
     are_shares = list(map(is_share, table.metrics))
     names = [name + (r" (\%)" if share else "") for name, share in zip(shown, are_shares, strict=True)]
@@ -134,13 +134,13 @@ def to_latex(table: Table) -> str:
 
 
 def _latex_setting(text: str) -> str:
-    """The minus of a number as such."""
+    """Return a setting with the minus sign of a number typeset as such."""
     is_number = re.fullmatch(r"-?[0-9.]+(e[-+][0-9]+)?", text) is not None
     return text.translate(_SIGNS) if is_number else latex_text(text)
 
 
 def _latex_metric(table: Table, row: Row, metric: str) -> str:
-    """The unit stands in the heading."""
+    """Return a metric without its unit, which is in the heading."""
     return _metric(table, row, metric).replace(" %", "").translate(_SIGNS) if metric in row.estimates else "--"
 
 

@@ -1,4 +1,4 @@
-"""From runs to arms: which are equal but for the seed, and what each is called."""
+"""Groups runs that are equal but for the seed into arms, and labels these."""
 
 from collections.abc import Mapping, Sequence
 
@@ -9,15 +9,15 @@ from bnlab.status import Status
 
 __all__ = ["arms_of"]
 
-_LONGEST = 60  # letters of a label that is made of settings
+_LONGEST = 60  # characters of a label that consists of settings
 
 
 def arms_of(results: Sequence[Result]) -> tuple[list[str], list[Arm]]:
-    """The keys that differ between the runs, and the arms in the order of their first runs.
+    """Return the keys that differ between the runs, and the arms in the order of their first runs.
 
-    Runs with the same settings and the same seed differ in something that no setting says, such as the code or the
-    data: where they were asked for by several folders, each of these makes an arm of its own. In one folder, the one
-    that got furthest counts: the other is an attempt that was made again.
+    Runs with the same settings and the same seed differ in something outside the settings, such as the code or the
+    data. If they come from several folders, each folder becomes an arm of its own. Within one folder, the run that got
+    furthest counts: the others are earlier attempts.
     """
     keys = differing([result.settings for result in results])
     texts = {key: _texts(key, results) for key in keys}
@@ -33,7 +33,7 @@ def arms_of(results: Sequence[Result]) -> tuple[list[str], list[Arm]]:
 
 
 def _texts(key: str, results: Sequence[Result]) -> list[str | None]:
-    """Of each run, None where it has no such setting."""
+    """Return the value of `key` in each run as text; None if the run has no such setting."""
     having = [index for index, result in enumerate(results) if key in result.settings.values]
     values = [results[index].settings.values[key] for index in having]
     texts: list[str | None] = [None] * len(results)
@@ -43,7 +43,7 @@ def _texts(key: str, results: Sequence[Result]) -> list[str | None]:
 
 
 def _parts(results: Sequence[Result]) -> list[tuple[str, list[Result]]]:
-    """One, or one for each owner where seeds repeat; a name where there are several."""
+    """Split the runs by owner if seeds repeat, each part with a name; otherwise, return one part without a name."""
     owners: dict[str, dict[int, Result]] = {}
     for result in results:
         of_owner = owners.setdefault(result.owner, {})
@@ -66,13 +66,13 @@ def _progress(result: Result) -> int:
 
 
 def _label(settings: Mapping[str, str], name: str) -> str:
-    """`norm=none, lr=0.1`, the last parts of the keys where these tell them apart."""
+    """Return a label such as `norm=none, lr=0.1`, with only the last parts of the keys where these are distinct."""
     parts = [f"{key}={text}" for key, text in zip(short_keys(list(settings)), settings.values(), strict=True)]
     return ", ".join(filter(None, [*parts, name]))
 
 
 def _with_labels_of_their_own(arms: Sequence[Arm]) -> list[Arm]:
-    """The names of the folders in place of labels that are too long for a legend, or empty."""
+    """Replace labels that are empty or too long for a legend by the names of the folders."""
     taken: dict[str, int] = {}
     named = []
     for arm in arms:

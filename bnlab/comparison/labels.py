@@ -7,11 +7,11 @@ from typing import Any
 __all__ = ["in_a_line", "short_keys", "value_texts"]
 
 
-_OF_TWO = ("momentum", "eps")  # of the optimizer and of the norm
+_OF_TWO = ("momentum", "eps")  # both the optimizer and the norm have one
 
 
 def short_keys(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that says which one it is; the two momentums are told apart everywhere."""
+    """Shorten each key to its last part if that is unambiguous; the two momentums are always distinguished."""
     last = Counter(key.rpartition(".")[2] for key in keys)
     return [
         key.rpartition(".")[2] if last[key.rpartition(".")[2]] == 1 and key.rpartition(".")[2] not in _OF_TWO else key
@@ -20,7 +20,7 @@ def short_keys(keys: Sequence[str]) -> list[str]:
 
 
 def value_texts(elements: Sequence[Any]) -> list[str]:
-    """Floats with four digits, or with as many as it takes to tell them apart; others as YAML has them."""
+    """Write floats with four digits, or as many as distinguish them, and other values as in YAML."""
     floats = {element for element in elements if isinstance(element, float)}
     digits = 4
     while digits < 17 and len({f"{number:.{digits}g}" for number in floats}) < len(floats):

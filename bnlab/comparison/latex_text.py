@@ -14,15 +14,15 @@ _LATEX = {
     "<": "\\textless{}",
     ">": "\\textgreater{}",
     "|": "\\textbar{}",
-    "'": "\\textquotesingle{}",  # else two of them are one quotation mark, as below
+    "'": "\\textquotesingle{}",  # otherwise two of them would become one quotation mark, as below
     "`": "\\textasciigrave{}",
     "±": "$\\pm$",
     "²": "$^2$",
     "−": "$-$",
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take for its own
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # which a line break before them would take as its argument
 }
 _TO_LATEX = str.maketrans(_LATEX)
-_DRAWN_TOGETHER = re.compile(r"([-,])(?=\1)")  # two hyphens as one dash, two commas as a quotation mark
+_DRAWN_TOGETHER = re.compile(r"([-,])(?=\1)")  # ligatures: two hyphens become a dash, two commas a quotation mark
 _GREEK = re.compile(r"GREEK (SMALL|CAPITAL) LETTER (FINAL )?([A-Z]+)")
 _CAPITALS = (
     "Gamma",
@@ -46,12 +46,12 @@ def latex_text(text: str) -> str:
 
 
 def not_in_its_fonts(texts: Iterable[str]) -> str:
-    """The letters in `texts`, as `latex_text` gives them, that pdfLaTeX ends at."""
+    """Return the letters in `texts`, which `latex_text` returned, that pdfLaTeX cannot typeset."""
     return "".join(sorted({sign for text in texts for sign in text if sign > _LAST_OF_LATIN} - set(_OTHERS)))
 
 
 def _greek(letter: str) -> str:
-    """β as a sign of mathematics, which every document has; any other letter as it is."""
+    """Return a Greek letter such as β as a math symbol, which every document has; return any other letter unchanged."""
     found = _GREEK.fullmatch(unicodedata.name(letter, ""))
     if found is None:
         return letter

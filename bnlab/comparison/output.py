@@ -15,11 +15,11 @@ from bnlab.io.output_files import PICTURES
 __all__ = ["NAMES", "show", "write"]
 
 NAMES = (*(f"curves{suffix}" for suffix in PICTURES), *(f"table{suffix}" for suffix in SUFFIXES))
-_WIDTH_OF_A_FILE = 160  # of what is not read on a terminal
+_WIDTH_OF_A_FILE = 160  # characters per line, where the table is not read on a terminal
 
 
 def show(comparison: Comparison, form: str) -> None:
-    """Print the table: on "screen", or as one of `FORMATS`."""
+    """Print the table for the "screen" or in one of `FORMATS`."""
     if form != "screen":
         print(FORMATS[form](comparison.table), end="")
         return

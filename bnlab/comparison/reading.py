@@ -1,4 +1,4 @@
-"""Reads runs and sweeps for a comparison, whatever became of them, without torch and without running their code."""
+"""Reads runs and sweeps of any status for a comparison, without torch and without running their code."""
 
 import csv
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
     """Read the runs in these folders and all trials of the sweeps in them; also return remarks on trials without files.
 
     Raises:
-        UserError: one is the folder of neither, cannot be read, or none has metrics.
+        UserError: a folder is neither a run nor a sweep, or cannot be read; or none of them has metrics.
     """
     results: list[Result] = []
     remarks: list[str] = []
@@ -93,9 +93,10 @@ def _rows(file: Path) -> list[dict[str, str]]:
 
 
 def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
-    """
+    """Read a run.
+
     Args:
-        state: what the sweep says of it, which knows what was tried again; "" for what the run itself says.
+        state: its status in the sweep, which knows about retries; "" for the status that the run itself has.
     """
     try:
         config = read_yaml(folder.config)

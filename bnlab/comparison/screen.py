@@ -13,7 +13,7 @@ from bnlab.comparison.table import Table
 __all__ = ["on_screen", "width_of"]
 
 MOST_ROWS = 20
-_MOST_ACROSS = 6  # arms beside each other
+_MOST_ACROSS = 6  # arms side by side
 
 
 def on_screen(table: Table, width: int) -> RichTable:

@@ -9,7 +9,7 @@ from bnlab.config.trust import without_interpolations_of_this_machine
 
 __all__ = ["Settings", "differing", "read_settings"]
 
-# What makes no other run: which of the seeds it is, where things are, and who watches.
+# Settings that do not make it another run: the seed, the place of files, and the loggers.
 _NOT_OF_THE_RUN = (
     *("seed", "data.root", "logger", "search", "hydra", "resume", "record", "panda"),
     *("callbacks", "metrics", "figures"),
@@ -20,17 +20,17 @@ _ABSENT = object()  # null is a value
 
 @dataclass(frozen=True)
 class Settings:
-    """The settings of a run by key; a group's name has its choice: {"norm": "batch", "norm.eps": 1e-5, ...}.
+    """The settings of a run by key, with each group's choice under its name: {"norm": "batch", "norm.eps": 1e-5, ...}.
 
     Attributes:
-        config: what they were read from, nested.
+        config: the nested config that they were read from.
     """
 
     values: Mapping[str, Any]
     config: Mapping[str, Any] = field(default_factory=dict)
 
     def is_implied(self, key: str) -> bool:
-        """Whether its value comes with the choice of its group and with other settings, as that eps does."""
+        """Whether the value of `key` follows from the choice of its group and from other settings, as that eps does."""
         group, _, name = key.partition(".")
         if not name or group not in self.values or group not in GROUPS:
             return False
@@ -62,10 +62,10 @@ def _is_below(key: str, above: Sequence[str]) -> bool:
 
 
 def differing(runs: Sequence[Settings]) -> list[str]:
-    """The keys whose values are not the same in all runs, in the order of the config.
+    """Return the keys whose values are not the same in all runs, in the order of the config.
 
-    Without those that differ only as something else does: that are implied wherever they are there, or that a choice
-    brings, the same each time, which others do not have.
+    Keys that differ only as a consequence of another one are left out: those that are implied wherever they exist, and
+    those that exist with some choices only and always have the same value there.
     """
     keys = dict.fromkeys(key for run in runs for key in run.values)
     return [key for key in keys if _differs(key, runs) and not _follows(key, runs)]
@@ -83,7 +83,7 @@ def _follows(key: str, runs: Sequence[Settings]) -> bool:
     if len(having) == len(runs) or _differs(key, having):
         return False
     if having[0].values[key] == default_of_all(key):
-        return True  # runs of an earlier version do not have it
+        return True  # runs of an earlier version lack it
     group = key.partition(".")[0]
     return group != key and _differs(group, runs)
 

@@ -12,7 +12,7 @@ CONFIDENCE = 0.95  # of the intervals
 
 @dataclass(frozen=True)
 class Estimate:
-    """The mean of `number` values and their standard deviation (with n - 1), None where there is one value."""
+    """The mean of `number` values and their standard deviation (with n - 1), which is None for a single value."""
 
     mean: float
     deviation: float | None
@@ -21,11 +21,11 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """A difference of means with Student's interval for it, low to high; None where too few values tell of none.
+    """A difference of means with Student's interval from low to high, both None if there are too few values.
 
     Attributes:
-        pairs: how many seeds both sides share, where it is the mean of the differences seed by seed; None for Welch's
-            interval, of independent samples.
+        pairs: the number of seeds that both sides share if the difference is taken seed by seed; None for Welch's
+            interval for independent samples.
     """
 
     mean: float
@@ -38,7 +38,7 @@ def estimate(values: Collection[float]) -> Estimate | None:
     """
         mean = sum(x) / n,   deviation = sqrt(sum((x - mean)^2) / (n - 1))
 
-    None without a value.
+    None is returned if there are no values.
     """
     if not values:
         return None
@@ -47,12 +47,12 @@ def estimate(values: Collection[float]) -> Estimate | None:
 
 
 def difference(of: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
-    """How much the mean of `of` is above that of `baseline`, both by seed; None where one has no value.
+    """Return by how much the mean of `of` exceeds that of `baseline`, both by seed; None if one has no value.
 
-    Where two or more seeds are in both, over these, with d the differences seed by seed (paired: what a seed does to
-    both sides cancels):
+    If both have two or more seeds in common, these are paired, so that the effect of a seed on both sides cancels. With
+    d the differences seed by seed:
         mean(d) ± t(n - 1) s(d) / sqrt(n)
-    Else, with two values or more on each side, Welch's:
+    Otherwise, with two or more values on each side, the interval is Welch's:
         mean(a) - mean(b) ± t(ν) sqrt(u + v),   u = s(a)^2 / n_a,   v = s(b)^2 / n_b,
         ν = (u + v)^2 / (u^2 / (n_a - 1) + v^2 / (n_b - 1))
     t(ν) is the quantile of Student's distribution that leaves (1 - `CONFIDENCE`) / 2 above it.
@@ -79,7 +79,7 @@ def _variance(values: Collection[float]) -> float:
 
 
 def _with_interval(mean: float, squared_error: float, freedom: float, pairs: int | None) -> Difference:
-    from scipy.special import stdtrit  # which imports much less than scipy.stats
+    from scipy.special import stdtrit  # imports much less than scipy.stats
 
     half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(squared_error)
     return Difference(mean, mean - half, mean + half, pairs)

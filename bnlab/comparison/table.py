@@ -1,4 +1,4 @@
-"""The table of an ablation: per arm, mean ± deviation over its seeds and its difference from a baseline."""
+"""The table of an ablation: mean ± deviation over the seeds of each arm, and its difference from a baseline."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,9 +19,9 @@ class Row:
     """One arm.
 
     Attributes:
-        estimates: by metric, of those that it has values of.
-        differences: from its baseline, by metric; none of a baseline itself.
-        is_baseline: whether a row is compared with it.
+        estimates: by metric, for the metrics that have values.
+        differences: from its baseline, by metric; empty for a baseline.
+        is_baseline: whether another row is compared with it.
     """
 
     arm: Arm
@@ -32,13 +32,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """
+    """An ablation table, before it is formatted.
+
     Attributes:
         keys: the settings that differ.
         metrics: such as val_accuracy and test_accuracy.
         rows: in order.
-        seeds: the most seeds that a row has.
-        baseline: what the differences are from, in words; "" where there are none.
+        seeds: the largest number of seeds in a row.
+        baseline: the baseline of the differences, in words; "" if there are none.
         minimize: whether lower metrics are better.
     """
 
@@ -51,7 +52,7 @@ class Table:
 
     @cached_property
     def best(self) -> dict[str, set[int]]:
-        """The best rows per metric, by their means as they are written.
+        """Return the best rows per metric, judged by their means as written.
 
         A single row is not the best of anything. A row that lacks a seed is left out, as its mean may be flattered.
         """
@@ -105,10 +106,11 @@ def make_table(
     *,
     is_chosen: bool = False,
 ) -> Table:
-    """
+    """Compute the table of these arms.
+
     Args:
-        baseline_of: for each arm the index of the one that it is compared with, None for none; its own for a baseline.
-        is_chosen: whether the one baseline was chosen for its results.
+        baseline_of: for each arm, the index of its baseline: None for none, its own index for a baseline.
+        is_chosen: whether the only baseline was chosen for its results.
     """
     are_baselines = {index for index in baseline_of if index is not None}
     rows = []
@@ -140,8 +142,8 @@ def make_table(
 def baselines(keys: Sequence[str], arms: Sequence[Arm], wanted: str | None) -> list[int | None]:
     """Return the index of the arm that each arm is compared with: the first or, if `wanted` says so, another.
 
-    `wanted` is settings as the table has them, such as "norm=none" or "norm=none,optimizer.lr=0.1". Where several arms
-    have them, each arm is compared with the one of these that has all other settings as itself, if there is one.
+    `wanted` lists settings as in the table, such as "norm=none" or "norm=none,optimizer.lr=0.1". If several arms have
+    them, each arm is compared with the one of these whose other settings all equal its own, if there is one.
 
     Raises:
         UserError: no arm has these settings.
@@ -168,7 +170,7 @@ def baselines(keys: Sequence[str], arms: Sequence[Arm], wanted: str | None) -> l
 
 
 def _shared(baseline: Arm, arm: Arm, others: Sequence[str]) -> bool:
-    """Whether both agree in the settings that both have: without a norm there is no placement."""
+    """Whether the arms agree in all settings that both have: without a norm there is no placement."""
     return all(
         baseline.settings[key] == arm.settings[key]
         for key in others
@@ -202,4 +204,4 @@ def _is_same(text: str | None, wanted: str) -> bool:
     return numbers[0] == numbers[1]
 
 
-_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # not within a list
+_COMMA = re.compile(r",(?![^\[{]*[\]}])")  # but not within a list

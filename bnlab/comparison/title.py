@@ -10,14 +10,14 @@ __all__ = ["parts_of", "title_of"]
 
 
 def title_of(arms: Sequence[Arm]) -> str:
-    """As "digits, 100-100-100 relu, optimizer momentum, 15 epochs, 5 seeds": each part where all runs share it."""
+    """Join what all runs share: "digits, 100-100-100 relu, optimizer momentum, 15 epochs, 5 seeds"."""
     runs = [result.settings.values for arm in arms for result in arm.results]
     shared = {key: value for key, value in runs[0].items() if all(run.get(key) == value for run in runs)}
     return ", ".join([*parts_of(shared), seeds_of(arms)])
 
 
 def parts_of(shared: Mapping[str, Any]) -> list[str]:
-    """Describe the data, the network and its training, as far as these settings say."""
+    """Describe the data, the network and its training, as far as these settings define them."""
     hidden = shared.get("model.hidden")
     shape = "-".join(map(str, hidden)) if isinstance(hidden, list) else ""
     network = " ".join(filter(None, [shape, str(shared.get("model.activation") or "")]))
@@ -34,7 +34,7 @@ def parts_of(shared: Mapping[str, Any]) -> list[str]:
 
 
 def seeds_of(arms: Sequence[Arm]) -> str:
-    """As "5 seeds", "2 to 5 seeds" or "seed 0"."""
+    """Return "5 seeds", "2 to 5 seeds" or "seed 0"."""
     numbers = {len(arm.results) for arm in arms}
     if numbers == {1}:
         seeds = {arm.results[0].seed for arm in arms}
