@@ -1,1 +1,1 @@
-"""Inside a trained network, layer by layer: what goes into each normalization and activation, and what comes out."""
+"""Inspection of a trained network, layer by layer: the inputs and outputs of normalizations and activations."""

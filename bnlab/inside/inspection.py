@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspection", "inspect"]
 
-MOST_SAMPLES = 2048  # of the validation, at even distances
+MOST_SAMPLES = 2048  # of the validation set, evenly spaced
 MOST_BATCHES = 50
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """
+    """The layers of a run's network on its data.
+
     Attributes:
-        title: of the run.
-        num_samples: of the validation that went through.
-        num_batches: of the training that did.
+        title: the run's title.
+        num_samples: the number of validation samples used.
+        num_batches: the number of training batches used.
     """
 
     layers: Sequence[Layer]
@@ -61,14 +62,14 @@ class Inspection:
 
 
 def inspect(folder: str | Path, *, trust: bool = False) -> Inspection:
-    """The layers of the run in `folder`: on its validation samples, with statistics of its training batches.
+    """Inspect the run in `folder` on its validation samples, with the statistics of its training batches.
 
-    Where the data are others of the same shape, a line on stderr says so.
+    If the data have changed but still have the same shape, a line on stderr says so.
 
     Args:
-        trust: let the run name code of any kind; see `bnlab.load`.
+        trust: allow the run to name any code; see `bnlab.load`.
     Raises:
-        UserError: the folder holds no run, or its data are not there any more, or others, or it needs trust.
+        UserError: the folder holds no run, its data are missing or of another shape, or it needs trust.
     """
     run = load(folder, trust=trust, used=("data", "model", "norm"))
     network = run.network
@@ -103,7 +104,7 @@ def _evenly(x: Tensor) -> Tensor:
 
 
 def _training_batches(run: Run, train: Split) -> Iterator[Tensor]:
-    """The first ones of the first epoch, as they were in training."""
+    """Yield the first batches of the first epoch, as in training."""
     size = run.config.data.batch_size
     order = EpochOrder(len(train), run.config.seed)
     for x, _ in islice(Batches(train, None if size == "full" else int(size), order), MOST_BATCHES):
@@ -111,6 +112,6 @@ def _training_batches(run: Run, train: Split) -> Iterator[Tensor]:
 
 
 def _input(run: Run, x: Tensor) -> Tensor:
-    """Convert a sample to what the network takes."""
+    """Convert samples to the network's input."""
     dtype = next((p.dtype for p in run.network.parameters() if p.is_floating_point()), torch.float32)
     return (x if run.normalization is None else run.normalization(x)).to(dtype)

@@ -1,4 +1,4 @@
-"""What goes into and comes out of each layer of a trained network."""
+"""The inputs and outputs of each layer of a trained network."""
 
 import copy as copying
 from collections.abc import Iterable, Sequence
@@ -12,15 +12,15 @@ from bnlab.inside.passes import Call, channels_last, copy, recording
 
 __all__ = ["BatchStatistics", "Layer", "batch_statistics", "layers_of"]
 
-AT_REST = 0.01  # a slope below this lets hardly any gradient through
+AT_REST = 0.01  # a smaller slope lets hardly any gradient through
 
 
 @dataclass(frozen=True)
 class BatchStatistics:
-    """What a normalization meets in training, mini-batch by mini-batch, with the weights as they are.
+    """The batch statistics of a normalization's input in training, with the current weights.
 
     Attributes:
-        mean, var: (batches, C), var with n - 1, as the running variance.
+        mean, var: (batches, C); var with n - 1, as in the running variance.
     """
 
     mean: Tensor
@@ -32,14 +32,14 @@ class Layer:
     """A linear layer with the normalization and the activation after it; each may be missing.
 
     Attributes:
-        name: "layer 1" or, of a network with names of its own, the linear layer's; "output" for the last without an
-            activation or a normalization.
-        before: what goes into the normalization, (values, C), or comes out of the linear layer where there is none.
-        after: what comes out of the normalization, (values, C), or None.
+        name: "layer 1" or, in a network with names of its own, that of the linear layer; "output" for the last layer
+                if it has neither an activation nor a normalization.
+        before: the input of the normalization, (values, C), or without one the output of the linear layer.
+        after: the output of the normalization, (values, C), or None.
         weight, bias: γ and β, (C,), or None.
         running_mean, running_var: (C,), or None.
-        batches: of the normalization, or None.
-        active: for each unit the share of values at which the activation has a slope, (C,), or None without one.
+        batches: the batch statistics of the normalization, or None.
+        active: for each unit, the share of values at which the activation has a slope, (C,), or None.
     """
 
     name: str
@@ -63,10 +63,10 @@ class Layer:
 
 
 def layers_of(network: nn.Module, x: Tensor, batches: dict[str, BatchStatistics] | None = None) -> list[Layer]:
-    """The layers of `network` in evaluation, on the samples `x`, in the order in which they work.
+    """Return the layers of `network` in evaluation mode on the samples `x`, in the order in which they run.
 
     Args:
-        batches: by the name of the normalization, of `batch_statistics`.
+        batches: the result of `batch_statistics`, by the name of the normalization.
     """
     network.eval()
     with torch.no_grad(), recording(network, ("linear", "norm", "activation"), copy) as calls:
@@ -112,10 +112,10 @@ def _name(group: dict[str, Call], number: int) -> str:
 
 
 def _has_slope(activation: Call) -> Tensor:
-    """Where the derivative of the activation is `AT_REST` or more in size."""
+    """Return where the derivative of the activation is at least `AT_REST` in absolute value."""
     x = activation.x.clone().requires_grad_()
     with torch.enable_grad():
-        y = activation.module.forward(x * 1)  # it may work in place, which no leaf allows
+        y = activation.module.forward(x * 1)  # it may work in place, which a leaf does not allow
         (slope,) = torch.autograd.grad(y.sum(), x)
     return slope.abs() >= AT_REST
 
@@ -123,7 +123,7 @@ def _has_slope(activation: Call) -> Tensor:
 def batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str, BatchStatistics]:
     """Return, by the name of each normalization, mean and variance of its input in each mini-batch, as in training.
 
-    The network itself, its running statistics among it, stays as it is.
+    The network, including its running statistics, is unchanged.
     """
     trained = copying.deepcopy(network).train()
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -134,7 +134,7 @@ def batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> dict[str,
             for call in calls:
                 running = getattr(call.module, "running_mean", None)
                 if not isinstance(running, Tensor) or call.x.numel() <= running.numel():
-                    continue  # it knows no batch, or has met a single value
+                    continue  # it has seen no batch, or a single value
                 values = channels_last(call.x, 1)
                 found.setdefault(call.name, []).append((values.mean(0), values.var(0)))
     return {

@@ -14,7 +14,7 @@ from bnlab.io.output_files import PICTURES
 
 __all__ = ["show", "write"]
 
-_WIDTH_OF_A_FILE = 160  # of what is not read on a terminal
+_WIDTH_OF_A_FILE = 160  # characters per line, where the table is not read on a terminal
 
 
 def show(inspection: Inspection) -> None:
@@ -29,7 +29,7 @@ def write(inspection: Inspection, files: Sequence[Path]) -> None:
     figure = inspection.figure() if any(file.suffix in PICTURES for file in files) else None
     for file in files:
         with user_errors(f"{str(file)!r} cannot be written: "), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of numbers at the ends of the range
+            warnings.simplefilter("ignore")  # about numbers at the ends of the range
             file.parent.mkdir(parents=True, exist_ok=True)
             if figure is None or file.suffix not in PICTURES:
                 write_text(file, to_csv(inspection.layers))

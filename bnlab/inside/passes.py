@@ -13,18 +13,18 @@ from bnlab.internals.torch_internals import CONVOLUTIONS, NORMS
 __all__ = ["Call", "channels_last", "kind_of", "recording"]
 
 _NORMS = (NORMS, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm)
-# These mix the values of a sample: no unit has a slope of its own.
+# These mix the values of a sample, so that no unit has a slope of its own.
 _MIXING = ("Softmax", "Softmin", "LogSoftmax", "Softmax2d", "GLU", "MultiheadAttention")
 
 
 @dataclass(frozen=True)
 class Call:
-    """A module at work.
+    """A call of a module.
 
     Attributes:
-        name: in the network.
+        name: the module's name in the network.
         kind: "linear", "norm" or "activation".
-        x, y: what went in and came out.
+        x, y: input and output.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Call:
 
 
 def kind_of(module: nn.Module) -> str | None:
-    """ "linear", "norm", "activation", or None for what is none of these; a norm of somebody's own goes by its name."""
+    """Return "linear", "norm", "activation" or None; a user's norm is recognized by its name."""
     if isinstance(module, (nn.Linear, nn.Bilinear, CONVOLUTIONS)):
         return "linear"
     if isinstance(module, _NORMS) or "norm" in type(module).__name__.lower():
@@ -46,11 +46,11 @@ def kind_of(module: nn.Module) -> str | None:
 
 @contextmanager
 def recording(network: nn.Module, kinds: tuple[str, ...], keep: Callable[[Tensor], Any]) -> Iterator[list[Call]]:
-    """The calls of the network's linear layers, norms and activations while this lasts, in their order.
+    """Record the calls of the network's linear layers, norms and activations within the block, in order.
 
     Args:
-        kinds: which of them.
-        keep: what is kept of a tensor, such as a copy: a layer after it may work in place.
+        kinds: which of these to record.
+        keep: returns what to keep of a tensor, such as a copy, because a later layer may change it in place.
     """
     calls: list[Call] = []
     inputs: dict[nn.Module, Any] = {}
@@ -72,7 +72,7 @@ def recording(network: nn.Module, kinds: tuple[str, ...], keep: Callable[[Tensor
     for name, module in network.named_modules():
         kind = kind_of(module)
         if kind in kinds and module is not network and module not in inner:
-            inner.update(module.modules())  # of a norm that is made of others, the whole counts
+            inner.update(module.modules())  # a norm that contains others counts as a whole
             handles.append(module.register_forward_pre_hook(before))
             handles.append(module.register_forward_hook(after(name, kind or "")))
     try:
@@ -83,7 +83,7 @@ def recording(network: nn.Module, kinds: tuple[str, ...], keep: Callable[[Tensor
 
 
 def channels_last(x: Tensor, dim: int) -> Tensor:
-    """(N, ..., C) or (N, C, ...) with the units in `dim` as (values, C)."""
+    """Reshape (N, ..., C) or (N, C, ...), with the units in `dim`, to (values, C)."""
     if x.dim() < 2:
         return x.reshape(-1, 1)
     return x.movedim(dim, -1).reshape(-1, x.shape[dim])

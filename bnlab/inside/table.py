@@ -26,10 +26,10 @@ _MEANINGS = {
 
 
 def row_of(layer: Layer) -> dict[str, float | str]:
-    """The numbers of `COLUMNS`, mean and deviation apart; those that the layer does not have are left out.
+    """Return the numbers of `COLUMNS`, mean and deviation separately, without those that the layer lacks.
 
         mean off = median(|running mean - m| / sqrt(v)),   deviation off = median(sqrt(running variance / v)) - 1
-    with m and v the mean over the batches of a unit's mean and variance there.
+    where m and v are a unit's batch mean and batch variance, each averaged over the batches.
     """
     row: dict[str, float | str] = {"layer": layer.name, "units": layer.num_units}
     for name, values in (("before", layer.before), ("after", layer.after), ("γ", layer.weight), ("β", layer.bias)):
@@ -37,7 +37,7 @@ def row_of(layer: Layer) -> dict[str, float | str]:
             row |= {f"{name} mean": _mean(values), f"{name} deviation": _deviation(values)}
     if layer.batches is not None and layer.running_mean is not None and layer.running_var is not None:
         mean, var = layer.batches.mean.mean(0), layer.batches.var.mean(0)
-        is_live = var > 0  # a unit that never moves has no scale
+        is_live = var > 0  # a constant unit has no scale
         apart = (layer.running_mean - mean).abs() / var.sqrt()
         row["mean off"] = _median(apart[is_live])
         row["deviation off"] = _median((layer.running_var / var).sqrt()[is_live]) - 1
@@ -59,9 +59,9 @@ def _median(values: Tensor) -> float:
 
 
 def on_screen(layers: Sequence[Layer], width: int) -> Table:
-    """A row for each layer or, where these do not fit into `width` characters, a column for each, if that is better.
+    """Lay out one row per layer, or one column per layer if only that fits into `width` characters.
 
-    What no layer has is left out.
+    Quantities that no layer has are left out.
     """
     rows = [row_of(layer) for layer in layers]
     cells = [_cells(row) for row in rows]
@@ -97,7 +97,7 @@ def _cells(row: dict[str, float | str]) -> dict[str, str]:
 
 
 def _around(mean: float, deviation: float) -> str:
-    """Three decimals, or three digits where these would say nothing or too much."""
+    """Write mean ± deviation with three decimals, or three digits if decimals would be too few or too many."""
     if deviation < 0.0005 or max(deviation, abs(mean)) >= 1000:
         return f"{mean:.3g} ± {deviation:.3g}"
     return f"{round(mean, 3) + 0.0:.3f} ± {deviation:.3f}"  # no -0.000

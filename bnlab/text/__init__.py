@@ -1,1 +1,1 @@
-"""Writing and reading of values, commands and words."""
+"""Text: values, commands and words, written and read."""

@@ -1,4 +1,4 @@
-"""Command lines that run as they are printed: values in Hydra's grammar of overrides first, words of a shell second."""
+"""Command lines that run as printed: values are quoted for Hydra's grammar first, then for the shell."""
 
 import math
 import os
@@ -31,27 +31,27 @@ __all__ = [
 PROGRAM = ("python", "-m", "bnlab.train")
 CONFIG_NAME = "train"
 
-_OF_SEARCHPATH = "hydra.searchpath in command-line"  # as Hydra names who adds a folder of configs
+_OF_SEARCHPATH = "hydra.searchpath in command-line"  # Hydra's name for the provider of a config folder
 _PLAIN = re.compile(r"[A-Za-z0-9_./-]+")
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _CONSTANTS = ("null", "true", "false")
-# Who runs a job, and where it goes, are no part of what the job is.
+# Who runs a job, and where it writes, does not belong to the job itself.
 _OF_THE_SWEEP = re.compile(r"[+~]*hydra([./](launcher|sweeper|sweep|run)\b|\.mode\b)")
 
 
 class Interpolation(str):
-    """A text with `${...}` in it that is to be resolved by whoever reads it."""
+    """A text with a `${...}` that its reader resolves."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a config was composed from beside the overrides of its settings: Hydra's flags, and overrides of Hydra.
+    """The sources of a config beside the overrides of its settings: Hydra's flags, and the overrides of Hydra itself.
 
     Attributes:
-        config_name: of `--config-name`.
-        config_dir: of `--config-dir`, absolute; None without.
-        config_path: of `--config-path`, absolute or pkg://...; None for bnlab's own configs.
-        overrides: of Hydra, as they were given: what they interpolate is for each job to resolve.
+        config_name: the value of `--config-name`.
+        config_dir: the value of `--config-dir`, absolute; None without it.
+        config_path: the value of `--config-path`, absolute or pkg://...; None for bnlab's own configs.
+        overrides: those of Hydra itself, as given: each job resolves their interpolations.
     """
 
     config_name: str = CONFIG_NAME
@@ -61,9 +61,9 @@ class Origin:
 
     @classmethod
     def of(cls, hydra: Any, own_configs: str) -> "Origin":
-        """From the `hydra` node of a composed config; `own_configs` is the folder of bnlab's.
+        """Read the origin from the `hydra` node of a composed config; `own_configs` is the folder of bnlab's configs.
 
-        Folders are absolute: a command is read where it was not written.
+        Folders become absolute, because a command may be read in another folder.
         """
         sources = {source.provider: source for source in hydra.runtime.config_sources}
         main, extra = sources["main"], sources.get("command-line")
@@ -81,7 +81,7 @@ class Origin:
 
     @property
     def is_default(self) -> bool:
-        """Whether bnlab's own configs are all that there are."""
+        """Whether only bnlab's own configs are used."""
         return self.flags() == [] and not any(key_of(line) == "hydra.searchpath" for line in self.overrides)
 
     def flags(self) -> list[str]:
@@ -94,20 +94,20 @@ class Origin:
         return flags
 
     def of_a_run(self) -> "Origin":
-        """What is left of it where one job is run alone."""
+        """Return the part of it that a single job needs."""
         return replace(self, overrides=tuple(line for line in self.overrides if not _OF_THE_SWEEP.match(line)))
 
 
 def given_overrides(node: Any) -> list[str]:
-    """The overrides in `hydra.overrides.hydra` or `hydra.overrides.task`, unresolved."""
+    """Return the overrides in `hydra.overrides.hydra` or `hydra.overrides.task`, unresolved."""
     lines: Any = OmegaConf.to_container(node, resolve=False)
     return list(lines)
 
 
 def command(overrides: Iterable[str], origin: Origin = Origin(), *, multirun: bool = False) -> str:
-    """The line to type in a shell; `overrides` are written in Hydra's grammar already, as they were given.
+    """Return the line to type in a shell; `overrides` are already in Hydra's grammar, as they were given.
 
-    Secrets in them are masked: who types it has to give them again.
+    Secrets in them are masked, and have to be given again.
     """
     return " ".join(
         map(
@@ -123,7 +123,7 @@ def command(overrides: Iterable[str], origin: Origin = Origin(), *, multirun: bo
 
 
 def word(text: str) -> str:
-    """`text` as one word of a shell; what cannot be seen or would break the line is written $'\\x..'."""
+    """Quote `text` as one word of a shell; characters that are invisible or break the line become $'\\x..'."""
     if text.isprintable():
         return shlex.quote(text)
     shown = (f"\\{char}" if char in "\\'" else char if char.isprintable() else _escaped(char) for char in text)
@@ -131,7 +131,7 @@ def word(text: str) -> str:
 
 
 def typed(text: str) -> str:
-    """`text` as one word of a shell, in the quotes that are read best: for an example in a sentence."""
+    """Quote `text` as one word of a shell in the most readable quotes, for an example in a sentence."""
     return f'"{text}"' if "'" in text and text.isprintable() and not set(text) & set('"$`\\!') else word(text)
 
 
@@ -140,15 +140,15 @@ def _escaped(char: str) -> str:
 
 
 def override(key: str, value: Any) -> str:
-    """`key=value`, which sets exactly `value`."""
+    """Return `key=value`, which sets exactly `value`."""
     return f"{key}={written(value)}"
 
 
 def written(value: Any) -> str:
-    """`value` in Hydra's grammar, so that composing gives the same value of the same type.
+    """Write `value` in Hydra's grammar, so that composing gives the same value of the same type.
 
     Raises:
-        ValueError: it has none there.
+        ValueError: the grammar cannot express it.
     """
     if value is None:
         return "null"
@@ -179,13 +179,13 @@ def _text(text: str) -> str:
         return _quoted(text)
     if _PLAIN.fullmatch(text) and text.lower() not in _CONSTANTS and not is_number(text):
         return text
-    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # or OmegaConf would look for what it names
+    text = re.sub(r"(\\*)\$\{", r"\1\1\\${", text)  # or OmegaConf would resolve it
     return _quoted(text)
 
 
 def _quoted(text: str) -> str:
     text = re.sub(r'(\\+)(?="|\Z)', r"\1\1", text)
-    return '"' + text.replace('"', '\\"') + '"'  # the other quotes are those of the shell
+    return '"' + text.replace('"', '\\"') + '"'  # the shell uses the other quotes
 
 
 def _key(key: Any) -> str:
@@ -195,7 +195,7 @@ def _key(key: Any) -> str:
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any], above: str = "") -> list[str]:
-    """The overrides that make the settings `after` from `before`, both without interpolations.
+    """Return the overrides that turn the settings `before` into `after`, both without interpolations.
 
     Raises:
         ValueError: no overrides do.
@@ -204,7 +204,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], above: str 
     for key in before:
         if key not in after:
             name = above + _key(key)
-            lines += [f"{name}=0"] if before[key] is None else []  # Hydra takes a null for a key that is not there
+            lines += [f"{name}=0"] if before[key] is None else []  # Hydra treats a null as a missing key
             lines.append(f"~{name}")
     for key, value in after.items():
         name = above + _key(key)
@@ -220,7 +220,7 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any], above: str 
 
 
 def same(a: Any, b: Any) -> bool:
-    """Equal in value and type, all the way down; NaN is NaN."""
+    """Whether both are equal in value and type at every level; NaN equals NaN."""
     if isinstance(a, Mapping) and isinstance(b, Mapping):
         return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -229,7 +229,7 @@ def same(a: Any, b: Any) -> bool:
 
 
 def shown(path: Path | str) -> str:
-    """Relative to the current directory where it lies below it."""
+    """Return the path, relative to the current directory if it is below it."""
     try:
         relative = os.path.relpath(path)
     except FileNotFoundError:  # that directory was removed
@@ -238,7 +238,7 @@ def shown(path: Path | str) -> str:
 
 
 def without(overrides: Iterable[str], *keys: str) -> list[str]:
-    """The overrides that do not set one of `keys`."""
+    """Return the overrides that do not set one of `keys`."""
     return [line for line in overrides if key_of(line) not in keys]
 
 
@@ -247,5 +247,5 @@ def key_of(line: str) -> str:
 
 
 def _absolute(source: Any) -> str:
-    """An element of `hydra.searchpath`, for every current directory."""
+    """Make an element of `hydra.searchpath` independent of the current directory."""
     return f"file://{os.path.abspath(source.path)}" if source.schema == "file" else f"{source.schema}://{source.path}"

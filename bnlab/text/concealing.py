@@ -34,16 +34,16 @@ MASK = "***"
 _NAMES = "password|passwd|passphrase|pwd|secret|token|credentials?|(?:api|access|secret|private|auth)_?key"
 _NAMED = re.compile(rf"(?:.*[_-])?(?:{_NAMES})", re.IGNORECASE)
 _IN_ADDRESS = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@'\"]*:)([^\s'\"]+)(@)", re.IGNORECASE)
-_IN_WEB_ADDRESS = re.compile(r"(\bhttps?://)([^\s:/@'\"]+)(@)", re.IGNORECASE)  # a token alone, as GitHub has it
+_IN_WEB_ADDRESS = re.compile(r"(\bhttps?://)([^\s:/@'\"]+)(@)", re.IGNORECASE)  # a token alone, as GitHub uses it
 _IN_QUERY = re.compile(rf"([?&;](?:[\w-]*[_-])?(?:{_NAMES})=)([^&;\s'\"]+)()", re.IGNORECASE)
-_SHORTEST = 5  # a shorter text could be part of any word
+_SHORTEST = 5  # characters; a shorter text could be part of any word
 
 _known: dict[str, str] = {}
 """What this process knows to be secret, and what is shown for it."""
 
 
 def conceal(text: str) -> str:
-    """`text` without passwords in addresses, and without the secrets that this process has learnt."""
+    """Mask passwords in addresses, and the secrets that this process knows."""
     return _conceal(text, _known)
 
 
@@ -55,7 +55,7 @@ def _conceal(text: str, secrets: Mapping[str, str]) -> str:
 
 
 def conceal_address(address: str) -> str:
-    """`address` without a password."""
+    """Mask the password in `address`."""
     for pattern in (_IN_ADDRESS, _IN_WEB_ADDRESS, _IN_QUERY):
         address = pattern.sub(_masked, address)
     return address
@@ -71,22 +71,22 @@ def is_masked(value: Any) -> bool:
 
 
 def is_named_secret(key: str) -> bool:
-    """Whether the last part of `key` names one: `logger.api_key` does, `model.token_size` does not."""
+    """Whether the last part of `key` names a secret: `logger.api_key` does, `model.token_size` does not."""
     return _NAMED.fullmatch(key.rpartition(".")[2].lstrip("+~")) is not None
 
 
 def is_literal_secret(key: str, value: Any) -> bool:
-    """Whether the setting is named like one and holds something literal."""
+    """Whether the setting is named like a secret and its value is literal."""
     is_text = isinstance(value, str | int) and not isinstance(value, bool)
     return is_named_secret(key) and is_text and value != "" and "${" not in str(value)
 
 
 def override_to_write(line: str) -> str:
-    """An override as it may be written down or shown."""
+    """Return an override with its secrets masked, to be written or shown."""
     key, separator, value = line.partition("=")
     if separator and is_literal_secret(key, value.strip("'\"")) and value not in ("null", "true", "false"):
         return f"{key}={MASK}"
-    within = rf"((?:^|[{{,])\s*['\"]?(?:[\w-]*[_-])?(?:{_NAMES})['\"]?\s*:\s*)([^,}}\s]+)()"  # of {api_key:...}
+    within = rf"((?:^|[{{,])\s*['\"]?(?:[\w-]*[_-])?(?:{_NAMES})['\"]?\s*:\s*)([^,}}\s]+)()"  # in {api_key:...}
     line = re.sub(within, _masked, line, flags=re.IGNORECASE) if "{" in value else line
     return _conceal(line, {secret: shown for secret, shown in _known.items() if MASK in shown})
 
@@ -106,7 +106,7 @@ def remember(secret: str, shown: str) -> None:
 
 
 def known() -> dict[str, str]:
-    """What is known, for another process to `remember`."""
+    """Return the known secrets, for another process to `remember`."""
     return dict(_known)
 
 
@@ -115,7 +115,7 @@ def remember_all(secrets: Mapping[str, str]) -> None:
 
 
 def revealed(text: str) -> str:
-    """The address of which `text` is what was written down, if this process knows it; else `text`."""
+    """Return the address whose masked form is `text` if this process knows it, else `text`."""
     return next((secret for secret, shown in _known.items() if shown == text and "://" in secret), text)
 
 
@@ -124,7 +124,7 @@ def holds_address_secret(value: str) -> bool:
 
 
 def withhold_from_process_list(arguments: Iterable[str]) -> None:
-    """Take the secrets among the command line's `arguments` out of what `ps` shows of this process, on Linux."""
+    """Remove the secrets among the command line's `arguments` from what `ps` shows of this process (Linux only)."""
     secrets = [line for line in arguments if override_to_write(line) != line]
     if not secrets or sys.platform != "linux":
         return
@@ -140,7 +140,7 @@ def withhold_from_process_list(arguments: Iterable[str]) -> None:
 
 
 def print_concealed(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """`sys.excepthook`, without secrets."""
+    """Print an exception as `sys.excepthook` does, with secrets masked."""
     import traceback
 
     print(conceal("".join(traceback.format_exception(kind, error, trace))), end="", file=sys.stderr)

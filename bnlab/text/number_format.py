@@ -1,4 +1,4 @@
-"""Writes metrics for people: an accuracy as `96.67 %`, any other metric with four digits."""
+"""Formats metrics for people: an accuracy as `96.67 %`, any other metric with four digits."""
 
 from bnlab.metrics import metric_of, words
 
@@ -8,34 +8,34 @@ MISSING = "none"
 
 
 def is_share(name: str) -> bool:
-    """Whether the metric called `name` is a share of 1, which is read in percent."""
+    """Whether the metric called `name` is a share of 1, to be shown in percent."""
     return metric_of(name).is_share
 
 
 def percent(share: float | None) -> str:
-    """0.96667 as `96.67 %`: two decimals tell one image of ten thousand."""
+    """Format 0.96667 as `96.67 %`: two decimals show one image in ten thousand."""
     return MISSING if share is None else f"{100 * share:.2f} %"
 
 
 def number(value: float | None) -> str:
-    """Four digits, the zeros at the end with them: 0.1 as `0.1000`, 12345.6 as `12346`."""
+    """Format with four significant digits, trailing zeros included: 0.1 as `0.1000`, 12345.6 as `12346`."""
     if value is None:
         return MISSING
     return f"{value:.0f}" if 1e3 <= abs(value) < 1e6 else f"{value:#.4g}"
 
 
 def label(name: str) -> str:
-    """A metric's name in words: `val accuracy`, `test R²`."""
+    """Return a metric's name in words: `val accuracy`, `test R²`."""
     return words(name)
 
 
 def metric(name: str, value: float | None) -> str:
-    """`value` of the metric called `name`, such as val_accuracy or test_loss."""
+    """Format `value` of the metric called `name`, such as val_accuracy or test_loss."""
     return percent(value) if is_share(name) else number(value)
 
 
 def mean_and_deviation(name: str, mean: float | None, deviation: float | None) -> str:
-    """`96.67 ± 0.31 %`, or the mean alone where one run tells of no deviation."""
+    """Format `96.67 ± 0.31 %`, or the mean alone if a single run has no deviation."""
     if mean is None or deviation is None:
         return metric(name, mean)
     if is_share(name):
@@ -44,7 +44,7 @@ def mean_and_deviation(name: str, mean: float | None, deviation: float | None) -
 
 
 def difference(name: str, value: float) -> str:
-    """Write a difference with its sign; that of two accuracies in percentage points, `+0.31 pp`."""
+    """Format a difference with its sign; for accuracies in percentage points, `+0.31 pp`."""
     if is_share(name):
         return f"{round(100 * value, 2) + 0.0:+.2f} pp"  # no -0.00
     return f"+{number(value)}" if value >= 0 else number(value)

@@ -1,4 +1,4 @@
-"""Guesses which of the possible words a word means: another spelling, a synonym or a typing error."""
+"""Guesses which known word was meant by another spelling, a synonym or a typing error."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -101,10 +101,10 @@ _SYNONYMS_OF = {name: frozenset(map(plain, words.split())) for name, words in _S
 
 
 def closest(word: str, among: Iterable[str], *, slips: bool = True) -> list[str]:
-    """Those of `among` that `word` probably means, the likeliest first; one way of meaning is enough.
+    """Return those of `among` that `word` probably means, the likeliest first, by the first rule that finds any.
 
-    The ways, in order: the same but for capitals and separators; a synonym; the beginning or the end of it, or the
-    other way round; with `slips`, some letters otherwise.
+    The rules, in order: equal but for case and separators; a synonym; one begins or ends with the other; with `slips`,
+    a few letters differ.
     """
     names = dict.fromkeys(among)
     wanted = plain(word)
@@ -124,7 +124,7 @@ def closest(word: str, among: Iterable[str], *, slips: bool = True) -> list[str]
 
 
 def _is_a_part(word: str, name: str) -> bool:
-    """Whether one begins or ends with the other, which is most of it where it is the name that is in the word."""
+    """Whether one begins or ends with the other; a name within the word must make up most of it."""
     short, long = sorted((word, name), key=len)
     is_most = short == word or len(short) > 0.6 * len(long)
     return len(short) > 3 and is_most and (long.startswith(short) or long.endswith(short))
