@@ -1,4 +1,4 @@
-"""Tables in, matplotlib figures out; nothing is shown or saved here."""
+"""Make matplotlib figures from tables; nothing is shown or saved here."""
 
 from bnlab.figures.comparison import Series, compare
 from bnlab.figures.files import DPI, file_of, picture

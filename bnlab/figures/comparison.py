@@ -1,4 +1,4 @@
-"""The figure of a comparison: the curves of several arms over each other, with a band over their seeds."""
+"""The figure of a comparison: the curves of several arms in shared panels, with a band over their seeds."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ from bnlab.text.number_format import label
 
 __all__ = ["Series", "compare"]
 
-MOST_WITH_TRAINING = 4  # arms; the training curves of more would hide the validation's
-_LETTERS_A_LINE = 120  # of the legend
+MOST_WITH_TRAINING = 4  # arms; the training curves of more would hide those of validation
+_LETTERS_A_LINE = 120  # in the legend
 
 
 @dataclass(frozen=True)
 class Series:
-    """An arm as it is drawn.
+    """An arm to be drawn.
 
     Attributes:
-        label: in the legend.
-        runs: the columns of metrics.csv of each seed; one without an epoch is left out.
-        unsteady: of each of `runs`, whether it diverged: its end is marked, and it does not stretch the axes.
+        label: its name in the legend.
+        runs: the columns of metrics.csv per seed; a run without an epoch is left out.
+        unsteady: for each of `runs`, whether it diverged: its end is marked, and it does not stretch the axes.
     """
 
     label: str
@@ -41,9 +41,10 @@ class Series:
 
 
 def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = ("loss", "accuracy")) -> Figure:
-    """A panel for each quantity: each arm's mean over its seeds in validation, ± one standard deviation as a band.
+    """Draw one panel per quantity with the mean of each arm over its seeds in validation, ± one standard deviation.
 
-    The training's mean is dashed where there are few arms. Of more arms than can be told apart the first are named.
+    If there are few arms, dashed lines show the mean in training. If there are more arms than can be told apart, only
+    the first are named.
     """
     num_named = min(len(series), MOST_LINES - 1)
     has_training = len(series) <= MOST_WITH_TRAINING
@@ -92,7 +93,7 @@ def _draw(axes: Axes, one: Series, quantity: str, style: tuple[str, Dashes], has
         metric = metric_of(quantity)
         if metric.is_logarithmic:
             low = np.where(low > 0, low, np.fmin.reduce(values))
-        elif math.isfinite(metric.least_drawn):  # one seed far below would fill the picture
+        elif math.isfinite(metric.least_drawn):  # otherwise one seed far below would squeeze the others
             high = np.fmin(high, np.fmax.reduce(values))
         axes.fill_between(epochs, low, high, color=colour, alpha=0.18, linewidth=0)
     for run, is_unsteady in zip(one.runs, one.unsteady, strict=True):

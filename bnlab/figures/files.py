@@ -1,4 +1,4 @@
-"""A figure as the bytes of a file."""
+"""Converts a figure to the bytes of a file."""
 
 import io
 import warnings
@@ -14,7 +14,7 @@ DPI = 120
 
 
 def picture(figure: Figure) -> bytes:
-    """The PNG file of a figure."""
+    """Return the PNG file of a figure."""
     buffer = io.BytesIO()
     with _without_remarks_on_letters():
         figure.savefig(buffer, format="png", dpi=DPI)
@@ -22,14 +22,14 @@ def picture(figure: Figure) -> bytes:
 
 
 def file_of(figure: Figure, suffix: str) -> bytes:
-    """`figure` as a file whose name ends with `suffix`: .png, .svg or .pdf."""
+    """Return `figure` in the format of `suffix`: .png, .svg or .pdf."""
     return picture(figure) if suffix == ".png" else vector_file(figure, suffix.removeprefix("."))
 
 
 def vector_file(figure: Figure, format: str) -> bytes:
-    """The SVG or PDF file of a figure, the same bytes for the same figure; letters stay letters.
+    """Return the SVG or PDF file of a figure: the same bytes for the same figure, with its text as text.
 
-    Those of an SVG are set in the reader's DejaVu Sans, or in Verdana, which has its widths.
+    The text of an SVG is set in the reader's DejaVu Sans, or in Verdana, which has the same widths.
     """
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     buffer = io.BytesIO()
@@ -41,7 +41,7 @@ def vector_file(figure: Figure, format: str) -> bytes:
 
 @contextmanager
 def _without_remarks_on_letters() -> Iterator[None]:
-    """A box in the picture shows where the font lacks one."""
+    """Silence warnings about letters that the font lacks; the picture shows a box in their place."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")
         yield

@@ -23,7 +23,7 @@ _NUM_BINS = 60
 
 
 class Shown(Protocol):
-    """What is drawn of a layer; see `bnlab.inside.layers.Layer`, whose tensors numpy takes."""
+    """The attributes of a layer that are drawn; see `bnlab.inside.layers.Layer`, whose tensors numpy accepts."""
 
     name: str
     before: Any
@@ -37,10 +37,10 @@ class Shown(Protocol):
 
 
 def inside(layers: Sequence[Any], title: str, note: str = "") -> Figure:
-    """Histograms of what goes into each norm and comes out; γ and β; running against batch statistics; active units.
+    """Draw for each layer: histograms before and after the norm, γ and β, running and batch statistics, active units.
 
-    Of many layers some at even distances are drawn. Columns that no layer has are left out, and so is the output
-    layer where there is another.
+    Of many layers, an evenly spaced selection is drawn. Columns that no layer has are left out, and so is the output
+    layer unless it is the only one.
     """
     hidden = [layer for layer in layers if layer.after is not None or layer.active is not None] or list(layers)
     drawn = hidden
@@ -130,7 +130,7 @@ def _parameters(panel: Axes, layer: Shown) -> dict[str, Artist]:
 
 
 def _statistics(panel: Axes, layer: Shown) -> dict[str, Artist]:
-    """Each unit's: its running statistic above the mean of the batches', with a bar of one deviation over them."""
+    """Plot each unit's running statistic against the mean of its batch statistics, with a bar of one deviation."""
     if layer.batches is None or layer.running_mean is None or layer.running_var is None:
         return {}
     means, deviations = _array(layer.batches.mean), np.sqrt(_array(layer.batches.var))
@@ -155,7 +155,7 @@ def _statistics(panel: Axes, layer: Shown) -> dict[str, Artist]:
 
 
 def _activity(panel: Axes, layer: Shown) -> dict[str, Artist]:
-    """The share of samples at which each unit's activation has a slope, from the least on; 0 is dead."""
+    """Draw the share of samples at which each unit's activation has a slope, in ascending order; 0 is a dead unit."""
     if layer.active is None:
         return {}
     shares = np.sort(_array(layer.active))

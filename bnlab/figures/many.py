@@ -35,7 +35,7 @@ __all__ = ["pictures_of_many"]
 
 
 def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
-    """`curves` of each training as PNG, all on the same axes, so that pictures can be compared.
+    """Yield the `curves` of each training as PNG, all on the same axes, so that pictures can be compared.
 
     The canvas is kept for the next call.
     """

@@ -8,13 +8,13 @@ from matplotlib.colors import to_hex
 
 __all__ = ["COLOURS", "MOST_LINES", "OTHERS", "SOLID", "Dashes", "line_style", "ordered_colours"]
 
-# Okabe and Ito's, without the yellow that white paper swallows.
+# Okabe and Ito's palette, without the yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 Dashes = tuple[int, tuple[float, ...]]
 """Points of ink and of paper in turn, as matplotlib takes them; none for a solid line."""
 
 SOLID: Dashes = (0, ())
-OTHERS = "0.75"  # of lines that are too many to be named
+OTHERS = "0.75"  # for further lines, which are not named
 _DASHES: Sequence[Dashes] = (SOLID, (0, (4, 1.5)), (0, (1, 1.2)))
 
 MOST_LINES = len(COLOURS) * len(_DASHES)

@@ -14,7 +14,7 @@ __all__ = ["png"]
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """The PNG file of opaque `pixels`, (height, width, 4): red, green, blue and alpha, which is left out.
+    """Return the PNG file of opaque `pixels`, (height, width, 4): red, green, blue and alpha, which is left out.
 
     Each row is stored as its difference from the row above: mostly zeros, so that zlib searches for runs only.
 
@@ -22,7 +22,7 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     """
     height, width, _ = pixels.shape
     colours = np.empty((height, width, 3), dtype=np.uint8)
-    for channel in range(3):  # one by one, which NumPy copies sooner than all at once
+    for channel in range(3):  # one by one, which NumPy copies faster than all at once
         colours[..., channel] = pixels[..., channel]
     flat = colours.reshape(height, -1)
     rows = np.empty((height, 1 + 3 * width), dtype=np.uint8)

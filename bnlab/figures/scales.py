@@ -1,4 +1,4 @@
-"""The scales of axes, and the numbers and names on them."""
+"""Sets the scales of axes, and the numbers and names on them."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 __all__ = ["MOST_ABOVE", "number_log_axis", "set_scale", "short", "unique"]
 
-MOST_ABOVE = 10  # times the highest loss of the median training: one that explodes leaves the picture, else it fills it
-MOST_NAMES = 8  # of choices on an axis; more would lie on one another
+MOST_ABOVE = 10  # times the highest loss of the median training; a training that explodes is cut off there
+MOST_NAMES = 8  # of choices on an axis; more would overlap
 LONGEST_LABEL = 28  # letters; a longer one would leave no room for the panel
 
 

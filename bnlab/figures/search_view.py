@@ -26,7 +26,7 @@ Axis = str | Sequence[str]
 Box = Mapping[str, tuple[float, float]]
 """Of each parameter that it bounds, its ends."""
 
-# What each status looks like.
+# The look of each status.
 MARKERS: dict[str, str] = {
     Status.COMPLETED: "o",
     Status.INCOMPLETE: "o",
@@ -34,22 +34,22 @@ MARKERS: dict[str, str] = {
     Status.DIVERGED: "x",
     Status.FAILED: "+",
 }
-_PLACELESS = (Status.DIVERGED, Status.FAILED)  # at the edge they look as they do elsewhere
+_PLACELESS = (Status.DIVERGED, Status.FAILED)  # drawn at the edge as they are elsewhere
 _GREY = "0.6"
 _BEST: dict[str, Any] = {
     "color": "#F0E442",
     "markeredgecolor": "black",
     "markeredgewidth": 0.8,
 }  # Okabe and Ito's yellow
-MOST_LEVELS = len(COLOURS)  # of a factor that is shown by colours
-_DODGE = 0.09  # of a choice's place: error bars of several levels would lie on one another
-_MOST_CONNECTED = 15  # points of a level; a line through more would show their noise
-_TOO_MUCH = 1e100  # for the numbers on an axis
-_BEYOND = 0.03  # of the panel's height: where those are that have no place in it
+MOST_LEVELS = len(COLOURS)  # of a factor shown by colour
+_DODGE = 0.09  # between levels at one choice, whose error bars would otherwise overlap
+_MOST_CONNECTED = 15  # points per level; a line through more would show their noise
+_TOO_MUCH = 1e100  # too large for the numbers on an axis
+_BEYOND = 0.03  # of the panel's height: the position of trials outside its range
 
 
 def factor_of(axes: Mapping[str, Axis]) -> str | None:
-    """Return the parameter to show by colour while the others get axes: a choice of few, preferably of names."""
+    """Return the parameter to show by colour instead of on an axis: a choice with few levels, preferably of names."""
     choices = {key: axis for key, axis in axes.items() if not isinstance(axis, str) and 1 < len(axis) <= MOST_LEVELS}
     if len(axes) < 2 or not choices:
         return None
@@ -68,7 +68,7 @@ class SearchView:
     factor: str | None = field(init=False)
     limits: tuple[float, float] | None = field(init=False)
     best: Mapping[str, Any] | None = field(init=False)
-    levels: Sequence[tuple[str, str]] = field(init=False)  # what colours tell apart: names and colours
+    levels: Sequence[tuple[str, str]] = field(init=False)  # name and colour of each
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "factor", None if len(self.rounds) > 1 else factor_of(self.axes))
@@ -124,7 +124,7 @@ class SearchView:
         return (min(ends), max(ends)) if ends else None
 
     def draw(self, panel: Axes, key: str, *, is_leftmost: bool) -> None:
-        """The panel of one parameter."""
+        """Draw the panel of one parameter."""
         scale = self.axes[key]
         if self._is_log():
             panel.set_yscale("log")
@@ -152,7 +152,7 @@ class SearchView:
             for box in boxes:
                 if key in box:
                     self._span(panel, key, box, index)
-        set_scale(panel, scale)  # after all that is to have a place on it
+        set_scale(panel, scale)  # after everything on it is drawn
         panel.set_xlabel(short(key), parse_math=False)
         panel.grid(alpha=0.3)
         if is_leftmost:
@@ -175,7 +175,7 @@ class SearchView:
         return [(state, colour, of_group) for (state, colour), of_group in groups.items()]
 
     def _has_place(self, trial: Mapping[str, Any]) -> bool:
-        """Whether it has an objective that the axis reaches."""
+        """Whether the trial has an objective within the axis."""
         value = trial["objective"]
         if value is None or self.limits is None:
             return False
@@ -209,7 +209,7 @@ class SearchView:
                 panel.plot(*zip(*sorted(of_level), strict=True), color=colour, linewidth=1, alpha=0.6, label="_level")
 
     def _span(self, panel: Axes, key: str, box: Box, round_: int) -> None:
-        """Above the panel, how far the round reached in this parameter; a round below the one before."""
+        """Draw the range of a round in this parameter above the panel, each round below the one before."""
         height = 1.02 + 0.025 * (len(self.rounds) - 1 - round_)
         panel.plot(
             box[key],
@@ -273,7 +273,7 @@ class SearchView:
 
     def handles(self) -> list[Artist]:
         """Return the legend: colours first, then the statuses that occur, in their colours without a factor."""
-        line: Literal["-", ""] = "-" if len(self.rounds) > 1 else ""  # which stands for what the round drew from
+        line: Literal["-", ""] = "-" if len(self.rounds) > 1 else ""  # stands for the range of the round
         found: list[Artist] = [
             Line2D([], [], color=colour, marker="o", linestyle=line, linewidth=2.5, label=name)
             for name, colour in self.levels

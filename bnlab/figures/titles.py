@@ -1,15 +1,15 @@
-"""Titles that are as wide as their figure."""
+"""Fits titles to the width of their figure."""
 
 import textwrap
 
 __all__ = ["SIZE", "filled", "wrapped"]
 
 SIZE = 10  # points
-_LETTER = 0.08  # inches, of that size
+_LETTER = 0.08  # inches per letter at that size
 
 
 def wrapped(text: str, width: float) -> str:
-    """Break a title at commas into lines of `width` inches, and shorten a part that fills half a line."""
+    """Break a title at commas into lines of `width` inches, and shorten parts longer than half a line."""
     most = int(width / _LETTER)
     lines = [""]
     for part in text.split(", "):

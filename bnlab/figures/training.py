@@ -1,4 +1,4 @@
-"""The figure of one training: its curves."""
+"""The figure of one training, with its curves."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ __all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale",
 TITLE_POINTS = 11
 TITLE_WIDTH = 9.5  # inches, of 10
 _PANEL_WIDTH = 5  # inches
-COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # of Okabe and Ito's palette: distinct for colour-blind readers too
+COLOURS = {"train": "#0072B2", "val": "#D55E00"}  # Okabe and Ito's, which colour-blind readers can tell apart
 
 
 def quantities(metrics: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
     """
     shown = quantities(metrics)
     figure = Figure(figsize=(_PANEL_WIDTH * len(shown), 4.2))
-    # Given places: the runs of a stack share their axes, whatever their titles.
+    # The places are fixed, because the runs of a stack share their axes whatever their titles are.
     figure.subplots_adjust(left=0.14 / len(shown), right=1 - 0.04 / len(shown), bottom=0.12, top=0.84)
     figure.suptitle(wrapped(said_in_full(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
@@ -42,7 +42,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
             axes.plot(epochs, metrics[f"{split}_{quantity}"], color=colour, marker=marker, label=split)
         if best_epoch is not None:
             axes.axvline(best_epoch, color="0.6", linestyle=":", label="best epoch")
-        # Given places, as the axes have.
+        # The places are fixed, like those of the axes.
         axes.set_title(label(quantity), fontsize=10, y=1)
         axes.set_xlabel("epoch")
         axes.xaxis.set_label_coords(0.5, -0.09)
@@ -50,7 +50,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
         axes.grid(alpha=0.3)
         axes.legend()
         if metric_of(quantity).is_logarithmic and fits_log_scale(metrics):
-            axes.set_yscale("log")  # the last epochs, a hundredth of the first, would be one flat line
+            axes.set_yscale("log")  # otherwise, late epochs with a hundredth of the first loss would be a flat line
             number_log_axis(axes.yaxis, decades_apart=3)
         if metric_of(quantity).is_share:
             axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=None))
@@ -58,7 +58,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
 
 
 def fits_log_scale(metrics: Mapping[str, Sequence[float]]) -> bool:
-    """Whether all finite losses are above 0."""
+    """Whether all finite losses are positive."""
     finite = [value for split in COLOURS for value in metrics[f"{split}_loss"] if math.isfinite(value)]
     return bool(finite) and min(finite) > 0
 

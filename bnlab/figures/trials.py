@@ -21,19 +21,19 @@ def search(
     title: str = "",
     rounds: Sequence[Sequence[Box]] = (),
 ) -> Figure:
-    """The objective of each trial against each parameter, on the parameter's scale; the best one marked.
+    """Draw the objective of each trial against each parameter, on the parameter's scale, and mark the best trial.
 
-    One factor of few choices, or the rounds, are told by colours. The axis of the objective spans the trials that
-    completed: what diverged or failed is in the picture, at its edge if it has no place there.
+    Colours show one factor with few choices, or the rounds. The axis of the objective spans the trials that completed;
+    diverged and failed trials outside its range are drawn at its edge.
 
     Args:
-        trials: with "status", "objective" (None if it has none), and the parameters by their key; one that a trial does
-            not have is left out. With "deviation", of the mean over seeds, and "round", from 0, where there are such.
-        axes: a parameter's scale, or its choices in order, as the trials have them.
-        objective: its name.
+        trials: with "status", "objective" (perhaps None), and by key the parameters that the trial has; optionally
+            with "deviation" (over the seeds) and "round" (from 0).
+        axes: per parameter its scale, or its choices in order, as they are in the trials.
+        objective: the name of the metric.
         minimize: whether a lower objective is better.
-        title: what the trials have in common.
-        rounds: of coarse to fine: the boxes that each round drew from, for the parameters that have bounds.
+        title: a description of what the trials have in common.
+        rounds: in a coarse-to-fine search, the boxes of each round, for the parameters that have bounds.
     """
     view = SearchView(trials, axes, objective, minimize, rounds)
     panels_of = [key for key in axes if key != view.factor]
