@@ -1,4 +1,4 @@
-"""The data sets of the house, in one table: what is known of them before torch is imported and a file is read."""
+"""The table of bnlab's data sets: what is known about them before torch is imported or a file is read."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ __all__ = ["DATA_SETS", "PUBLISHED", "DataSet", "Published", "data_set_of", "num
 
 @dataclass(frozen=True)
 class DataSet:
-    """A function of `bnlab.data`, which a config names as its target.
+    """A function of `bnlab.data` that a config can name as its target.
 
     Attributes:
-        home: the module of `bnlab.data` that has it; its name is another, as a module hides a function of its name.
-        num_samples: that it cuts into training, validation and test; None where its settings decide.
-        num_features: of a sample; None likewise.
+        home: the module of `bnlab.data` that defines it; its name differs, as a module hides a function of its name.
+        num_samples: the number of samples for training, validation and test; None if its settings decide.
+        num_features: the number of features per sample; None likewise.
     """
 
     home: str
@@ -24,12 +24,12 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Published:
-    """A data set of torchvision whose files are checked against a published sum before they are read.
+    """A data set of torchvision whose files are checked against a published checksum before they are read.
 
     Attributes:
-        num_samples: to train and validate on.
-        num_features: of a sample.
-        hosts: where torchvision downloads it from.
+        num_samples: the number of samples for training and validation.
+        num_features: the number of features per sample.
+        hosts: the servers from which torchvision downloads it.
     """
 
     num_samples: int
@@ -53,7 +53,7 @@ PUBLISHED = {
 
 
 def data_set_of(settings: Mapping[str, Any]) -> DataSet | Published | None:
-    """Of the settings of `data`; None of one that is not the house's."""
+    """Return the data set that the settings of `data` name; None if it is not one of bnlab's."""
     package, _, name = str(settings.get("_target_")).rpartition(".")
     if package != "bnlab.data":
         return None
@@ -61,7 +61,7 @@ def data_set_of(settings: Mapping[str, Any]) -> DataSet | Published | None:
 
 
 def num_features(settings: Mapping[str, Any]) -> int:
-    """Of a sample, as far as it is known; else that of the largest published one."""
+    """Return the number of features per sample or, if it is unknown, that of the largest published data set."""
     found = data_set_of(settings)
     known = None if found is None else found.num_features
     return known or max(published.num_features for published in PUBLISHED.values())

@@ -1,4 +1,4 @@
-"""Data sets as tensors in memory, their normalization and mini-batches. Names are imported on first use."""
+"""Data sets in memory, their normalization and mini-batches. Names are imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

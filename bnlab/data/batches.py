@@ -18,7 +18,7 @@ EVALUATION_BATCH_SIZE = 1024
 
 
 class EpochOrder:
-    """The order of the samples in each epoch, a function of (seed, epoch) and of nothing drawn before.
+    """The order of the samples in each epoch, which depends on (seed, epoch) alone.
 
     Lightning calls `set_epoch` on the `sampler` of a loader at the start of every epoch.
     """
@@ -32,8 +32,8 @@ class EpochOrder:
         self.epoch = epoch
 
     def indices(self) -> Tensor:
-        """A permutation of 0, ..., num_samples - 1, int64."""
-        # torch's generator keeps 32 bits of a seed: SeedSequence mixes (seed, epoch) into them without near repeats.
+        """Return a permutation of 0, ..., num_samples - 1, int64."""
+        # torch's generator uses 32 bits of a seed; SeedSequence hashes (seed, epoch) to them.
         mixed = int(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(mixed))
 
@@ -41,15 +41,15 @@ class EpochOrder:
 class Batches:
     """Iterate over the mini-batches (x, y) of a split.
 
-    A last batch of a single sample, whose variance would be 0, joins the batch before it: nothing is dropped, and
-    every network sees the same batches, with batch norm or without.
+    A last batch of a single sample, whose variance would be 0, is merged into the previous one. So nothing is dropped,
+    and networks with and without batch norm see the same batches.
 
     Args:
         split: the samples; batches live on their device.
-        batch_size: the number of samples of a batch, or None for all in one.
+        batch_size: the number of samples per batch, or None for all in one.
         sampler: the order of each epoch; None for the order of the split.
     Raises:
-        UserError: a batch size below 1 or above the number of samples.
+        UserError: the batch size is below 1 or above the number of samples.
     """
 
     def __init__(self, split: Split, batch_size: int | None = None, sampler: EpochOrder | None = None) -> None:
@@ -61,7 +61,7 @@ class Batches:
             )
         self.split = split
         self.sampler = sampler
-        self.batch_sampler = None  # Lightning asks for it wherever there is a sampler
+        self.batch_sampler = None  # Lightning reads it if there is a sampler
         self.sizes = _sizes(num_samples, batch_size or num_samples)
 
     def __len__(self) -> int:

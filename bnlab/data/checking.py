@@ -1,4 +1,4 @@
-"""Checks data where they enter, so that no way of training meets unchecked ones."""
+"""Checks data when they are loaded, so that all ways of training get checked data."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -24,12 +24,12 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 def as_samples(x: object) -> Tensor:
-    """(N, features, ...), float32 or float64, from a tensor or an array of real numbers.
+    """Convert a tensor or an array of real numbers to samples (N, features, ...), float32 or float64.
 
-    float64 and integers of 32 bits and more become float64, which holds them exactly; all others become float32.
+    float64 and integers of at least 32 bits become float64; all others become float32, which represents them exactly.
 
     Raises:
-        UserError: what are no such numbers, or no samples of at least one feature.
+        UserError: they are not real numbers, or not samples with at least one feature.
     """
     x = _as_tensor("x", x)
     if x.is_complex():
@@ -48,10 +48,10 @@ def as_samples(x: object) -> Tensor:
 
 
 def as_labels(y: object) -> Tensor:
-    """(N,): classes, int64, from integers of any type or booleans; targets of a regression, float32 or float64.
+    """Convert to labels (N,): integers and booleans to classes, int64; real numbers to float32 or float64 targets.
 
     Raises:
-        UserError: labels of another form.
+        UserError: they have another form.
     """
     y = _as_tensor("y", y)
     if y.dim() != 1:
@@ -73,9 +73,10 @@ def as_targets(y: Tensor) -> Tensor:
 
 
 def check_num_classes(num_classes: Any) -> int:
-    """
+    """Check the number of classes.
+
     Raises:
-        UserError: not a whole number, or below 2.
+        UserError: it is not a whole number, or below 2.
     """
     is_whole = hasattr(num_classes, "__index__") and not isinstance(num_classes, bool)
     if not is_whole or operator.index(num_classes) < 2:
@@ -87,7 +88,7 @@ def check_samples(x_of: Mapping[str, Tensor]) -> None:
     """Check that the samples of all splits have one shape, and that every value can be trained on.
 
     Raises:
-        UserError: an empty split, samples of different shapes, values that are NaN, infinite or too large.
+        UserError: a split is empty, shapes differ, or values are NaN, infinite or too large.
     """
     (first, train), *_ = x_of.items()
     for name, x in x_of.items():
@@ -106,7 +107,7 @@ def check_classes(y_of: Mapping[str, Tensor], num_classes: int) -> None:
     """Check the classes of each split against `num_classes`.
 
     Raises:
-        UserError: a class outside of 0, ..., num_classes - 1, or a training split, the first, of a single class.
+        UserError: a class is outside 0, ..., num_classes - 1, or the first split (training) has a single class.
     """
     for name, y in y_of.items():
         if y.is_floating_point():
@@ -131,7 +132,7 @@ def check_targets(y_of: Mapping[str, Tensor]) -> None:
     """Check that the targets of a regression can be predicted and measured.
 
     Raises:
-        UserError: targets that are not finite or too large, or the same for all samples of a split, whose R^2 is 0/0.
+        UserError: targets are not finite, too large, or equal for all samples of a split, whose R^2 would be 0/0.
     """
     for name, y in y_of.items():
         is_bad = ~(y.abs() <= _LARGEST)
@@ -162,10 +163,10 @@ def _way_out(bounds: Sequence[tuple[int, ...]], num_classes: int) -> str:
 
 
 def _is_sound(x: Tensor) -> bool:
-    """Whether one pass shows that every value is sound; a float32 sum can overflow although each term is sound."""
+    """Whether every value is sound, checked in one pass; a float32 sum could overflow although each term is sound."""
     if x.dtype == torch.float32:
         return bool(x.sum().isfinite())
-    low, high = x.aminmax()  # NaN where there is one, which is below nothing
+    low, high = x.aminmax()  # NaN if any value is, for which the comparisons fail
     return max(-float(low), float(high)) <= _LARGEST and not low.isnan()
 
 
@@ -189,7 +190,7 @@ def _check_values(name: str, x: Tensor) -> None:
 
 
 def _as_tensor(name: str, values: object) -> Tensor:
-    """A plain tensor in ordinary memory layout, apart from any graph of autograd."""
+    """Convert to a plain, strided tensor, detached from any autograd graph."""
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_meta or values.is_nested:
             raise UserError(
@@ -197,7 +198,7 @@ def _as_tensor(name: str, values: object) -> Tensor:
                 f"{name}.to_dense() makes one of a sparse one."
             )
         values = values.detach().as_subclass(Tensor).resolve_neg().resolve_conj()
-        # Autograd refuses to save a tensor that was made in inference mode.
+        # Autograd refuses to save a tensor that was created in inference mode.
         return values.clone() if values.is_inference() else values
     if not hasattr(values, "__array__"):
         raise UserError(
@@ -214,7 +215,7 @@ def _as_tensor(name: str, values: object) -> Tensor:
         )
     if array.dtype.kind == "f" and array.itemsize > 8:
         array = array.astype(np.float64)
-    # torch takes neither foreign byte orders nor negative strides, and warns of arrays that cannot be written to.
+    # torch accepts neither foreign byte orders nor negative strides, and warns about read-only arrays.
     return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
 
 

@@ -1,4 +1,4 @@
-"""Reads a data set from a table of the user's own: a text file with a header and one row per sample."""
+"""Reads a data set from a user's table: a text file with a header and one row per sample."""
 
 import csv
 import difflib
@@ -36,21 +36,21 @@ def from_csv(
     test_fraction: float = 0.2,
     split_seed: int = 0,
 ) -> Splits:
-    """The rows of a CSV file, cut into three random parts, stratified where classes are learned.
+    """Read the rows of a CSV file and cut them into three random parts, stratified if classes are learned.
 
-    Every column but `target` and those of `drop` is a feature and holds numbers, or true and false for 1 and 0. An
-    unnamed column is one for `drop`, or holds nothing: what a delimiter at the end of each line makes.
+    Every column except `target` and those in `drop` is a feature and holds numbers, or true and false for 1 and 0. An
+    unnamed column must be empty, as a delimiter at the end of each line makes it, or listed in `drop`.
 
     Args:
-        path: of the file, in UTF-8; its first line names the columns.
-        target: the column to be predicted. Classes may be text, and are numbered in the order of their names.
+        path: a file in UTF-8 whose first line names the columns.
+        target: the column to predict. Classes may be text, and are numbered in the order of their names.
         drop: columns to leave out, such as identifiers.
-        delimiter: None for the one of comma, semicolon, tab and | that cuts the first line into most columns.
+        delimiter: None for whichever of comma, semicolon, tab and | cuts the first line into the most columns.
         task: "classification", or "regression" to predict real numbers.
-        val_fraction, test_fraction: of all rows.
-        split_seed: decides which rows go where.
+        val_fraction, test_fraction: shares of all rows.
+        split_seed: determines which rows go to which part.
     Raises:
-        UserError: what is not such a table, with the column and the line.
+        UserError: the file is not such a table; the error names the column and the line.
     """
     name = Path(path).name
     text = _decoded(name, read_own_file(path))
@@ -135,7 +135,7 @@ def _reader(text: str, delimiter: str) -> Any:
 def _num_columns(text: str, delimiter: str) -> int:
     try:
         return len(next(_reader(text, delimiter), []))
-    except csv.Error:  # said when the table is read
+    except csv.Error:  # reported when the table is read
         return 0
 
 

@@ -29,7 +29,7 @@ _SIGNS_OF_DAMAGE = (
 
 
 def digits(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0) -> Splits:
-    """1,797 handwritten digits of 8 x 8 pixels in [0, 1], shipped with scikit-learn; stratified random splits.
+    """Load 1,797 handwritten digits of 8 x 8 pixels in [0, 1], shipped with scikit-learn; stratified random splits.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
@@ -51,20 +51,20 @@ def _digits_table() -> NDArray[np.uint8]:
         file = Path(folder) / "datasets" / "data" / "digits.csv.gz"
         if file.is_file():
             return np.loadtxt(file, delimiter=",", dtype=np.uint8)
-    from sklearn.datasets import load_digits  # of a version that keeps it elsewhere
+    from sklearn.datasets import load_digits  # in a version that stores the file elsewhere
 
     return np.column_stack(load_digits(return_X_y=True)).astype(np.uint8)
 
 
 def from_torchvision(name: str, *, root: str, val_fraction: float = 0.1, split_seed: int = 0) -> Splits:
-    """A data set of `torchvision.datasets` that fits in memory: its published test set; validation cut off training.
+    """Load a data set of `torchvision.datasets` that fits in memory, with its published test set.
 
     Args:
         name: MNIST, FashionMNIST, KMNIST, CIFAR10, or another that has `data` and `targets`.
         root: the folder that holds the files as torchvision lays them out, or where they are downloaded to.
-        val_fraction: the share of the training set that becomes the validation set, class by class.
+        val_fraction: the share of the training set that becomes the validation set, stratified.
     Raises:
-        UserError: the files are neither there nor to be had, cannot be read, or hold something else.
+        UserError: the files are missing and cannot be downloaded, cannot be read, or contain something else.
     """
     published = [_read(name, Path(root), train=train) for train in (True, False)]
     num_classes = len(published[0].classes)

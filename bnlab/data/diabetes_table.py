@@ -9,8 +9,8 @@ __all__ = ["diabetes"]
 
 
 def diabetes(*, val_fraction: float = 0.2, test_fraction: float = 0.2, split_seed: int = 0) -> Splits:
-    """442 patients: age, sex, body mass index, blood pressure and six blood serum measurements; the target is a measure
-    of how the disease progressed in a year, 25 to 346. Random splits; shipped with scikit-learn.
+    """Load 442 patients: age, sex, body mass index, blood pressure and six blood serum measurements. The target, 25 to
+    346, measures the progression of the disease in a year. Random splits; shipped with scikit-learn.
 
     Source: B. Efron, T. Hastie, I. Johnstone and R. Tibshirani, Least Angle Regression, Annals of Statistics, 2004.
     """

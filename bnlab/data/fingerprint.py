@@ -8,7 +8,7 @@ __all__ = ["fingerprint"]
 
 
 def fingerprint(splits: Splits) -> str:
-    """SHA-256 of every number of the three splits in their order, in hexadecimal; equal for equal data."""
+    """Return the SHA-256 of all numbers of the three splits in order, in hexadecimal; equal data give equal hashes."""
     found = hashlib.sha256()
     for split in (splits.train, splits.val, splits.test):
         for tensor in (split.x, split.y):

@@ -14,15 +14,15 @@ MOST_CLASSES = 1000
 
 
 def number_classes(name: str, labels: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:
-    """Number the classes in the order of their names, or of their values where they are numbers.
+    """Number the classes in the order of their names, or of their values if they are numbers.
 
     Args:
         name: what to call `labels` in an error.
-        labels: (N,), of text, booleans or whole numbers.
+        labels: (N,), text, booleans or whole numbers.
     Returns:
         the classes (N,), 0, 1, ..., and the name of each class.
     Raises:
-        UserError: numbers that are not whole, missing labels, a single class or more than `MOST_CLASSES`.
+        UserError: there are fractions, missing labels, a single class or more than `MOST_CLASSES`.
     """
     if labels.ndim != 1:
         raise UserError(f"{name} must have the shape (N,), a label for each sample, but got {labels.shape}.")
@@ -59,7 +59,7 @@ def as_targets(name: str, labels: NDArray[Any]) -> NDArray[np.float64]:
     """Convert the targets of a regression to (N,), float64.
 
     Raises:
-        UserError: text, or more than one number per sample.
+        UserError: they are text, or there is more than one number per sample.
     """
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]

@@ -19,14 +19,14 @@ class DataModule(L.LightningDataModule):
 
     Args:
         splits: training, validation and test samples.
-        batch_size: of training, or "full".
+        batch_size: the batch size of training, or "full".
         normalize: standardize all three splits with the mean and deviation of the training split.
-        normalize_target: of a regression, standardize the targets likewise.
-        seed: with the epoch, decides the order of the training samples.
+        normalize_target: in a regression, also standardize the targets.
+        seed: determines, together with the epoch, the order of the training samples.
     Attributes:
-        fingerprint: of the data before they were normalized.
+        fingerprint: the fingerprint of the data before normalization.
     Raises:
-        UserError: data or a batch size that cannot be trained with.
+        UserError: the data or the batch size cannot be used for training.
     """
 
     def __init__(
@@ -48,13 +48,13 @@ class DataModule(L.LightningDataModule):
         self.order = EpochOrder(len(splits.train), seed)
         RULES["data.batch_size"].check("data.batch_size", batch_size)
         self.batch_size = None if batch_size == "full" else int(batch_size)
-        Batches(splits.train, self.batch_size)  # a batch size that cannot be is found before the trainer starts
+        Batches(splits.train, self.batch_size)  # report an impossible batch size before the trainer starts
 
     def _split(self, name: str) -> Split:
         split: Split = getattr(self.splits, name)
         if self.trainer is None:
             return split
-        # float64 is for a network in float64; Lightning itself takes samples to all other precisions.
+        # float64 is for a network in float64; Lightning converts samples to all other precisions itself.
         is_double = str(self.trainer.precision) == "64-true"
         return split.to(self.trainer.strategy.root_device, None if is_double else torch.float32)
 

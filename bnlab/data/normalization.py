@@ -11,18 +11,18 @@ from bnlab.errors import UserError
 
 __all__ = ["Normalization", "input_and_target_state"]
 
-_AT_ONCE = 256  # samples in float64, which the caches hold
+_AT_ONCE = 256  # samples in float64, so that they fit into the caches
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """x -> (x - mean) / std, each feature with its own mean and std, both of the shape of one sample.
+    """x -> (x - mean) / std for each feature; mean and std have the shape of one sample.
 
-    A feature that is constant over the training set has std 0 and tells nothing: it is centred and divided by 1.
+    A feature that is constant over the training set has std 0 and no information: it is centred and divided by 1.
 
     Args:
-        mean, std: in the precision of the data set.
-        dtype: of the result; None for what x and mean give.
+        mean, std: the statistics, in the precision of the data set.
+        dtype: the type of the result; None for the promoted type of x and mean.
     """
 
     mean: Tensor
@@ -31,10 +31,10 @@ class Normalization:
 
     @classmethod
     def of(cls, train: Split) -> "Normalization":
-        """The mean and the (biased) standard deviation over the samples of `train`.
+        """Compute the mean and the (biased) standard deviation over the samples of `train`.
 
-        In float64, where squares of what float32 holds neither overflow nor vanish, and from the first sample on, so
-        that a constant feature has exactly its value as the mean.
+        They are computed in float64, where squares of float32 values neither overflow nor underflow, and relative to
+        the first sample, so that the mean of a constant feature is exactly its value.
         """
         parts, first = train.x.split(_AT_ONCE), train.x[0].double()
         mean, variance = torch.zeros_like(first), torch.zeros_like(first)
@@ -53,9 +53,10 @@ class Normalization:
         return {"mean": self.mean, "std": self.std}
 
     def of_splits(self, splits: Splits) -> Splits:
-        """
+        """Normalize all splits.
+
         Raises:
-            UserError: values that overflow, where a feature varies far less in the training set than in another one.
+            UserError: values overflow, because a feature varies far less in the training set than in another split.
         """
         train, val, test = (Split(self(split.x), split.y) for split in (splits.train, splits.val, splits.test))
         try:
@@ -68,6 +69,6 @@ class Normalization:
 
 
 def input_and_target_state(normalization: Normalization | None, scale: TargetScale) -> dict[str, Tensor]:
-    """Return the normalization of inputs and targets as checkpoints keep it; each part only where there is one."""
+    """Return the normalization of inputs and targets as stored in checkpoints, without those that do not exist."""
     state = {} if normalization is None else normalization.state_dict()
     return state if scale == AS_THEY_ARE else state | scale.state_dict()

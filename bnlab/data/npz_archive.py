@@ -31,20 +31,20 @@ def from_npz(
     test_fraction: float = 0.2,
     split_seed: int = 0,
 ) -> Splits:
-    """The arrays of an .npz file: x and y, or x_train, y_train, x_test, y_test and perhaps x_val, y_val.
+    """Read the arrays of an .npz file: x and y, or x_train, y_train, x_test, y_test and perhaps x_val, y_val.
 
-    x is (N, features, ...), y (N,): text or whole numbers for classes, which are numbered in the order of their names,
-    or real numbers. What the file does not cut into parts is cut at random, stratified where classes are learned.
+    x is (N, features, ...). y (N,) holds classes as text or whole numbers, which are numbered in the order of their
+    names, or real numbers. Parts that the file lacks are cut off at random, stratified if classes are learned.
     Python objects in the file are never unpickled.
 
     Args:
-        path: of the file.
+        path: the path of the file.
         task: "classification", or "regression" to predict real numbers.
-        val_fraction: of all samples, or of the training part that the file has.
-        test_fraction: of all samples.
-        split_seed: decides which samples go where.
+        val_fraction: a share of all samples, or of the file's training part.
+        test_fraction: a share of all samples.
+        split_seed: determines which samples go to which part.
     Raises:
-        UserError: what is no such file.
+        UserError: it is not such a file.
     """
     name = Path(path).name
     arrays = _arrays(name, read_own_file(path))
@@ -113,7 +113,7 @@ def _samples(name: str, key: str, arrays: Mapping[str, NDArray[Any]]) -> torch.T
 def _labels(
     name: str, y_of: Mapping[str, NDArray[Any]], task: str
 ) -> tuple[dict[str, torch.Tensor], tuple[str, ...] | None]:
-    """Return the labels of each part, numbered alike, and the names of the classes; None for real numbers."""
+    """Return the labels of each part, with common class numbers, and the class names, or None for real numbers."""
     if task == "regression":
         return {key: torch.from_numpy(as_targets(f"{key} of {name}", y)) for key, y in y_of.items()}, None
     for key, y in y_of.items():

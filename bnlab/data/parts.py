@@ -23,10 +23,10 @@ def cut(
     """Cut `whole` into three random parts; the same seed gives the same parts.
 
     Args:
-        num_classes: each class is cut in its own share; None where y are real numbers.
-        val_fraction, test_fraction: of the whole, each > 0; together < 1.
+        num_classes: the number of classes, by which the parts are stratified; None if y are real numbers.
+        val_fraction, test_fraction: shares of the whole, each > 0; together < 1.
     Raises:
-        UserError: impossible fractions, or a part too small.
+        UserError: the fractions are impossible, or a part would be too small.
     """
     if val_fraction + test_fraction >= 1:
         raise UserError(
@@ -38,10 +38,10 @@ def cut(
 
 
 def cut_off(whole: Split, fraction: float, seed: int, class_names: Sequence[str] | None = None) -> tuple[Split, Split]:
-    """Return the rest and a random `fraction` of `whole`, stratified where y are classes.
+    """Return the rest and a random `fraction` of `whole`, stratified if y are classes.
 
     Raises:
-        UserError: a part that would be too small.
+        UserError: a part would be too small.
     """
     if not whole.y.is_floating_point():
         return stratified_split(whole, fraction, seed, class_names)

@@ -1,4 +1,4 @@
-"""A data set as tensors: its training, validation and test splits."""
+"""The training, validation and test splits of a data set, as tensors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,10 +26,10 @@ __all__ = ["Split", "Splits", "as_splits", "stratified_split"]
 class Split:
     """Samples x (N, *shape), float32 or float64, and their labels y (N,): classes, int64, or real numbers.
 
-    Tensors and arrays of other numbers are converted (`bnlab.data.checking`).
+    Tensors and arrays of other types are converted (`bnlab.data.checking`).
 
     Raises:
-        UserError: what is neither, or not as many samples as labels.
+        UserError: one cannot be converted, or the numbers of samples and labels differ.
     """
 
     x: Tensor
@@ -45,21 +45,21 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> "Split":
-        """A copy there; `dtype` is that of samples and of real numbers."""
+        """Copy to `device`; `dtype` applies to samples and to labels that are real numbers."""
         return Split(self.x.to(device, dtype), self.y.to(device, dtype if self.y.is_floating_point() else None))
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits of one data set. They are kept contiguous in the CPU's memory, x in float64 if one is.
+    """The three splits of one data set, contiguous in CPU memory; if x of one is float64, all are.
 
     Args:
-        num_classes: y are classes, 0, ..., num_classes - 1; None for a regression, where y are real numbers.
-        class_names: what the classes are called, in their order; None where they have no names.
-        target_scale: of the targets of a regression, which y have been through.
+        num_classes: the number of classes in y, 0, ..., num_classes - 1; None for a regression, with real numbers.
+        class_names: the names of the classes in order, or None.
+        target_scale: the scale that has been applied to y in a regression.
     Raises:
-        UserError: what cannot be trained on: an empty split, samples of different shapes, values that are not finite, a
-            class out of range, only one class to train on, or targets that do not vary.
+        UserError: they cannot be trained on: a split is empty, shapes differ between splits, values are not finite, a
+            class is out of range, there is only one class to train on, or the targets do not vary.
     """
 
     train: Split
@@ -101,11 +101,11 @@ class Splits:
 
     @property
     def num_outputs(self) -> int:
-        """The width that the network's output needs."""
+        """Return the required width of the network's output."""
         return 1 if self.num_classes is None else self.num_classes
 
     def with_scaled_targets(self) -> "Splits":
-        """Of a regression: with targets of mean 0 and deviation 1 over the training split."""
+        """For a regression, return splits whose targets have mean 0 and deviation 1 over the training split."""
         scale = TargetScale.of(self.train.y)
         train, val, test = (Split(part.x, scale(part.y)) for part in (self.train, self.val, self.test))
         return Splits(train, val, test, None, target_scale=scale)
@@ -116,7 +116,8 @@ class Splits:
 
 
 def as_splits(value: object) -> Splits:
-    """
+    """Check that `value` is a `Splits`.
+
     Raises:
         UserError: it is something else.
     """
@@ -132,14 +133,14 @@ def as_splits(value: object) -> Splits:
 def stratified_split(
     split: Split, fraction: float, seed: int, class_names: Sequence[str] | None = None
 ) -> tuple[Split, Split]:
-    """Cut a random `fraction` off `split`, each class in its own share; the same `seed` cuts the same samples.
+    """Cut a random `fraction` off `split`, stratified by class; the same `seed` cuts off the same samples.
 
     Args:
-        class_names: what the user calls the classes, for errors.
+        class_names: the user's names of the classes, for errors.
     Returns:
-        what remains, and what was cut off.
+        the remaining split, and the one that was cut off.
     Raises:
-        UserError: a part that would have fewer samples than there are classes.
+        UserError: a part would have fewer samples than there are classes.
     """
     parts = map(torch.from_numpy, stratified_indices(split.y.cpu().numpy(), fraction, seed, class_names))
     remaining, cut = (Split(split.x[indices], split.y[indices]) for indices in parts)

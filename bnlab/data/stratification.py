@@ -1,6 +1,6 @@
 """Replaces scikit-learn's `train_test_split`, whose import slows every start; delete when that import is cheap.
 
-Decides which samples go to which part, each class in its own share. Figures:
+Decides which samples go to which part, in equal proportions for each class. Figures:
 bnlab/bench/records/library_functions.md.
 """
 
@@ -20,21 +20,21 @@ _Integers = NDArray[np.int64]
 def stratified_indices(
     classes: NDArray[np.integer], fraction: float, seed: int, class_names: Sequence[str] | None = None
 ) -> tuple[_Integers, _Integers]:
-    """Cut a random `fraction` of the samples off, each class in its own share.
+    """Cut off a random `fraction` of the samples, stratified by class.
 
-    The samples are those of scikit-learn's `train_test_split(test_size=fraction, random_state=seed, stratify=classes)`,
-    which published results rest on: the same draws of the same generator.
+    The same generator makes the same draws as in scikit-learn's `train_test_split(test_size=fraction,
+    random_state=seed, stratify=classes)`, on which published results rest.
 
     Args:
-        classes: (N,), of each sample.
+        classes: (N,), the class of each sample.
         fraction: between 0 and 1; ceil(fraction N) samples are cut off.
-        seed: of `numpy.random.RandomState`.
-        class_names: what the user calls the classes 0, 1, ..., for errors.
+        seed: the seed of `numpy.random.RandomState`.
+        class_names: the user's names of the classes 0, 1, ..., for errors.
     Returns:
         the indices of what remains and of what was cut off, each in ascending order.
     Raises:
-        UserError: a part that would have fewer samples than there are classes, a class of one sample, or a fraction
-            that is not between 0 and 1.
+        UserError: a part would have fewer samples than there are classes, a class has a single sample, or the fraction
+            is not between 0 and 1.
     """
     if not 0 < fraction < 1:
         raise UserError(f"The fraction to split off must be > 0 and < 1, but got {fraction}.")
@@ -56,7 +56,7 @@ def stratified_indices(
         )
     generator = np.random.RandomState(seed)
     remaining_counts = _shares(counts, num_remaining, generator)
-    cut_counts = _shares(counts - remaining_counts, num_cut, generator)  # all that is left; its draws count
+    cut_counts = _shares(counts - remaining_counts, num_cut, generator)  # all the rest; advances the generator
     of_class = np.split(np.argsort(of_sample, kind="stable"), np.cumsum(counts)[:-1])
     remaining, cut = [], []
     for indices, num_remaining_here, num_cut_here in zip(of_class, remaining_counts, cut_counts, strict=True):
@@ -67,7 +67,7 @@ def stratified_indices(
 
 
 def _shares(counts: _Integers, total: int, generator: np.random.RandomState) -> _Integers:
-    """`total` dealt out in proportion to `counts`, rounded by largest remainder; ties are drawn."""
+    """Apportion `total` to `counts` by the largest remainder method; ties are drawn at random."""
     exact = counts / counts.sum() * total
     shares = np.floor(exact)
     remainders = exact - shares

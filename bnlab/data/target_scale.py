@@ -10,9 +10,9 @@ __all__ = ["AS_THEY_ARE", "TargetScale"]
 
 @dataclass(frozen=True)
 class TargetScale:
-    """y -> (y - mean) / std, by which targets of any unit are learned at the learning rates that suit the weights.
+    """y -> (y - mean) / std, so that the learning rate need not depend on the unit of the targets.
 
-    Metrics are in the unit of y: a mean squared error of what was scaled is multiplied by std^2.
+    Metrics are in the unit of y: a mean squared error of scaled targets is multiplied by std^2.
     """
 
     mean: float = 0.0
@@ -20,7 +20,7 @@ class TargetScale:
 
     @classmethod
     def of(cls, y: Tensor) -> "TargetScale":
-        """The mean and the (biased) standard deviation of training targets (N,), which vary."""
+        """Compute the mean and the (biased) standard deviation of training targets (N,), which must vary."""
         return cls(float(y.double().mean()), float(y.double().std(correction=0)))
 
     def __call__(self, y: Tensor) -> Tensor:
@@ -33,7 +33,7 @@ class TargetScale:
         }
 
     def invert(self, outputs: Tensor) -> Tensor:
-        """From what the network gives, (N,), to the unit of y."""
+        """Convert the network's outputs (N,) to the unit of y."""
         return outputs * self.std + self.mean
 
 
