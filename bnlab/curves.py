@@ -1,4 +1,4 @@
-"""What the figure of a training shows, without the drawing, so that processes send it without matplotlib."""
+"""The content of a training's figure, without the drawing, so that processes can send it without matplotlib."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

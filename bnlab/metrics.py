@@ -1,4 +1,4 @@
-"""The metrics of a training: one table, by which they are checked, ranked, written and drawn."""
+"""The metrics of a training, in one table that defines how they are checked, ranked, written and drawn."""
 
 import math
 from collections.abc import Mapping
@@ -24,17 +24,17 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Metric:
-    """What an epoch is measured by on the training and the validation set, and the best weights on the test set.
+    """A metric, computed per epoch on the training and the validation set, and for the best weights on the test set.
 
     Attributes:
-        name: such as accuracy, of which metrics.csv has train_accuracy and val_accuracy.
-        higher_is_better: which of two values is the better one.
+        name: such as accuracy, for which metrics.csv has train_accuracy and val_accuracy.
+        higher_is_better: whether the higher of two values is better.
         task: the only task that has it; None for all.
-        label: its name where it is read.
-        worst: what a search takes for a training without a finite epoch; None for the infinitely bad.
-        is_share: read in percent.
-        is_logarithmic: drawn on a logarithmic axis where all values are positive.
-        least_drawn: what is lower leaves the axis.
+        label: its name in texts and figures.
+        worst: the value that a search uses for a training without a finite epoch; None for the infinitely bad one.
+        is_share: whether it is shown in percent.
+        is_logarithmic: whether it is drawn on a logarithmic axis if all values are positive.
+        least_drawn: the lower limit of its axis; lower values are cut off.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Metric:
 
 
 _TABLE = (
-    # The share of samples whose largest output is that of their class
+    # The share of samples whose largest output belongs to their class
     Metric("accuracy", True, "classification", worst=0.0, is_share=True),
     # R^2 = 1 - sum (y - prediction)^2 / sum (y - mean(y))^2; -1 is far worse than predicting the mean, which is 0
     Metric("r2", True, "regression", label="R²", least_drawn=-1.0),
@@ -63,7 +63,7 @@ NAME = r"[A-Za-z][A-Za-z0-9_]*"
 
 
 def metrics_of(config: Mapping[str, Any]) -> dict[str, Metric]:
-    """The metrics of a config by name: the score of its task, the loss, and those of its `metrics`."""
+    """Return the metrics of a config by name: the score of its task, the loss, and those under `metrics`."""
     task = task_of(config)
     found = {metric.name: metric for metric in _TABLE if metric.task in (None, task)}
     own = config.get("metrics")
@@ -74,13 +74,13 @@ def metrics_of(config: Mapping[str, Any]) -> dict[str, Metric]:
 
 
 def columns_of(config: Mapping[str, Any]) -> list[str]:
-    """The metrics of an epoch, as metrics.csv names them."""
+    """Return the names of an epoch's metrics in metrics.csv."""
     names = sorted(metrics_of(config), key=lambda name: name != "loss")
     return [f"{split}_{name}" for split in ("train", "val") for name in names]
 
 
 def objectives(config: Mapping[str, Any]) -> list[str]:
-    """What can pick the best epoch, and rank runs."""
+    """Return the metrics that can be the objective, which picks the best epoch and ranks runs."""
     return [f"val_{name}" for name in metrics_of(config)]
 
 
@@ -90,7 +90,7 @@ def minimizes(config: Mapping[str, Any]) -> bool:
 
 
 def metric_of(column: str) -> Metric:
-    """That of a column such as val_accuracy, or of accuracy itself; of one that is the user's own, its name alone."""
+    """Return the metric of a column such as val_accuracy, or of accuracy itself; for a user's metric, only its name."""
     return _find(column, METRICS)
 
 
@@ -101,14 +101,14 @@ def _find(column: str, known: Mapping[str, Metric]) -> Metric:
 
 
 def words(column: str) -> str:
-    """A column's name as it is read: `val accuracy`, `test R²`."""
+    """Return a column's name in words: `val accuracy`, `test R²`."""
     metric = metric_of(column)
     head = column.removesuffix(metric.name)
     return (head + (metric.label or metric.name)).replace("_", " ")
 
 
 def worst_of(objective: str, *, minimize: bool) -> float:
-    """The objective that stands for a training without a finite epoch."""
+    """Return the objective that stands for a training without a finite epoch."""
     worst = metric_of(objective).worst
     if worst is not None:
         return worst
@@ -116,10 +116,10 @@ def worst_of(objective: str, *, minimize: bool) -> float:
 
 
 def test_metric(summary: Mapping[str, Any]) -> str | None:
-    """The test metric that tables show of a run: the objective's or, where that is the loss, the score.
+    """Return the test metric that tables show: that of the objective or, if the objective is the loss, the score.
 
     Args:
-        summary: of the run; without "objective_name" the first of the table that it has.
+        summary: the run's; without "objective_name", the first metric in the table that it has is returned.
     """
     objective = str(summary.get("objective_name") or "")
     of_objective = "test_" + objective.partition("_")[2]

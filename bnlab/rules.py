@@ -1,4 +1,4 @@
-"""Rules of what a setting may be, each with its sentence, for configs and constructors alike."""
+"""The rules that settings must obey, each with its sentence, for configs and constructors alike."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,7 +16,7 @@ _MOST_THREADS = 1024  # systems limit the threads of a process, and OpenMP ends 
 
 @dataclass(frozen=True)
 class Rule:
-    """`holds(value)` decides; `text` completes the sentence "`key` must be ..."; `words` are texts that hold."""
+    """`holds(value)` decides; `text` completes the sentence "`key` must be ..."; `words` are the allowed texts."""
 
     text: str
     holds: Callable[[Any], bool]
@@ -118,7 +118,10 @@ def mapping(text: str) -> Rule:
 
 
 def fixed(*values: Any, why: str) -> Rule:
-    """Hold a setting of a library that bnlab does not serve at its default; `values` mean the same."""
+    """Return a rule that allows only the default of a library's setting that bnlab does not support.
+
+    All of `values` mean that default.
+    """
     return Rule(f"{values[0]!r} ({why})", one_of(*values).holds)
 
 
@@ -134,7 +137,7 @@ _ROW = "metrics.csv has one row per epoch, whose validation metrics are those of
 
 
 def _is_one_device(value: Any) -> bool:
-    """As Lightning reads it: a number counts devices, a list or a text with a comma names them."""
+    """Whether it is one device to Lightning: a number counts devices, a list or a text with a comma names them."""
     if isinstance(value, list):
         return len(value) == 1
     if isinstance(value, str):
@@ -153,7 +156,7 @@ def _part_of(split: str) -> Rule:
 _T_MAX = integer(minimum=1)
 _EPOCHS_OF_COSINE = Rule(f"{_T_MAX.text} (where trainer.max_epochs is -1, set it or scheduler=constant)", _T_MAX.holds)
 
-# As Lightning reads them.
+# Precisions as Lightning names them.
 _PRECISIONS = (
     *("32-true", "64-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true"),
     *("transformer-engine", "transformer-engine-float16"),

@@ -1,4 +1,4 @@
-"""How a run or a trial stands: one word for it in every file, table and message, and what the word means."""
+"""The statuses of a run or a trial: the words that files, tables and messages use, and their meanings."""
 
 from enum import StrEnum
 
@@ -6,10 +6,10 @@ __all__ = ["Status"]
 
 
 class Status(StrEnum):
-    """A member is the word that files hold; `meaning` is the sentence for readers.
+    """A status; its value is the word in files, `meaning` the sentence for readers.
 
-    A run's summary.json has one of the first five. A study also has trials that wait or run, a comparison also has runs
-    whose process is still at work or died, and a figure also has configurations that lack some of their seeds.
+    A run's summary.json has one of the first five. A study also has waiting and running trials, a comparison also has
+    runs whose process is still running or died, and a figure also has configurations that lack some of their seeds.
     """
 
     COMPLETED = "completed", "trained to its end"
@@ -30,24 +30,24 @@ class Status(StrEnum):
         member.meaning = meaning
         return member
 
-    __repr__ = str.__repr__  # a summary is shown as its file has it
+    __repr__ = str.__repr__  # a summary is displayed as it is in its file
 
     @property
     def is_ranked(self) -> bool:
-        """Whether its objective counts: what a diverged run had reached before is its result."""
+        """Whether its objective counts; the result of a diverged run is what it had reached before."""
         return self in (Status.COMPLETED, Status.DIVERGED)
 
     @property
     def has_results(self) -> bool:
-        """Whether the training came to an end of its own, so that the folder is complete."""
+        """Whether the training ended by itself, so that the folder is complete."""
         return self.is_ranked or self is Status.PRUNED
 
     @property
     def is_final(self) -> bool:
-        """Whether it ended and is not tried again by itself."""
+        """Whether it has ended and is not retried automatically."""
         return self.has_results or self is Status.FAILED
 
     @property
     def is_of_a_run(self) -> bool:
-        """Whether summary.json may say so."""
+        """Whether summary.json may contain it."""
         return self.is_final or self is Status.INTERRUPTED
