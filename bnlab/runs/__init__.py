@@ -1,1 +1,1 @@
-"""A run's folder: what is in it, writing it, and reading it back."""
+"""A run's folder: its files, writing them, and reading them back."""

@@ -1,4 +1,4 @@
-"""The end of a run on screen: how it ended, its results, and what to look at next."""
+"""Shows the end of a run on screen: how it ended, its results, and what to look at next."""
 
 import csv
 import math
@@ -46,7 +46,7 @@ def headline(summary: "Summary") -> str:
 
 
 def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder", *, is_plain: bool = False) -> Table:
-    """The table of a run's results; with `is_plain`, it leaves out characters that a terminal may lack."""
+    """Return the table of a run's results; with `is_plain`, without characters that a terminal may lack."""
     table = Table(show_header=False)
     table.add_column(style="dim")
     table.add_column(overflow="fold")  # the path is folded rather than cut, so that it can be copied whole
@@ -69,7 +69,7 @@ def closing_table(config: Mapping[str, Any], summary: "Summary", run: "RunFolder
 def spark_line(values: Sequence[float], width: int = _SPARK_WIDTH) -> str:
     """Draw a curve as one line of blocks, from its lowest to its highest value; × marks a value that is not finite.
 
-    More values than `width` are thinned out evenly, the first and the last kept.
+    More than `width` values are thinned out evenly; the first and the last are kept.
     """
     if len(values) < 2:
         return ""

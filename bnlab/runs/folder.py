@@ -1,4 +1,4 @@
-"""A run's folder: what is in it, and writing it."""
+"""A run's folder: its files, and writing them."""
 
 import csv
 import errno
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["RunFolder", "reading"]
 
 
-# A killed process releases its lock a moment after others learn that it was killed.
+# The lock of a killed process is released a moment after others learn of its death.
 _PATIENCE_S = 0.5
 
 
@@ -36,12 +36,12 @@ _PATIENCE_S = 0.5
 class RunFolder:
     """The names and formats of a run's files, and the right to write them.
 
-    config.yaml (resolved, but for what the environment says), overrides.yaml, metrics.csv (one row per epoch),
+    config.yaml (resolved, except what the environment sets), overrides.yaml, metrics.csv (one row per epoch),
     summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
     (`bnlab.config.confidential`).
 
-    Readers never see half of a file, and one run at a time writes (`locked`). Where summary.json is, it is the last
-    file of a run that has ended; it and all others are then on the disk (`bnlab.io.atomic_file.to_disk`).
+    Readers never see half of a file, and only one run at a time writes (`locked`). The summary.json of a run that has
+    ended is its last file; it and all others are then on the disk (`bnlab.io.atomic_file.to_disk`).
     """
 
     path: Path
@@ -89,8 +89,7 @@ class RunFolder:
         """Refuse a folder in which a new run cannot begin.
 
         Raises:
-            UserError: the folder already holds a run or a sweep, or another run is under way in it; or its name
-                cannot be written.
+            UserError: the folder holds a run or a sweep, another run is in progress in it, or its name is unreadable.
         """
         require_readable_name(self.path)
         if (self.path / "sweep.yaml").exists():
@@ -100,10 +99,10 @@ class RunFolder:
         self.require_idle()
 
     def require_idle(self) -> None:
-        """Refuse a folder in which another run is under way.
+        """Refuse a folder in which another run is in progress.
 
         Raises:
-            UserError: another run is under way in the folder.
+            UserError: another run is in progress there.
         """
         if self._lock is None and is_locked(self.path):
             raise self._in_use()
@@ -113,10 +112,10 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Make the folder and lock it against every other run until this one leaves or its process ends.
+        """Make the folder and lock it against all other runs until the block or the process ends.
 
         Raises:
-            UserError: another run is under way there, or the folder cannot be made.
+            UserError: another run is in progress there, or the folder cannot be made.
         """
         with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
             try:
@@ -165,7 +164,7 @@ class RunFolder:
         write_text(self.metrics, buffer.getvalue())
 
     def write_summary(self, summary: Summary) -> None:
-        """Write JSON, in which a number that is not finite becomes null, as every JSON reader accepts that."""
+        """Write JSON, with null for numbers that are not finite, which not every JSON reader accepts."""
         self.require_in_place()
         finite = {
             key: None if isinstance(value, float) and not math.isfinite(value) else value
@@ -174,7 +173,7 @@ class RunFolder:
         write_text(self.summary, json.dumps(finite, indent=2) + "\n")
 
     def finish(self, summary: Summary) -> None:
-        """Write the summary once all that it summarizes is on disk, and wait until the summary is on disk, too."""
+        """Write the summary once all other files are on disk, and wait until the summary is on disk, too."""
         to_disk([self.path])
         self.write_summary(summary)
         to_disk([self.path])

@@ -10,14 +10,14 @@ __all__ = ["History"]
 class History:
     """The rows of metrics.csv and the rules that read them, the same for every way of training.
 
-    An epoch is the best if its objective improves on all before; a tie does not, nor does NaN. One whose loss is not
-    finite is a divergence: it is kept, but never the best.
+    An epoch is the best if its objective improves on all earlier ones; a tie or NaN does not. An epoch whose loss is
+    not finite is a divergence: it is kept, but never the best.
 
     Args:
-        objective: the column that picks the best epoch.
-        minimize: whether a lower one is better.
+        objective: the column that determines the best epoch.
+        minimize: whether a lower objective is better.
     Attributes:
-        rows: what metrics.csv holds.
+        rows: the rows of metrics.csv.
         best: the row of the best epoch, None before there is one.
         diverged_epoch: the epoch whose loss was not finite, else None.
     """
@@ -42,7 +42,7 @@ class History:
         return self._record(row)
 
     def go_on(self, rows: Sequence[dict[str, float]], seconds: float) -> None:
-        """Start from the rows that another process recorded, and the seconds that it took."""
+        """Continue from the rows that another process recorded, and the seconds that it took."""
         self._start = time.monotonic() - seconds
         for row in rows:
             self._record(dict(row))

@@ -1,4 +1,4 @@
-"""Rows as a table: text for a terminal, HTML for a notebook, a data frame of pandas."""
+"""Shows rows as a table: text for a terminal, HTML for a notebook, or a pandas data frame."""
 
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -25,7 +25,7 @@ def as_html(header: Sequence[str], rows: Sequence[Sequence[Any]], caption: str =
 
 
 def as_pandas(columns: Mapping[str, Sequence[Any]]) -> Any:
-    """A `pandas.DataFrame`.
+    """Convert to a `pandas.DataFrame`.
 
     Raises:
         UserError: pandas is not installed.

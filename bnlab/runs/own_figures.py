@@ -1,4 +1,4 @@
-"""The figures of the user's own: functions of a run or of a sweep read back, named in the config."""
+"""The user's own figures: functions, named in the config, of a run or a sweep that was read back."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +14,12 @@ __all__ = ["draw_own_figures"]
 
 
 def draw_own_figures(figures: Any, folder: Path, read: Callable[[], Any]) -> Iterator[str]:
-    """Draw each figure into NAME.png; whatever goes wrong with one costs no more than a line, which is yielded.
+    """Draw each figure into NAME.png, and yield one line per figure that failed.
 
     Args:
-        figures: {NAME: {_target_, arguments}}; the target is called with what was read and gives a matplotlib Figure.
-        folder: where the pictures go.
-        read: reads back what they are drawn of.
+        figures: {NAME: {_target_, arguments}}; the target receives the run or sweep and returns a matplotlib Figure.
+        folder: where the pictures are written.
+        read: reads the run or sweep back.
     """
     if not figures:
         return

@@ -28,7 +28,7 @@ class RunProgress:
 
     Args:
         console: where to show it.
-        max_epochs, max_steps: of the training, -1 or None for no limit.
+        max_epochs, max_steps: the limits of the training; -1 or None for no limit.
     """
 
     def __init__(self, console: Console, *, max_epochs: int | None, max_steps: int | None = None) -> None:
@@ -53,7 +53,7 @@ class RunProgress:
         self._next_line = self._start + LINE_EVERY_S
 
     def begin(self, steps_per_epoch: float, steps: int = 0) -> Self:
-        """Show the progress, of which `steps` steps are done already; as a context manager, remove it at the end."""
+        """Show the progress after `steps` steps; as a context manager, remove it at the end."""
         totals = []
         if self._max_epochs is not None and steps_per_epoch != float("inf"):
             totals.append(self._max_epochs * int(steps_per_epoch))

@@ -36,10 +36,10 @@ __all__ = ["Run", "load", "read_metrics"]
 class Run:
     """A run read back: `metrics` by the columns of metrics.csv, `network` in eval mode with its best weights.
 
-    A run that diverged in its first epoch has no best weights: asking for its `network` is an error that says so.
+    A run that diverged in its first epoch has no best weights: reading its `network` is an error that says so.
 
-    `normalization` is what a new sample goes through before the network, None where inputs are not normalized;
-    `target_scale` is what the output of a regression goes through after it, None for classes.
+    `normalization` must be applied to a new sample before the network, unless it is None; `target_scale` converts the
+    output of a regression to the unit of its targets, and is None for classes.
     """
 
     folder: RunFolder
@@ -53,7 +53,7 @@ class Run:
 
     @property
     def network(self) -> "nn.Module":
-        """The network with its best weights.
+        """Return the network with its best weights.
 
         Raises:
             UserError: it has no best weights.
@@ -88,10 +88,10 @@ class Run:
         return as_html(("result", "value"), self._rows(), caption=repr(self))
 
     def predict(self, x: "Tensor") -> "Tensor":
-        """The class of each sample (N,), int64, named by summary.json's "class_names", or its number (N,) in y's unit.
+        """Predict the class of each sample (N,), int64, or in a regression its number (N,), in the unit of y.
 
         Args:
-            x: (N, *sample_shape), as the data set gives it.
+            x: (N, *sample_shape), as in the data set; "class_names" in summary.json has the names of the classes.
         """
         import torch
 
@@ -101,10 +101,10 @@ class Run:
         return outputs.argmax(1) if self.target_scale is None else self.target_scale.invert(outputs.squeeze(1))
 
     def check_data(self, splits: "Splits", fingerprint: str) -> None:
-        """Warn on stderr if the data are no longer those that the run was trained on.
+        """Warn on stderr if the data have changed since the run was trained.
 
         Raises:
-            UserError: they are not even of the same sizes.
+            UserError: they do not even have the same shapes.
         """
         found = list(splits.sample_shape), splits.num_classes
         trained = self.summary["sample_shape"], self.summary["num_classes"]
@@ -122,11 +122,11 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
     """Read the run in folder `path`.
 
     Args:
-        trust: let its network be code of any kind, not only parts of bnlab and torch (`bnlab.config.trust`). Whoever
-            made the folder can then run code on this machine.
-        used: the groups of its config that are going to be built, all of which need that trust.
+        trust: allow its network to be any code, not only parts of bnlab and torch (`bnlab.config.trust`). Whoever made
+            the folder can then run code on this machine.
+        used: the groups of its config that will be built, all of which need that trust.
     Raises:
-        UserError: the folder holds no run with results, one that needs trust, or a file that is damaged.
+        UserError: the folder holds no run with results, needs trust, or contains a damaged file.
     """
     folder = RunFolder(Path(path))
     missing = _missing(folder)
@@ -166,7 +166,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
 
 
 def _missing(folder: RunFolder) -> Path | None:
-    """Find the first missing file of those that a run with results has."""
+    """Return the first missing file of a run with results."""
     for needed in (folder.config, folder.overrides, folder.summary, folder.metrics, folder.best_checkpoint):
         with reading(folder, needed):
             is_there = needed.is_file()
@@ -219,7 +219,7 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
     """Read the columns of a metrics.csv; a missing value is NaN.
 
     Raises:
-        ValueError, OSError: it is none, or damaged.
+        ValueError, OSError: it is not a metrics.csv, or damaged.
     """
     lines = list(io.StringIO(read_text(path), newline=""))
     header, *rows = csv.reader(lines, strict=True) if lines else [[]]
@@ -246,7 +246,7 @@ def _check_is_whole(metrics: Mapping[str, Sequence[float]], num_epochs: Any) -> 
 def _load_checkpoint(
     path: Path, network: "nn.Module", sample_shape: tuple[int, ...]
 ) -> "tuple[Normalization | None, TargetScale]":
-    """Load the weights into the network; return the normalization of its inputs and the scale of its outputs."""
+    """Load the weights into the network, and return the normalization of its inputs and the scale of its outputs."""
     import torch
 
     from bnlab.data import Normalization, TargetScale

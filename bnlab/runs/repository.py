@@ -1,4 +1,4 @@
-"""The code that a run was made with: the commit of the git repository around the current folder."""
+"""The version of the code of a run: the commit of the git repository around the current folder."""
 
 import functools
 import os
@@ -13,14 +13,14 @@ _PATIENCE_S = 5.0
 
 @functools.cache
 def git_state() -> dict[str, object] | None:
-    """{"commit", "is_clean"}: whether all files that git knows are as committed. None without git or a repository.
+    """Return {"commit", "is_clean"} (all tracked files are as committed), or None without git or a repository.
 
-    Asked once per process. Programs that the repository's own settings name (monitors, filters) are not run: it may be
-    somebody else's.
+    The state is determined once per process. Programs that the repository's own settings name (monitors, filters) are
+    not run, because the repository may be somebody else's.
     """
     try:
         commit = _git("rev-parse", "--verify", "HEAD").strip()
-        if not re.fullmatch("[0-9a-f]{40,64}", commit):  # with SIGCHLD ignored, Python takes every exit for a success
+        if not re.fullmatch("[0-9a-f]{40,64}", commit):  # with SIGCHLD ignored, Python considers every exit a success
             return None
         named = _git("config", "--get-regexp", "--name-only", r"^filter\..*\.(clean|process)$", may_fail=True)
         without_filters = [word for name in named.split() for word in ("-c", f"{name}=")]

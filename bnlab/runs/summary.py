@@ -1,4 +1,4 @@
-"""The summary of a run: the fields of summary.json, which every way of training fills, and reading them back."""
+"""The summary of a run: the fields of summary.json, common to all ways of training, and reading them back."""
 
 import functools
 import importlib.metadata
@@ -28,7 +28,7 @@ _METRICS = ("train_", "val_", "test_")
 
 
 class Owner(TypedDict):
-    """The sweep whose trial a run is, and the run's folder relative to that of the sweep."""
+    """The sweep to which a run belongs as a trial, and the run's folder relative to the sweep's."""
 
     id: str
     folder: str
@@ -37,13 +37,13 @@ class Owner(TypedDict):
 class Summary(TypedDict, total=False):
     """The content of summary.json. The metrics stand beside these fields, under their names (`metric_values`).
 
-    `bnlab.runs.folder.RunFolder.write_summary` writes it, `read_summary` reads it; a sweep, its study and its results
-    pass its fields on under the same names.
+    `bnlab.runs.folder.RunFolder.write_summary` writes it, and `read_summary` reads it; a sweep, its study and its
+    results use the same names for its fields.
     """
 
     status: Status
     error: str  # why there are no results
-    outside: bool  # whether that was no fault of the run's own (`bnlab.process.outside`)
+    outside: bool  # whether the run did not cause the error itself (`bnlab.process.outside`)
     objective: float | None  # at the best epoch; None where there is none
     objective_name: str
     best_epoch: float | None
@@ -70,12 +70,12 @@ def beginning(
     command: str | None = None,
     sweep: Owner | None = None,
 ) -> Summary:
-    """Make the summary as it is before the training: its status is failed until something better is known.
+    """Make the summary before the training; its status is failed until something better is known.
 
     Args:
-        overrides: what made the config; None where no overrides make it.
-        command: the line that repeats the run, where it takes more than the overrides.
-        sweep: whose trial it is.
+        overrides: those from which the config was composed; None if no overrides give it.
+        command: the command that repeats the run, if it takes more than the overrides.
+        sweep: the sweep that the run belongs to.
     """
     if command is None and overrides is not None:
         command = command_line(overrides)
@@ -108,8 +108,8 @@ def ending(
     """Make the fields that are known after the training.
 
     Args:
-        test_metrics: those of the best epoch's weights, empty without one.
-        splits, fingerprint: the data, and which they are (`bnlab.data.fingerprint`).
+        test_metrics: those of the best epoch's weights; empty if there is no best epoch.
+        splits, fingerprint: the data and their fingerprint (`bnlab.data.fingerprint`).
     """
     fields = {
         "status": status,
@@ -140,7 +140,7 @@ def best_of(row: Mapping[str, float] | None, config: DictConfig) -> Summary:
 
 
 def metric_values(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics at the best epoch and on the test set, without those that are null, which are not finite."""
+    """Return the metrics at the best epoch and on the test set, without those that are null."""
     return {
         name: float(value)
         for name, value in summary.items()

@@ -22,14 +22,15 @@ _ON_SCREEN = 10
 
 @dataclass(frozen=True)
 class Sweep:
-    """
+    """A sweep read back.
+
     Attributes:
-        folder: of the sweep.
-        objective: what trials are ranked by, such as val_accuracy.
-        minimize: whether a lower one is better.
+        folder: the sweep's folder.
+        objective: the metric by which trials are ranked, such as val_accuracy.
+        minimize: whether a lower objective is better.
         metrics: one list per column of trials.csv: numbers as numbers, None for an empty cell.
-        best: the overrides of the best configuration; None where no trial has an objective.
-        best_objective: what the best configuration reached, the mean over its seeds where it has several.
+        best: the overrides of the best configuration; None if no trial has an objective.
+        best_objective: the objective of the best configuration, or its mean over several seeds.
     """
 
     folder: Path
@@ -40,12 +41,12 @@ class Sweep:
     minimize: bool = False
 
     def __len__(self) -> int:
-        """The number of trials."""
+        """Return the number of trials."""
         return len(self.metrics["number"])
 
     @property
     def settings(self) -> list[str]:
-        """What was searched."""
+        """Return the settings that were searched."""
         after_objective = dropwhile(lambda name: name != self.objective, self.metrics)
         return list(takewhile(lambda name: not name.startswith("test_"), after_objective))[1:]
 
@@ -94,10 +95,10 @@ def _cell(name: str, value: Any, objective: str) -> str:
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """Read the sweep in folder `path`, without running any code of it.
+    """Read the sweep in folder `path`, without running any of its code.
 
     Raises:
-        UserError: it is not the folder of a sweep with results, or a file is damaged.
+        UserError: the folder holds no sweep with results, or a file is damaged.
     """
     folder = Path(path)
     for name in ("sweep.yaml", "trials.csv"):
@@ -123,7 +124,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _value(text: str) -> Any:
-    """Convert a cell as an override is read: a number becomes a number, an empty cell None."""
+    """Convert a cell by the rules of overrides: a number becomes a number, an empty cell None."""
     for kind in (int, float):
         try:
             return kind(text)
