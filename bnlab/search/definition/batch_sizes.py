@@ -19,10 +19,10 @@ def within_the_data(space: Space, config: DictConfig, typed: Collection[str]) ->
     """Limit the batch size in `space` to the training set; return the space, and a sentence if that changed it.
 
     Args:
-        config: of a job without what is searched.
-        typed: the keys that the user gave: what they say is meant.
+        config: the config of a job without the searched settings.
+        typed: the keys that the user gave, which are not changed.
     Raises:
-        UserError: the range was typed.
+        UserError: the user gave the range.
     """
     parameter = next((p for p in space.parameters if p.key == _KEY), None)
     if parameter is None or not isinstance(parameter.values, Scale):
@@ -48,7 +48,7 @@ def within_the_data(space: Space, config: DictConfig, typed: Collection[str]) ->
 
 
 def _num_samples(config: DictConfig) -> int | None:
-    """Return the size of the training set, or None if it cannot be read, which each trial reports itself."""
+    """Return the size of the training set; None if it cannot be read, which each trial reports itself."""
     found = num_training_samples(OmegaConf.to_container(config.data, resolve=True))
     if found is not None:
         return found

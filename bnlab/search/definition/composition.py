@@ -21,24 +21,24 @@ from bnlab.text.command_line import Origin, given_overrides
 
 __all__ = ["SUBDIR", "SweepConfigLoader", "loader_for"]
 
-SUBDIR = "hydra.sweep.subdir"  # the one setting of Hydra that the search gives each job
+SUBDIR = "hydra.sweep.subdir"  # the only setting of Hydra that the search sets for each job
 
 
 class SweepConfigLoader(ConfigLoader):
-    """Replaces Hydra's loader, which composes every job of a sweep from scratch; delete when it keeps what it composed.
+    """Replaces Hydra's loader, which composes every job of a sweep from scratch; delete when it caches them.
 
-    Hydra composes the groups first, and then sets the overridden values one after the other. The first part is kept;
-    the second is done by Hydra's own function, on a copy. Overrides that do neither go to Hydra whole.
+    Hydra composes the groups first, and then sets the overridden values one after the other. The first step is cached;
+    the second one is done by Hydra's own function, on a copy. All other overrides are left to Hydra entirely.
     """
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._composed: dict[tuple[str, ...], bytes] = {}  # pickled, which copies sooner than deepcopy
+        self._composed: dict[tuple[str, ...], bytes] = {}  # pickled, which copies faster than deepcopy
         self._is_group: dict[str, bool] = {}
         self._parsed: dict[str, Override] = {}
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
-        leave_removed_folder()  # Hydra writes down where it is
+        leave_removed_folder()  # Hydra records the current folder
         parsed = [self._parse(override) for override in sweep_overrides]
         hydra_overrides = given_overrides(master_config.hydra.overrides.hydra)
         groups: list[Override] = []
@@ -68,7 +68,7 @@ class SweepConfigLoader(ConfigLoader):
 
     def _parse(self, line: str) -> Override:
         if line not in self._parsed:
-            if len(self._parsed) > 10_000:  # the overrides of trials are used once
+            if len(self._parsed) > 10_000:  # the overrides of trials are used only once
                 self._parsed.clear()
             self._parsed[line] = OverridesParser.create().parse_override(line)
         return self._parsed[line]
@@ -99,7 +99,7 @@ class SweepConfigLoader(ConfigLoader):
             overrides=list(master_config.hydra.overrides.hydra),
         )
 
-    # What follows forwards to Hydra's loader.
+    # The following methods forward to Hydra's loader.
 
     def load_configuration(
         self,
@@ -132,8 +132,8 @@ class SweepConfigLoader(ConfigLoader):
     def compute_defaults_list(self, config_name: str | None, overrides: list[str], run_mode: RunMode) -> Any:
         return self._loader.compute_defaults_list(config_name, overrides, run_mode)
 
-    def __getattr__(self, name: str) -> Any:  # what Hydra's own class has beside its interface
-        if name == "_loader":  # not there yet while it is unpickled
+    def __getattr__(self, name: str) -> Any:  # attributes of Hydra's own class beside its interface
+        if name == "_loader":  # does not exist yet while unpickling
             raise AttributeError(name)
         return getattr(self._loader, name)
 
@@ -152,10 +152,10 @@ def _only_picks(override: Override) -> bool:
 
 
 def loader_for(origin: Origin, loader: ConfigLoader) -> ConfigLoader:
-    """Make the loader that the flags of `origin` would have made; a flag that `loader` itself has takes precedence.
+    """Make the loader for the flags of `origin`; those of `loader` take precedence.
 
     Raises:
-        UserError: a folder of configs is not there any more.
+        UserError: a folder of configs no longer exists.
     """
     path = copy.deepcopy(loader.get_search_path())
     providers = [element.provider for element in path.get_path()]

@@ -1,4 +1,4 @@
-"""Find the parameters and points that change nothing that a run reads."""
+"""Find the parameters and points that do not change what a run reads."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from bnlab.search.spaces.space import Space
 
 __all__ = ["without_effect", "without_equals"]
 
-_MOST_COMPOSED = 10_000  # each of which takes some milliseconds
+_MOST_COMPOSED = 10_000  # configs, each of which takes milliseconds
 
 
 def without_effect(
@@ -20,12 +20,12 @@ def without_effect(
 ) -> dict[str, str]:
     """Return the parameters whose value makes no difference in any of `jobs`, by key, with the reason.
 
-    A setting that a run reads has an effect. Of another one, such as model.num_units, whatever is worked out from it
-    may have: the settings that are read are compared between two of its values.
+    A setting that a run reads has an effect. Another one, such as model.num_units, may have an effect through settings
+    that interpolate it: those that a run reads are compared between two of its values.
 
     Args:
-        jobs: points of the space, so that each parameter is in one of them, and their composed configs.
-        compose: a config from a point.
+        jobs: points of the space that cover all parameters, and their composed configs.
+        compose: composes the config of a point.
     """
     conditions = {parameter.condition.key for parameter in space.parameters if parameter.condition is not None}
     found = {}
@@ -42,7 +42,7 @@ def without_effect(
 def without_equals(points: list[Point], compose: Callable[[Point], DictConfig]) -> list[Point]:
     """Drop the points that train as an earlier one does, such as two values of model.num_units without hidden layers.
 
-    What the user added and nothing reads tells points apart all the same.
+    Settings that the user added and nothing reads still distinguish points.
     """
     if len(points) > _MOST_COMPOSED or not any(may_be_unread(key) for point in points for key in point):
         return points

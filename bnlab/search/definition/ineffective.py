@@ -1,4 +1,4 @@
-"""Refuse to search what makes no difference to any trial."""
+"""Refuse to search a parameter that makes no difference to any trial."""
 
 import logging
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ log = logging.getLogger(__name__)
 def without_the_ineffective(
     search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader, *, is_new: bool
 ) -> Space:
-    """Drop from the space what makes no difference to any trial, with a warning for each parameter.
+    """Drop the parameters that make no difference to any trial, each with a warning.
 
     Raises:
-        UserError: that was given on the command line, and is no note; or a job cannot work.
+        UserError: such a parameter was given on the command line and is no note, or a job cannot work.
     """
 
     def compose(point: Point) -> DictConfig:

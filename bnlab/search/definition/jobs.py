@@ -21,7 +21,7 @@ __all__ = ["check_jobs"]
 
 
 def check_jobs(search: Search, config: DictConfig, loader: SweepConfigLoader) -> list[tuple[Point, DictConfig]]:
-    """Compose and check jobs that between them have the ends of every range and every choice of a group.
+    """Compose and check jobs that together cover the ends of every range and every choice of a group.
 
     These are a job with the first values, one with the last, one for each choice of a group or of interpolated values,
     and one for each parameter with a condition.
@@ -61,7 +61,7 @@ def _check_early(jobs: Sequence[DictConfig]) -> None:
     """Refuse a sweep if none of its jobs can work; if some can, the others become trials that fail.
 
     Raises:
-        UserError: why the first cannot.
+        UserError: none can work; the error gives the reason for the first.
     """
     errors = []
     for job in jobs:

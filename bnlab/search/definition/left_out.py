@@ -1,4 +1,4 @@
-"""Leave out a setting in the trials whose choice of a searched group does not have it."""
+"""Leave a setting out of the trials whose choice of a searched group does not have it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,8 +21,8 @@ __all__ = ["conditional_on_choices", "with_choices_for_the_absent"]
 def with_choices_for_the_absent(lines: Sequence[str], origin: Origin) -> list[str]:
     """Rewrite the overrides of a sweep so that Hydra can compose them, which it does before it calls the sweeper.
 
-    It applies what has one value to the default choice of each group that is searched: with optimizer=sgd,momentum,
-    `optimizer.momentum=0.9` would be refused as Adam's. It leaves alone what is a choice, if only of one value.
+    Hydra applies an override with one value to the default choice of each searched group: with optimizer=sgd,momentum,
+    `optimizer.momentum=0.9` would be refused, because Adam has none. It does not apply a choice, even of one value.
     """
     searched = [line.partition("=")[0] for line in lines if _is_searched(line)]
     inside = [f"{key.replace('/', '.')}." for key in searched if "." not in key]
@@ -51,10 +51,10 @@ def conditional_on_choices(
     """Restrict each setting to the choices that have it: with `norm=batch,none`, `norm.placement` to norm=batch.
 
     A setting that has one value, such as optimizer.beta1=0.95 with optimizer=sgd,adam, becomes a parameter with that
-    value where it exists. What no choice has is for others to refuse.
+    value where it exists. A setting that no choice has is refused elsewhere.
 
     Args:
-        fixed: overrides that every job is to have.
+        fixed: the overrides of all jobs.
     Returns:
         the parameters, the overrides that every job can have, and a sentence for each setting that is left out.
     """

@@ -36,14 +36,14 @@ _ABSENT = object()  # null is a value
 def read_search(
     config: DictConfig, arguments: Sequence[str], loader: SweepConfigLoader, *, is_new: bool = True
 ) -> Search:
-    """Read and check the search that a composed config and the overrides of its settings ask for.
+    """Read and check the search that a composed config and the overrides of its settings define.
 
     Args:
-        config: the sweep's, as Hydra composed it.
-        arguments: overrides of settings and groups, sweeps among them.
-        is_new: whether the sweep is; one that goes on may have what is refused today.
+        config: the sweep's config, as composed by Hydra.
+        arguments: the overrides of settings and groups, including those that are searched.
+        is_new: whether the sweep is new; a resumed sweep may have settings that a new one may not.
     Raises:
-        UserError: a setting, a space or a job that cannot work.
+        UserError: a setting, the space or a job cannot work.
     """
     with user_errors("`search`: "):
         node: Any = OmegaConf.to_container(config.search, resolve=True)
@@ -66,7 +66,7 @@ def read_search(
     one_of(*objectives(config)).check("objective", objective)
     if settings.seeds > 1 and "seed" in (parameter.key for parameter in parameters):
         raise UserError("`seed` is set by search.seeds: search one of the two.")
-    # What is fixed in a space file is not in `config`.
+    # Values fixed in a space file are not in `config`.
     base = config if all(entry in swept for entry in entries) else loader.load_sweep_config(config, fixed)
     space = without_the_impossible(
         Space(parameters, _constants(base, parameters)), named, partial(loader.options, master_config=config)
@@ -101,7 +101,7 @@ def _with_points(search: Search, config: DictConfig, loader: SweepConfigLoader) 
     assert settings.num_trials is not None
     all_of_them = search.space.configurations(settings.num_trials)
     if all_of_them is not None:
-        random.Random(settings.seed).shuffle(all_of_them)  # so that an interrupted sweep has tried some of each
+        random.Random(settings.seed).shuffle(all_of_them)  # so that an interrupted sweep has tried some of each value
     if all_of_them is None or len(all_of_them) == settings.num_trials:
         return replace(search, points=all_of_them)
     number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
@@ -159,7 +159,7 @@ def _entry(parser: OverridesParser, key: str, value: Any) -> Override:
 
 
 def _written(value: Any) -> str:
-    import json  # null, true, numbers and lists are written alike
+    import json  # writes null, true, numbers and lists as Hydra does
 
     return json.dumps(value, separators=(",", ":"))
 

@@ -1,4 +1,4 @@
-"""Define a search: its settings, its space, and what all jobs have in common."""
+"""Define a search: its settings, its space, and what its jobs have in common."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -20,16 +20,16 @@ class Search:
     """A search, read and checked.
 
     Attributes:
-        settings: of `search`.
-        space: what varies.
-        fixed: overrides that every job has.
-        points: where all of them are known, as of a grid, else None.
-        objective: its name.
-        minimize: whether a lower one is better.
+        settings: the settings under `search`.
+        space: the parameters that vary.
+        fixed: the overrides of all jobs.
+        points: all points if they are known, as in a grid, else None.
+        objective: the name of the metric.
+        minimize: whether a lower objective is better.
         base_seed: the seed of the first of `search.seeds` runs.
-        notes: what the user did not say of it, and should know.
-        names: what was added for the names of the trials' folders alone, such as `who` of
-            `+who=me,you hydra.sweep.subdir='${who}'`; a run by itself would refuse it.
+        notes: sentences about changes to the search that the user should know.
+        names: settings added only for the names of the trials' folders, such as `who` in
+            `+who=me,you hydra.sweep.subdir='${who}'`; a single run would refuse them.
     """
 
     settings: SearchSettings
@@ -44,7 +44,7 @@ class Search:
 
     @property
     def worst(self) -> float:
-        """The objective that stands for a training without a finite epoch."""
+        """Return the objective that stands for a training without a finite epoch."""
         return worst_of(self.objective, minimize=self.minimize)
 
     @property
@@ -58,8 +58,8 @@ class Search:
         """Make the sampler that draws the points.
 
         Args:
-            num_done: trials that the study has already.
-            num_points: as many as the search had when it began, if that was another number.
+            num_done: the number of trials in the study.
+            num_points: the number of configurations when the search began, if it was another one.
         Raises:
             UserError: it cannot be made.
         """

@@ -54,7 +54,7 @@ class SearchSettings:
         """Read the config's `search`; `kind` is the choice of that group.
 
         Raises:
-            UserError: the first setting that breaks its rule, or that nothing takes.
+            UserError: a setting breaks its rule, or nothing accepts it.
         """
         own = [field.name for field in fields(cls) if field.name != "sampler"]
         for name in (_TARGET, *own):
@@ -96,10 +96,10 @@ def _pruner(node: Any) -> dict[str, Any] | None:
 
 
 def _target(key: str, node: Mapping[str, Any], own: list[str]) -> dict[str, Any] | None:
-    """Check that the target exists and takes the other settings, as far as its source shows; None without a target.
+    """Check that the target exists and accepts the other settings, as far as its source shows; None without a target.
 
     Args:
-        own: settings of the sweep itself that are under the same `key`.
+        own: the settings under the same `key` that the sweep itself reads.
     """
     target = node[_TARGET]
     if target is not None and not isinstance(target, str):

@@ -18,9 +18,9 @@ from bnlab.text.command_line import override
 
 __all__ = ["Subdirs", "check_sweep_dir", "job_override"]
 
-_NUMBER = "${hydra.job.num}"  # as conf/train.yaml and Hydra have it
+_NUMBER = "${hydra.job.num}"  # the default in conf/train.yaml and Hydra
 _SAME_FOR_ALL_JOBS = re.compile(r"\$\{(now|unique|oc\.env):[^{}]*\}")
-_LONGEST = 255  # bytes of a name, on the usual file systems
+_LONGEST = 255  # bytes per name, on the usual file systems
 
 
 class Subdirs:
@@ -44,7 +44,7 @@ class Subdirs:
         """Refuse a template that gives two trials the same name, or a name that no folder can have.
 
         Raises:
-            UserError: the rule, the name, and the way out.
+            UserError: the template breaks this rule.
         """
         if self._is_number:
             return
@@ -66,7 +66,7 @@ class Subdirs:
 
 
 def _end(key: str, parameter: Parameter) -> Any:
-    """Return the first value of a parameter, or the last if it is `key`."""
+    """Return the first value of a parameter, or the last if its key is `key`."""
     values, last = parameter.values, parameter.key == key
     if isinstance(values, Scale):
         return values.high if last else values.low
@@ -120,5 +120,5 @@ def _resolved(job: DictConfig, number: int, key: str, master: DictConfig) -> str
 
 
 def job_override(name: str) -> str:
-    """Return the override that gives a job its folder."""
+    """Return the override that sets a job's folder."""
     return f"{SUBDIR}={name}" if name.isdecimal() else override(SUBDIR, name)

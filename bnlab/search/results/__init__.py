@@ -1,1 +1,1 @@
-"""What a search shows and writes in the end."""
+"""The results of a search, on screen and in files."""

@@ -17,11 +17,11 @@ from bnlab.search.study.trials import Trial
 
 __all__ = ["ablation_of", "write_ablation"]
 
-_SEED = "seed"  # which may be searched like any setting, as seed=0,1,2
+_SEED = "seed"  # may be searched like any setting, as in seed=0,1,2
 
 
 def write_ablation(leaderboard: Leaderboard, folder: SweepFolder) -> bool:
-    """As Markdown, CSV and LaTeX, where there are several seeds and something to show; whether there is."""
+    """Write the table as Markdown, CSV and LaTeX, if there is one; return whether there is."""
     table = ablation_of(leaderboard)
     if table is None:
         return False
@@ -31,10 +31,10 @@ def write_ablation(leaderboard: Leaderboard, folder: SweepFolder) -> bool:
 
 
 def ablation_of(leaderboard: Leaderboard) -> Table | None:
-    """None of a search with one seed, or before any trial has a result.
+    """Compute the table; None for a search with one seed, or before any trial has a result.
 
-    A grid keeps its order, and its first configuration is the baseline. Of a search that drew its configurations the
-    first one says nothing: they go from the best on, and the differences are from that.
+    A grid keeps its order, and its first configuration is the baseline. Drawn configurations have no meaningful order:
+    they are sorted with the best first, which is the baseline.
     """
     results = [_result(trial, leaderboard) for trial in leaderboard.trials if trial.status.is_final]
     has_seeds = leaderboard.seeds > 1 or any(_SEED in trial.values for trial in leaderboard.trials)
@@ -71,7 +71,7 @@ def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
 
 
 def _all_values(trial: Trial) -> dict[str, float]:
-    """What its summary has besides, if it is here."""
+    """Return the metrics in the trial's summary, if it is on this machine."""
     if trial.folder is None:
         return {}
     try:

@@ -1,4 +1,4 @@
-"""search.png, .svg and .pdf: what is drawn of a search."""
+"""Draws a search into search.png, .svg and .pdf."""
 
 import math
 import warnings
@@ -22,11 +22,11 @@ __all__ = ["points_of", "write_figure"]
 def write_figure(
     leaderboard: Leaderboard, folder: SweepFolder, rounds: Sequence[Sequence[Box]] = (), trials_per_round: int = 0
 ) -> None:
-    """The objective against each parameter, where there is anything to show.
+    """Draw the objective against each parameter, if there is anything to show.
 
     Args:
-        rounds: of coarse to fine, what each drew from.
-        trials_per_round: of coarse to fine; 0 for another kind of search.
+        rounds: in a coarse-to-fine search, the boxes of each round.
+        trials_per_round: in a coarse-to-fine search; 0 in another kind of search.
     """
     points = points_of(leaderboard, trials_per_round)
     if not leaderboard.space.parameters or not any(point["objective"] is not None for point in points):
@@ -35,7 +35,7 @@ def write_figure(
 
     axes = {parameter.key: axis_of(parameter) for parameter in leaderboard.space.parameters}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a letter that the font lacks, or of numbers at the ends of the range
+        warnings.simplefilter("ignore")  # about letters that the font lacks, or numbers at the ends of the range
         figure = search(
             points,
             axes,
@@ -49,10 +49,10 @@ def write_figure(
 
 
 def points_of(leaderboard: Leaderboard, trials_per_round: int = 0) -> list[dict[str, Any]]:
-    """A point for each configuration that has ended: its parameters, the objective or its mean over seeds, its state.
+    """Return a point per configuration that has ended: its parameters, its (mean) objective, and its status.
 
-    One with several seeds is `incomplete` while it lacks some, `diverged` where one of them did, `failed` where none
-    has an objective.
+    A configuration with several seeds is `incomplete` while it lacks some, `diverged` if one of its runs did, and
+    `failed` if none has an objective.
     """
     configurations: dict[int | tuple[int], list[Trial]] = {}
     for trial in leaderboard.trials:
@@ -81,7 +81,7 @@ def _status(trials: Sequence[Trial], seeds: int) -> Status:
 
 
 def _title(leaderboard: Leaderboard) -> str:
-    """The data and what else all trials share, from the config of one; and the seeds."""
+    """Describe the data and other common settings, from the config of one trial, and the seeds."""
     keys = [parameter.key for parameter in leaderboard.space.parameters]
     shared: dict[str, Any] = {}
     for trial in leaderboard.trials:
@@ -94,7 +94,7 @@ def _title(leaderboard: Leaderboard) -> str:
             }
             break
     if any(key.startswith("model.") for key in keys):
-        shared.pop("model.hidden", None)  # which the number of units gives
+        shared.pop("model.hidden", None)  # follows from the number of units
     if leaderboard.seeds > 1:
         seeds = [f"{leaderboard.seeds} seeds"]
     else:

@@ -1,4 +1,4 @@
-"""The ranking that a search leaves: trials.csv, leaderboard.md, best.yaml, and the table that ends it on screen."""
+"""The ranking of a search: trials.csv, leaderboard.md, best.yaml, and the table on screen at its end."""
 
 import csv
 import io
@@ -36,12 +36,12 @@ NUM_IN_FILE = 100
 
 @dataclass(frozen=True)
 class _Column:
-    """A number of each trial beside its objective.
+    """A quantity of each trial beside its objective.
 
     Attributes:
-        name: in trials.csv, and at the head of the tables.
-        value: None where a trial has none.
-        is_shown: whether the tables have it, too, as the mean over seeds.
+        name: its name in trials.csv and in the headings of the tables.
+        value: returns its value for a trial, or None.
+        is_shown: whether the tables show it, too, as the mean over seeds.
     """
 
     name: str
@@ -51,18 +51,18 @@ class _Column:
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """The ranking of `trials`, and how each of them is run again.
+    """The ranking of `trials`, and the commands that run them again.
 
     Attributes:
-        space: of the search.
-        fixed: overrides that every trial has.
-        objective: its name.
-        minimize: whether a lower one is better.
-        seeds: runs a configuration.
-        base_seed: the seed of the first of them, where there is more than one.
-        num_threads: that torch has in a trial, where it is not the default; rounding depends on it.
-        origin: what the configs were composed from beside the overrides of their settings.
-        names: settings that only name the folders of trials: a run by itself would refuse them.
+        space: the space of the search.
+        fixed: the overrides of all trials.
+        objective: the name of the metric.
+        minimize: whether a lower objective is better.
+        seeds: the number of runs per configuration.
+        base_seed: the seed of the first of these runs, if there are several.
+        num_threads: the number of torch's threads in a trial if it is not the default, as rounding depends on it.
+        origin: the sources of the configs beside the overrides of their settings.
+        names: settings that only name the folders of trials; a single run would refuse them.
     """
 
     trials: Sequence[Trial]
@@ -82,7 +82,7 @@ class Leaderboard:
 
     @property
     def best(self) -> Configuration | None:
-        """None while no configuration has all its seeds."""
+        """Return the best configuration; None while no configuration has all its seeds."""
         ranking = self.ranking
         return ranking[0] if ranking and ranking[0].is_complete else None
 
@@ -91,10 +91,10 @@ class Leaderboard:
         return [line for line in lines if key_of(line) not in self.names]
 
     def command(self, configuration: Configuration) -> str:
-        """The command line that runs `configuration` again, all its seeds, and gives the same objective."""
+        """Return the command that runs `configuration` again with all its seeds, and gives the same objective."""
         overrides = self.overrides(configuration.values)
         if self.seeds > 1:
-            # Configs of the user's own may bring a search and a space.
+            # The user's own configs may define a search and a space.
             alone = [] if self.origin.is_default else ["search=grid", "search.num_trials=null", "search.space=null"]
             overrides = [*alone, f"search.seeds={self.seeds}", *overrides]
         threads = f"OMP_NUM_THREADS={self.num_threads} " if self.num_threads is not None else ""
@@ -108,7 +108,7 @@ class Leaderboard:
             write_text(folder.best, self._best(best, folder))
 
     def table(self, width: int) -> Table | None:
-        """The ten best, with as many of the parameters, the first ones first, as fit into `width` characters."""
+        """Return the ten best, with as many of the first parameters as fit into `width` characters."""
         ranking = self.ranking
         if not ranking:
             return None
@@ -120,7 +120,7 @@ class Leaderboard:
             box=SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
         )
-        # Long names are folded at the spaces that stand for their underscores.
+        # Long names are folded at their underscores, which become spaces.
         columns = [column.replace("_", " ") for column in self._columns()]
         rows = self._rows(ranking[:NUM_ON_SCREEN])
         left = width - 2  # the edges
@@ -134,7 +134,7 @@ class Leaderboard:
                 break
             table.add_column(Text(column), justify="right", min_width=longest, overflow="fold")
         for row in rows:
-            table.add_row(*map(Text, row))  # not markup, which [relu] would be taken for
+            table.add_row(*map(Text, row))  # not as markup, since [relu] would be taken for a tag
         return table
 
     def counts(self) -> Counter[Status]:
@@ -146,7 +146,7 @@ class Leaderboard:
 
     @property
     def _measured(self) -> list[_Column]:
-        """What trials.csv has after the settings, from what is kept of a run's summary (`trials.KEPT`)."""
+        """Return the columns of trials.csv after the settings, from what is kept of summaries (`trials.KEPT`)."""
         tested = next((trial.test[0] for trial in self.trials if trial.test is not None), None)
         return [
             _Column(tested or "test_accuracy", lambda trial: trial.test and trial.test[1], is_shown=tested is not None),
@@ -249,7 +249,7 @@ class Leaderboard:
         return "\n".join(lines) + "\n"
 
 
-_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$"})  # what would not be shown as it is
+_MARKDOWN = str.maketrans({sign: f"\\{sign}" for sign in "\\|<*$"})  # characters that Markdown would interpret
 
 
 def _markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -265,7 +265,7 @@ def _inside(trial: Trial, folder: SweepFolder) -> str:
 
 
 def axis_of(parameter: Parameter) -> str | list[str]:
-    """The scale's name, or the texts of the choices: finite numbers from low to high, others as they were given."""
+    """Return the scale's name, or the texts of the choices: finite numbers in ascending order, others as given."""
     if isinstance(parameter.values, Choice):
         if parameter.values.step is not None:
             return "linear"
@@ -278,7 +278,7 @@ def axis_of(parameter: Parameter) -> str | list[str]:
 
 
 def _numbers(numbers: Sequence[int]) -> str:
-    """As "3 to 5" where none is left out in between, as one that was tried again is."""
+    """Return "3 to 5" if the numbers are consecutive; a trial that was tried again leaves a gap."""
     if len(numbers) > 1 and numbers[-1] - numbers[0] == len(numbers) - 1:
         return f"{numbers[0]} to {numbers[-1]}"
     return ", ".join(map(str, numbers))
@@ -289,6 +289,6 @@ def _is_finite(value: Any) -> bool:
 
 
 def _labels(elements: Sequence[Any]) -> list[str]:
-    """Nothing where a parameter is not there, which is None."""
+    """Return labels of the values, empty for None, which marks a missing parameter."""
     texts = iter(value_texts([element for element in elements if element is not None]))
     return ["" if element is None else next(texts) for element in elements]

@@ -1,4 +1,4 @@
-"""The rounds of a coarse to fine search, for a picture: which there were, and what each drew from."""
+"""The rounds of a coarse-to-fine search for its figure: which there were, and their boxes."""
 
 from collections.abc import Sequence
 
@@ -20,9 +20,9 @@ Box = dict[str, tuple[float, float]]
 def rounds_of(
     sampler: BaseSampler, study: optuna.Study, space: Space, trials: Sequence[Trial]
 ) -> tuple[list[list[Box]], int]:
-    """The boxes of each round that has begun, the coarsest first, and the trials per round.
+    """Return the boxes of each round that has begun, the coarsest first, and the number of trials per round.
 
-    None and 0 for another kind of search.
+    Another kind of search gives None and 0.
     """
     if not isinstance(sampler, CoarseToFineSampler):
         return [], 0

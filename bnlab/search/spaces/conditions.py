@@ -17,9 +17,9 @@ def without_the_impossible(space: Space, typed: Collection[str], options_of: Cal
 
     Args:
         typed: the keys that the user gave: their conditions were meant for this search.
-        options_of: the options of a group, by its key; nothing for what is not a group.
+        options_of: returns the options of a group by its key; none if the key is not a group.
     Raises:
-        UserError: a condition on a value that its key cannot have, or one that was typed and never holds.
+        UserError: a condition names a value that its key cannot have, or a typed condition never holds.
     """
     kept: list[Parameter] = []
     for parameter in space.in_order_of_dependence():

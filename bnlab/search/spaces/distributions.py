@@ -46,7 +46,7 @@ def to_optuna(parameter: Parameter, value: Any) -> Any:
 
 
 def value_at(distribution: BaseDistribution, r: float) -> Any:
-    """Return the value of a distribution at r in [0, 1), the coordinate in which its values are spread evenly."""
+    """Return the value of a distribution at r in [0, 1), in which its values are uniform."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices[min(int(r * len(distribution.choices)), len(distribution.choices) - 1)]
     assert isinstance(distribution, FloatDistribution | IntDistribution)
@@ -88,7 +88,7 @@ def _scale(distribution: FloatDistribution | IntDistribution) -> Uniform | Log |
 
 
 def _steps(distribution: FloatDistribution | IntDistribution) -> Integers:
-    """Return the range of the number of steps from the lower end, each of which gets the same share."""
+    """Return the range of the number of steps from the lower end, which are equally probable."""
     return Integers(0, _step_of(distribution, distribution.high))
 
 

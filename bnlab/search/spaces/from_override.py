@@ -19,7 +19,7 @@ def parameter_of(override: Any, seed: int) -> Parameter:
     """Return the parameter that a parsed sweep override (Hydra's `Override`) describes; `seed` is for shuffle().
 
     Raises:
-        UserError: a tag that means nothing, or an impossible range.
+        UserError: a tag has no meaning, or the range is impossible.
     """
     key = override.key_or_group
     # Hydra leaves the meaning of tags to the sweeper: here a scale, or key=choice|choice for a condition.
@@ -75,7 +75,7 @@ def _choice_of(key: str, override: Any, seed: int) -> Choice:
         if isinstance(raw, str):
             if _sets(raw, raw):
                 text = raw  # Hydra's text has more backslashes than needed
-            elif not _sets(text, raw):  # as with str(1, 2), whose texts Hydra writes without quotes
+            elif not _sets(text, raw):  # such as str(1, 2), whose texts Hydra writes without quotes
                 text, value = QuotedString(raw, Quote.single).with_quotes(), raw
         texts.append(text)
         values.append(value)

@@ -20,9 +20,9 @@ Point = dict[str, Any]
 class Choice:
     """Some values in order, and how each is written in an override.
 
-    A point, and the study, have the texts: they tell apart what Python or Optuna takes for equal (1, 1.0 and true), and
-    stand for what a storage does not keep (lists, dictionaries). Where the values are integers at equal distances,
-    `step` is that distance; they have an order then, and the integers themselves are kept.
+    Points and the study contain the texts: these distinguish values that Python or Optuna considers equal (1, 1.0 and
+    true), and represent values that a storage cannot hold (lists, dictionaries). If the values are equally spaced
+    integers, `step` is their distance; they are then ordered, and the integers themselves are stored.
     """
 
     values: tuple[Any, ...]
@@ -31,7 +31,7 @@ class Choice:
 
     @property
     def elements(self) -> tuple[Any, ...]:
-        """Return what a point holds: the texts, or integers if they have a step."""
+        """Return the elements of a point: the texts, or integers if they have a step."""
         return self.texts if self.step is None else self.values
 
     def value(self, element: Any) -> Any:
@@ -88,12 +88,12 @@ class Parameter:
         return f"{self.override_key or self.key}={text}"
 
     def check_rule(self) -> None:
-        """Hold both ends, or each choice, against the rule of the setting."""
+        """Check both ends, or each choice, against the rule of the setting."""
         rule = RULES.get(self.key)
         if rule is not None:
             values = self.values
             for value in values.values if isinstance(values, Choice) else (values.low, values.high):
-                if not is_interpolation(value):  # known in a composed job only
+                if not is_interpolation(value):  # known only in a composed job
                     rule.check(self.key, value)
 
 

@@ -23,20 +23,20 @@ __all__ = [
 
 
 class Generator(Protocol):
-    """`random.Random` and `numpy.random.Generator` alike."""
+    """The common interface of `random.Random` and `numpy.random.Generator`."""
 
     def random(self) -> float: ...
 
 
 @dataclass(frozen=True)
 class Scale(ABC):
-    """A parameter's values between two ends, and the coordinate in which they are spread evenly.
+    """A parameter's values between two ends, and the coordinate r in which they are uniform.
 
     `value` maps r in [0, 1] to a value, `position` maps a value back to its r; `value(position(v)) == v` up to
     rounding, and exactly for integers. Both ends belong to the range.
 
     Raises:
-        UserError: ends that are not finite or not in order, or that the scale cannot hold.
+        UserError: the ends are not finite or not in order, or the scale cannot hold them.
     """
 
     low: float
@@ -53,7 +53,7 @@ class Scale(ABC):
         self._check()
 
     def _check(self) -> None:  # noqa: B027  # most scales hold any ends
-        """Raise a UserError where the scale cannot hold the ends."""
+        """Raise a UserError if the scale cannot hold the ends."""
 
     @abstractmethod
     def value(self, r: float) -> float: ...
@@ -116,8 +116,8 @@ class Log(Scale):
 class OneMinusLog(Scale):
     """value = 1 - 10^u, u uniform from log10(1 - low) to log10(1 - high).
 
-    For what averages over the last 1 / (1 - value) steps (momentum, Adam's betas): 0.9 to 0.99 gets as much as 0.99 to
-    0.999. r grows with the value.
+    This suits averages over the last 1 / (1 - value) steps (momentum, Adam's betas): 0.9 to 0.99 gets the same share as
+    0.99 to 0.999. r grows with the value.
     """
 
     def _check(self) -> None:

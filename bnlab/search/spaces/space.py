@@ -16,7 +16,7 @@ _MAX_GRID = 1_000_000
 
 @dataclass(frozen=True)
 class Space:
-    """Parameters in the order in which they are shown; `constants` is what a condition's key is where it is fixed."""
+    """Parameters in display order; `constants` has the values of the conditions' keys that do not vary."""
 
     parameters: tuple[Parameter, ...]
     constants: Mapping[str, Any] = field(default_factory=dict)
@@ -60,7 +60,7 @@ class Space:
         return condition.holds(self.constants[condition.key])
 
     def where_active(self, parameter: Parameter) -> Point:
-        """Return a point at which `parameter` exists, as far as its condition, and theirs in turn, decide."""
+        """Return a point at which `parameter` exists, with values only for the parameters that this depends on."""
         condition = parameter.condition
         if condition is None or all(other.key != condition.key for other in self.parameters):
             return {}
