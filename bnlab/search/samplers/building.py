@@ -19,18 +19,18 @@ __all__ = ["build_sampler"]
 def build_sampler(
     target: Mapping[str, Any] | None, *, seed: int, num_done: int, names: Sequence[str], num_points: int, seeds: int
 ) -> BaseSampler:
-    """Call the `_target_` of a search with its own settings, and with the arguments below that it takes.
+    """Call the `_target_` of a search with its own settings, and with those of the arguments below that it accepts.
 
     Args:
         target: `_target_` and its settings; None for a grid, whose trials have their values from the start.
-        seed: `search.seed`. A sampler that draws by place gets it as it is; any other gets one that depends on
-            `num_done` too, as a sequence of random numbers would begin again in a sweep that goes on.
-        num_done: trials that the study has already.
-        names: the parameters, as the study calls them.
-        num_points: configurations that the search was to try when it began.
-        seeds: trials per configuration.
+        seed: `search.seed`. A sampler that draws by place gets it unchanged; any other gets one that also depends on
+            `num_done`, because its sequence of random numbers would start again in a resumed sweep.
+        num_done: the number of trials in the study.
+        names: the names of the parameters in the study.
+        num_points: the number of configurations to try when the search began.
+        seeds: the number of trials per configuration.
     Raises:
-        UserError: it cannot be made, or is no sampler.
+        UserError: it cannot be built, or is no sampler.
     """
     if target is None:
         return RandomSampler(seed)

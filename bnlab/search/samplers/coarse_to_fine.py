@@ -1,4 +1,4 @@
-"""Search at random in boxes that shrink around the best, round by round."""
+"""Search at random in boxes that shrink around the best configurations, round by round."""
 
 import math
 from collections.abc import Mapping
@@ -33,14 +33,14 @@ class CoarseToFineSampler(PlaceSampler):
     """Draws rounds of random trials, each round in boxes around the best of the round before.
 
     The box of round k (from 0) has the width shrink^k of the range, in the coordinate of the parameter's scale (the
-    exponent on a log scale), and is moved, not cut, where it would leave the range. It always holds at least three
-    neighbouring integers; a choice is kept with probability 1 - shrink^k, and drawn anew otherwise.
+    exponent on a log scale), and is shifted, not cut, if it would leave the range. It always holds at least three
+    neighbouring integers. A choice is kept with probability 1 - shrink^k, and drawn anew otherwise.
 
     Args:
-        seed: of the draws.
-        trials_per_round: places in a round.
-        shrink: in (0, 1).
-        keep: how many of the best get a box; the trials of a round go to them in turn.
+        seed: the seed of the draws.
+        trials_per_round: the number of places per round.
+        shrink: the factor by which boxes shrink per round, in (0, 1).
+        keep: the number of best configurations that get a box; the trials of a round are drawn from these in turn.
     """
 
     def __init__(self, seed: int, *, trials_per_round: int, shrink: float = 0.5, keep: int = 1) -> None:
@@ -48,7 +48,7 @@ class CoarseToFineSampler(PlaceSampler):
         self.trials_per_round = trials_per_round
         self._shrink = shrink
         self._keep = keep
-        self._centres: dict[int, list[dict[str, Any]]] = {}  # of the boxes of a round
+        self._centres: dict[int, list[dict[str, Any]]] = {}  # of the boxes, by round
 
     def places_per_round(self, num_places: int) -> int | None:
         return self.trials_per_round
@@ -69,7 +69,7 @@ class CoarseToFineSampler(PlaceSampler):
         centres = self._centres_of(study, round_)
         centre = centres[place % len(centres)] if centres else {}
         if param_name not in centre or not holds(param_distribution, centre[param_name]):
-            return value_at(param_distribution, r)  # the first round, or what the best does not have
+            return value_at(param_distribution, r)  # the first round, or a parameter that the best does not have
         if isinstance(param_distribution, CategoricalDistribution):
             if uniform(self._seed, place, f"{param_name} anew", *again_of(trial)) >= self._shrink**round_:
                 return centre[param_name]
@@ -78,7 +78,7 @@ class CoarseToFineSampler(PlaceSampler):
         return value_at(param_distribution, start + r * width)
 
     def _box(self, round_: int, distribution: BaseDistribution, centre: Any) -> tuple[float, float]:
-        """Return start and width of the box of a round around `centre`, in the coordinate of the scale."""
+        """Return the start and the width of a round's box around `centre`, in the coordinate of the scale."""
         assert isinstance(distribution, FloatDistribution | IntDistribution)
         width = self._shrink**round_
         if distribution.step is not None:
@@ -88,10 +88,10 @@ class CoarseToFineSampler(PlaceSampler):
     def boxes(
         self, study: Study, round_: int, distributions: Mapping[str, BaseDistribution]
     ) -> list[dict[str, tuple[Any, Any]]]:
-        """Return what a round draws from: for each centre, the ends of its box in each parameter that it bounds.
+        """Return the boxes of a round: for each centre, the ends of its box in each bounded parameter.
 
         Args:
-            distributions: of the parameters that are numbers, by their name in the study.
+            distributions: those of the numeric parameters, by their name in the study.
         """
         found = []
         for centre in self._centres_of(study, round_) or [{}]:
@@ -110,7 +110,7 @@ class CoarseToFineSampler(PlaceSampler):
             return []
         if round_ not in self._centres:
             whole, partial = self._results(study, round_)
-            # A round in which every trial failed says nothing; a place that lacks a seed serves where no other does.
+            # A round in which every trial failed is skipped; incomplete places count only if no place is complete.
             of_round = next((places for places in [*whole, *partial] if places), None)
             if of_round is None:
                 return []

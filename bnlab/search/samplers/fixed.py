@@ -1,4 +1,4 @@
-"""Give Optuna values that are already known where it asks for a draw."""
+"""Give Optuna known values when it asks for a draw."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["FixedSampler"]
 
 
 class FixedSampler(PlaceSampler):
-    """Gives the values it was made with."""
+    """Returns the values that it was created with."""
 
     def __init__(self, values: dict[str, Any]) -> None:
         self._values = values

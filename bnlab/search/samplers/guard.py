@@ -1,4 +1,4 @@
-"""Turn the mistakes of a sampler, which may be the user's own, into one line."""
+"""Report the mistakes of a sampler, which may be the user's own, in one line."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -19,11 +19,11 @@ __all__ = ["GuardedSampler", "draws_together"]
 
 
 class GuardedSampler(BaseSampler):
-    """Passes draws of `sampler` on, and refuses values that a parameter cannot have.
+    """Forwards the draws of `sampler`, and refuses values that a parameter cannot have.
 
     Raises:
-        UserError: in place of whatever the sampler raises, except a lost storage or a full disk. What it raises at the
-            end of a trial, whose result is not to be lost, is raised before the next draw.
+        UserError: the sampler raised an error, other than of a lost storage or a full disk. An error at the end of a
+            trial is raised before the next draw, so that the trial's result is not lost.
     """
 
     def __init__(self, sampler: BaseSampler) -> None:
@@ -78,7 +78,7 @@ class GuardedSampler(BaseSampler):
         plain = value.item() if hasattr(value, "item") else value
         if isinstance(distribution, FloatDistribution) and isinstance(plain, float):
             for end in (distribution.low, distribution.high):
-                if math.isclose(plain, end, rel_tol=1e-12):  # a logarithm and back may step over an end
+                if math.isclose(plain, end, rel_tol=1e-12):  # taking the logarithm and back may step over an end
                     return end
         if not holds(distribution, plain):
             raise UserError(
@@ -92,9 +92,9 @@ class GuardedSampler(BaseSampler):
 
 
 def draws_together(sampler: BaseSampler) -> bool:
-    """Return whether draws that must not repeat are asked of the sampler together.
+    """Return whether the sampler draws all parameters together where draws must not repeat.
 
-    A `SweepSampler` is asked for each parameter by itself.
+    A `SweepSampler` draws each parameter separately.
     """
     return isinstance(sampler, GuardedSampler) and not isinstance(sampler.sampler, SweepSampler)
 

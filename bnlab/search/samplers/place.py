@@ -1,6 +1,6 @@
 """Draw as a function of the seed and the place in the search alone.
 
-So a resumed search goes on as the uninterrupted one would have.
+So a resumed search draws what the uninterrupted one would have drawn.
 
 In a sweep, a trial carries its place in the user attribute "point" (a trial that repeats another has the other's
 place); in any other Optuna study, the place is the trial's number.
@@ -19,14 +19,14 @@ __all__ = ["AGAIN", "POINT", "REPEAT", "PlaceSampler", "again_of", "place_of", "
 
 # A trial's user attributes
 POINT = "point"
-AGAIN = "again"  # how often its place was drawn before, each time with a configuration that another place has
-REPEAT = "repeat"  # which of search.seeds it is, from 0
+AGAIN = "again"  # how often its place was drawn before, each time with the configuration of another place
+REPEAT = "repeat"  # the index of its seed among search.seeds, from 0
 
 
 class PlaceSampler(SweepSampler):
-    """Draws each parameter by itself, as a function of the seed and the place (`uniform`, `place_of`).
+    """Draws each parameter separately, as a function of the seed and the place (`uniform`, `place_of`).
 
-    In a sweep it always gets `search.seed` itself, and all its trials can be drawn at once.
+    In a sweep, it always gets `search.seed` unchanged, and all its trials can be drawn at once.
     """
 
     def places_per_round(self, num_places: int) -> int | None:

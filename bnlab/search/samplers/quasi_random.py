@@ -20,26 +20,25 @@ _BLOCK = 256  # points computed at once, a power of two
 
 
 class QuasiRandomSampler(PlaceSampler):
-    """Draws from Sobol's sequence, scrambled: even in every projection, and more evenly spread than random points.
+    """Draws from a scrambled Sobol sequence: uniform in every projection, and more evenly spread than random points.
 
-    A value is a function of the seed, the place and the parameter's dimension. A parameter that is not in `names` has
-    the dimension after theirs and those of the others that its own trial was asked for before; what other trials are
-    asked for does not matter.
+    A value is a function of the seed, the place and the parameter's dimension. Parameters that are not in `names` get
+    the following dimensions, in the order in which their own trial draws them, whatever other trials draw.
 
     Args:
-        seed: of the scrambling.
-        names: the parameters, as the study calls them, in the order of their dimensions.
+        seed: the seed of the scrambling.
+        names: the names of the parameters in the study, in the order of their dimensions.
     """
 
     def __init__(self, seed: int, names: Sequence[str] = ()) -> None:
         self._seed = seed
         self._dimensions = {name: index for index, name in enumerate(names)}
-        self._blocks: dict[int, tuple[int, NDArray[np.float64]]] = {}  # the last one used of each dimension
+        self._blocks: dict[int, tuple[int, NDArray[np.float64]]] = {}  # the last one used, by dimension
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        if again_of(trial):  # the sequence's own points are those of other places
+        if again_of(trial):  # the further points of the sequence belong to other places
             return value_at(param_distribution, uniform(self._seed, place_of(trial), param_name, *again_of(trial)))
         dimension = self._dimensions.get(param_name)
         if dimension is None:
@@ -47,7 +46,7 @@ class QuasiRandomSampler(PlaceSampler):
         return value_at(param_distribution, self._coordinate(dimension, place_of(trial)))
 
     def _coordinate(self, dimension: int, place: int) -> float:
-        """Return a coordinate of point `place`; each dimension has its own scrambling, which keeps the evenness."""
+        """Return a coordinate of point `place`; each dimension has its own scrambling, which preserves uniformity."""
         start = place - place % _BLOCK
         known, block = self._blocks.get(dimension, (-1, None))
         if block is None or known != start:

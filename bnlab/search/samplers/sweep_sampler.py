@@ -1,4 +1,4 @@
-"""Define what a sweep asks of a sampler beside its draws."""
+"""Define what a sweep needs to know of a sampler beside its draws."""
 
 from abc import ABC, abstractmethod
 from typing import Final
@@ -11,10 +11,10 @@ ALL_PLACES: Final = 2**62  # more than any search has
 
 
 class SweepSampler(BaseSampler, ABC):
-    """A sampler that says how many configurations it can draw at once.
+    """A sampler that declares how many configurations it can draw at once.
 
-    Of any other sampler of Optuna's, a sweep draws as many at once as the launcher trains at once, so that the sampler
-    learns from all results that there are. Where draws could repeat, a `SweepSampler` draws each parameter by itself.
+    From any other Optuna sampler, a sweep draws as many at once as the launcher trains at once, so that the sampler
+    learns from all available results. If draws could repeat, a `SweepSampler` draws each parameter separately.
     """
 
     @abstractmethod
@@ -22,7 +22,7 @@ class SweepSampler(BaseSampler, ABC):
         """Return the length of a round, within which no draw needs the result of another.
 
         Args:
-            num_places: how many configurations are drawn already.
+            num_places: the number of configurations drawn so far.
         Returns:
-            a number of places, `ALL_PLACES` where results do not matter, or None where each draw needs all of them.
+            a number of places, `ALL_PLACES` if results do not matter, or None if each draw needs all of them.
         """

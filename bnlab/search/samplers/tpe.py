@@ -9,14 +9,14 @@ __all__ = ["TPESampler"]
 
 
 class TPESampler(OptunasTPESampler, SweepSampler):
-    """Draws the first configurations at random, and the others where the good ones were.
+    """Draws the first configurations at random, and the others near the good ones.
 
-    Trials that are still running count as poor, so that those of one batch spread out.
+    Trials that are still running count as poor, so that those in one batch spread out.
 
     Args:
-        seed: of the draws.
-        num_startup: how many configurations are random.
-        seeds: trials per configuration.
+        seed: the seed of the draws.
+        num_startup: the number of random configurations.
+        seeds: the number of trials per configuration.
     """
 
     def __init__(self, seed: int | None = None, num_startup: int = 10, seeds: int = 1) -> None:

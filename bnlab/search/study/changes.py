@@ -1,4 +1,4 @@
-"""The settings when a sweep was defined: when it goes on or is shared, the config files must still say the same."""
+"""The settings when a sweep was defined, which must not have changed when it is resumed or shared."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -22,7 +22,7 @@ __all__ = ["Settings", "changes", "composed", "of_the_task"]
 Settings = dict[str, dict[str, Any]]
 """For each choice of groups, written as overrides, every setting by its key in the config, uninterpolated."""
 
-# How a sweep is run, as opposed to what it runs; these may differ between machines and days.
+# Settings of how a sweep is run, not of what it runs; these may differ between machines and days.
 _HOW = tuple(
     f"search.{name}"
     for name in ("num_trials", "batch_size", "pruner", "resume", "retry_failed", "storage", "study", "trust")

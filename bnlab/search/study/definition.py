@@ -1,4 +1,4 @@
-"""What a sweep was asked to do, as sweep.yaml keeps it."""
+"""The definition of a sweep, as stored in sweep.yaml."""
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,18 +17,18 @@ __all__ = ["Definition"]
 
 @dataclass(frozen=True)
 class Definition:
-    """What a sweep was asked to do, so that it can go on.
+    """The definition of a sweep, by which it can be resumed.
 
     Attributes:
-        id: drawn when the sweep was defined; what is this sweep's says so.
-        overrides: of the settings, among them the space and those of `search`.
-        origin: Hydra's flags and its own overrides, such as the launcher.
-        study: its name in the storage.
-        storage: its address as it was given, `${oc.env:NAME}` unresolved; None for the file in the folder. A password
-            in it is not written down.
+        id: drawn when the sweep was defined; its trials and summaries contain it.
+        overrides: those of settings, including the space and the settings under `search`.
+        origin: Hydra's flags and the overrides of Hydra itself, such as the launcher.
+        study: the name of the study in the storage.
+        storage: the address of the storage as given, with `${oc.env:NAME}` unresolved; None for the file in the folder.
+            A password in it is not stored.
         pruner: `_target_` and its settings; None for none.
         minimize: whether a lower objective is better.
-        num_points: configurations to try, when it was defined; a sampler may divide them into rounds.
+        num_points: the number of configurations to try when it was defined, which a sampler may divide into rounds.
     """
 
     id: str
@@ -65,7 +65,7 @@ class Definition:
 
     @classmethod
     def of(cls, stored: Any) -> "Definition | None":
-        """Invert `text`, given any value; None if it is no definition."""
+        """Invert `text`; None if the value is no definition."""
         if not _is_definition(stored):
             return None
         origin = stored.pop("origin")

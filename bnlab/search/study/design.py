@@ -14,7 +14,7 @@ class Design:
     """`num_points` configurations of `space`, each with `seeds` seeds.
 
     Attributes:
-        points: of a grid; None where the sampler draws them.
+        points: the points of a grid; None if the sampler draws them.
     """
 
     space: Space

@@ -1,4 +1,4 @@
-"""The values of the trials that a sweep takes: drawn by the sampler, or taken over from another try or seed."""
+"""The values of the trials that a sweep takes: drawn by the sampler, or copied from another try or seed."""
 
 import copy
 import time
@@ -28,7 +28,7 @@ _REDRAWS = 200
 
 
 def params_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the values that a trial has or is to have, in Optuna's terms."""
+    """Return the values that a trial has or will have, in Optuna's terms."""
     params: dict[str, Any] = trial.params or trial.system_attrs.get("fixed_params", {})
     return params
 
@@ -65,7 +65,7 @@ class Draws:
         }
 
     def draw(self, frozen: FrozenTrial) -> Trial:
-        """Return the trial `frozen`, which this sweep has taken, with values drawn where it lacks them."""
+        """Return the trial `frozen`, which this sweep has taken, with missing values drawn."""
         place = frozen.user_attrs.get(POINT, frozen.number)
         repeat = frozen.user_attrs.get(REPEAT, 0)
         params = self._params_of(place) if repeat else None
@@ -136,7 +136,7 @@ class Draws:
         return self._params_of_point[point]
 
     def has_all(self, trial: FrozenTrial) -> bool:
-        """Whether `trial` has a value for each parameter that it is to have."""
+        """Whether `trial` has a value for each of its parameters."""
         point: Point = {}
         for parameter in self._design.space.in_order_of_dependence():
             if self._design.space.is_active(parameter, point):

@@ -1,4 +1,4 @@
-"""A sweep's folder: what is in it, and who may write to it."""
+"""A sweep's folder: its files, and who may write to it."""
 
 import json
 import os
@@ -20,14 +20,14 @@ from bnlab.text.command_line import command, override, shown
 
 __all__ = ["UNFINISHED", "SweepFolder", "resume_command"]
 
-UNFINISHED = ".unfinished"  # the folder of what stacks go on from (`bnlab.stacked.unfinished`)
+UNFINISHED = ".unfinished"  # the folder of the states from which stacks continue (`bnlab.stacked.unfinished`)
 
 
 @dataclass(frozen=True)
 class SweepFolder:
     """A sweep's folder: a folder per trial, named after its number by default, and the files below.
 
-    The journal is Optuna's, and is there where no other storage is named.
+    The journal, in Optuna's format, exists unless another storage is named.
     """
 
     path: Path
@@ -69,7 +69,7 @@ class SweepFolder:
 
     @property
     def results(self) -> tuple[Path, ...]:
-        """The files that are rewritten as trials end."""
+        """Return the files that are rewritten as trials end."""
         return self.trials, self.leaderboard, self.best, *self.figures, *self.ablation
 
     @property
@@ -119,7 +119,7 @@ class SweepFolder:
         if run.holds_results or run.config.exists():
             raise UserError(f"{shown(self.path)!r} already holds a run: choose another folder by hydra.sweep.dir.")
         taken = [file.name for file in self.results if file.exists()] + self.numbered()
-        if self.journal.is_file() and self.journal.stat().st_size:  # an empty one is of a sweep that was killed early
+        if self.journal.is_file() and self.journal.stat().st_size:  # an empty one is from a sweep that was killed early
             taken.append(self.journal.name)
         if taken:
             raise UserError(
@@ -130,11 +130,11 @@ class SweepFolder:
     def check_is_own(self, names: Iterable[str], sweep_id: str) -> None:
         """Refuse a folder to which trials were added from elsewhere; `names` are the folders of the sweep's own.
 
-        A journal that was damaged, or whose end a power cut took, does not know all of them: one whose summary says
-        that it is of the sweep `sweep_id` is, and one without a summary has no result to mix up.
+        A journal that was damaged or lost its end in a power cut may lack some of them. So a folder whose summary names
+        the sweep `sweep_id` is its own, too, and a folder without a summary has no result to mix up.
 
         Raises:
-            UserError: there are numbered folders with results of others.
+            UserError: numbered folders have results of others.
         """
         outermost = {Path(name).parts[0] for name in names}  # one may be nested
         foreign = [
@@ -184,7 +184,7 @@ class SweepFolder:
         """Lock the folder against every other process until this one leaves or ends.
 
         Raises:
-            UserError: another one is there.
+            UserError: another process has locked it.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         try:
@@ -216,11 +216,11 @@ class SweepFolder:
 
 
 def resume_command(folder: SweepFolder, *, trust: bool = False, asks_for_storage: bool = False) -> str:
-    """Return the command that goes on with a sweep; its flags and overrides are in its folder.
+    """Return the command that resumes a sweep; its flags and overrides are in its folder.
 
     Args:
-        asks_for_storage: take its address from the environment, as its password was not written down.
-        trust: say that the folder is trusted: only where this user made it.
+        asks_for_storage: whether to take its address from the environment, since its password was not stored.
+        trust: whether to declare the folder trusted, which is right only if this user made it.
     """
     storage = ["search.storage=${oc.env:STUDY}"] if asks_for_storage else []
     trusting = ["search.trust=true"] if trust else []

@@ -29,9 +29,9 @@ _BEGINNING = b'{"op_code":'  # of each line
 class Journal(JournalFileBackend):
     """A journal in Optuna's file format, which Optuna's own class and `optuna-dashboard` read.
 
-    Optuna locks by making and deleting a file, which a killed process leaves behind, and waits for the disk at each
-    line (bnlab/bench/records/search.md). Here the lock is the kernel's, which ends with its owner, and the disk is
-    waited for now and then. What is not there yet survives the end of the process, though not that of the machine.
+    Optuna locks by creating and deleting a file, which remains if the process is killed, and syncs each line to disk
+    (bnlab/bench/records/search.md). Here the kernel holds the lock, which ends with its owner, and the file is synced
+    only now and then. Lines that are not yet synced survive a kill, but not a power cut.
     """
 
     def __init__(self, path: Path) -> None:
@@ -43,7 +43,7 @@ class Journal(JournalFileBackend):
         """Write all of `logs`, or nothing.
 
         Raises:
-            OSError: such as of a full disk; the file is as it was.
+            OSError: writing failed, for example on a full disk; the file is unchanged.
         """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
         with _locked(self._path) as file:
@@ -67,7 +67,7 @@ class Journal(JournalFileBackend):
 
 @contextmanager
 def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
-    """Open and lock the file, which is not created again if somebody has removed it."""
+    """Open and lock the file, without creating it again if it was removed."""
     file = os.open(path, os.O_RDWR | os.O_APPEND if kind == fcntl.LOCK_EX else os.O_RDONLY)
     try:
         fcntl.flock(file, kind)
@@ -77,14 +77,14 @@ def _locked(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[int]:
 
 
 def _write(file: int, content: bytes) -> None:
-    """Write all of it: a nearly full disk writes a part and only returns its size."""
+    """Write all of `content`; on a nearly full disk, a single write may write only a part."""
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]
 
 
 def _cut_torn_line(file: int) -> int:
-    """Cut off an incomplete last line, as a process writes it that is killed on a full disk.
+    """Cut off an incomplete last line, such as a process writes that is killed on a full disk.
 
     Returns:
         the size of the file.
@@ -107,8 +107,8 @@ def _cut_torn_line(file: int) -> int:
 def mend(path: Path) -> None:
     """Cut `path` before the first line that Optuna cannot read.
 
-    What follows is set aside in a file `.damaged-<n>`, and a line on stderr says so. A last line whose end is missing,
-    as a machine that went off while writing leaves it, goes without a word.
+    The rest is set aside in a file `.damaged-<n>`, and a line on stderr says so. An incomplete last line, which a power
+    cut may cause, is dropped silently.
     """
     if path.exists() and not path.is_file():
         aside = _free_name(path)
@@ -152,7 +152,7 @@ def _sound(content: bytes) -> int:
 
 
 class _Replay(BaseJournalBackend):
-    """A journal in memory that records up to where it was read without an error."""
+    """A journal in memory that records how far it was read without an error."""
 
     def __init__(self, content: bytes) -> None:
         self._content = content

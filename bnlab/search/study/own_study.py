@@ -1,4 +1,4 @@
-"""A study as seen by one of the sweeps that share it: which trials are its own, and how each ended."""
+"""A study as seen by one of the sweeps that share it: its own trials, and how each ended."""
 
 import time
 from collections.abc import Sequence
@@ -19,14 +19,14 @@ from bnlab.status import Status
 __all__ = ["PATIENCE_S", "OwnStudy"]
 
 _NOBODYS_AFTER_S = 5.0
-PATIENCE_S = 60.0  # with a storage that fails
+PATIENCE_S = 60.0  # how long to retry a failing storage
 
 
 class OwnStudy:
     """`study`, in which the sweep `sweep_id` runs trials.
 
     Args:
-        folder: of the sweep, where it is now.
+        folder: the current folder of the sweep.
         worst: the objective that stands for a training without a finite epoch.
     """
 
@@ -53,7 +53,7 @@ class OwnStudy:
         return id_of(trial, self.storage, self.id)
 
     def folders(self) -> list[str]:
-        """The names of the folders of the trials that this sweep has run, or runs."""
+        """Return the names of the folders of the trials that this sweep has run or is running."""
         return [folder_name(trial) for trial in self.trials() if trial.user_attrs.get(SWEEP) == self.sweep_id]
 
     def takes(self, trial: FrozenTrial) -> bool:
@@ -74,7 +74,7 @@ class OwnStudy:
         self.storage.set_trial_user_attr(trial_id(self.storage, self.id, number), SUBDIR, name)
 
     def owner(self, trial: FrozenTrial) -> str | None:
-        """Return the id of the sweep that runs `trial`, which it may have taken just now; None if nobody does."""
+        """Return the id of the sweep that runs `trial`, which it may have taken just now; None if no sweep does."""
         deadline = time.monotonic() + (0 if self.is_private else _NOBODYS_AFTER_S)
         owner: str | None = trial.user_attrs.get(SWEEP)
         while owner is None:
@@ -87,8 +87,8 @@ class OwnStudy:
     def tell(self, number: int, result: Summary) -> None:
         """Record the end of trial `number` by the summary of its run.
 
-        A trial that failed for reasons from "outside" (`bnlab.process.outside`) counts as interrupted. A storage that
-        fails is retried for a while, without repeating what had succeeded.
+        A trial that failed for outside reasons (`bnlab.process.outside`) counts as interrupted. A failing storage is
+        retried for a while, without repeating what had succeeded.
         """
         deadline = time.monotonic() + PATIENCE_S
         while True:

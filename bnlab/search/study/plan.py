@@ -1,7 +1,7 @@
-"""The trials that a study still needs, and taking them.
+"""Plans the trials that a study still needs, and takes them.
 
-Every run that a search is to make waits in the study as a trial of its own from the start. Taking one is a single step
-in the storage, so that two sweeps never take the same, and a killed one leaves nothing but trials that wait, or run.
+Every run of a search is enqueued in the study as a trial from the start. Taking a trial is atomic in the storage, so
+that two sweeps never take the same one, and all trials of a killed sweep are either waiting or running.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ class Plan:
         self._draws.look()
         untried = iter(self._draws.untried())
         done: set[tuple[int, int]] = set()
-        failed: set[tuple[int, int]] = set()  # in their last try
+        failed: set[tuple[int, int]] = set()  # those whose last try failed
         interrupted: dict[tuple[int, int], dict[str, Any]] = {}
         for trial in self._own.trials():
             place = (trial.user_attrs.get(POINT, -1), trial.user_attrs.get(REPEAT, 0))
@@ -68,13 +68,13 @@ class Plan:
         self._unstarted.append(trial)
 
     def has_values(self, trial: FrozenTrial) -> bool:
-        """Whether `trial` has a value for each parameter that it is to have."""
+        """Whether `trial` has a value for each of its parameters."""
         return self._draws.has_all(trial)
 
     def take(self, limit: int, per_round: int | None) -> list[Trial]:
-        """Take up to `limit` waiting trials; with `per_round` points in a round, all from the first unfinished round.
+        """Take up to `limit` waiting trials; with `per_round` points per round, all from the first unfinished round.
 
-        Where the storage fails, the next call takes again what this one had taken.
+        If the storage fails, the next call takes the same trials again.
         """
         taken: list[Trial] = []
         frozen: list[FrozenTrial] = []

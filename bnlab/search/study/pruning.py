@@ -1,4 +1,4 @@
-"""Pruning: Optuna's pruners are asked after each epoch whether a trial falls behind the others."""
+"""Pruning: after each epoch, an Optuna pruner decides whether a trial has fallen behind the others."""
 
 import copy
 import logging
@@ -25,7 +25,7 @@ __all__ = ["Pruning", "pruning_of"]
 
 log = logging.getLogger(__name__)
 
-_RUNG = "completed_rung_"  # of Optuna's successive halving
+_RUNG = "completed_rung_"  # prefix in Optuna's successive halving
 
 
 def pruning_of(trial: TrialFolder, definition: Definition, objective: str) -> "Pruning | None":
@@ -47,7 +47,7 @@ def build_pruner(target: Mapping[str, Any]) -> BasePruner:
     """Build the pruner of `search.pruner`.
 
     Raises:
-        UserError: it cannot be made, or is no pruner.
+        UserError: it cannot be built, or is no pruner.
     """
     with user_errors("`search.pruner`: "), warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)  # the user has chosen it
@@ -61,7 +61,7 @@ def build_pruner(target: Mapping[str, Any]) -> BasePruner:
 
 
 def waits_for_completed(target: Mapping[str, Any] | None) -> bool:
-    """Return whether a pruner compares only with completed trials, so that it ends none of a batch trained together."""
+    """Return whether a pruner compares only with completed trials, so that it prunes none of one stack."""
     return target is not None and str(target["_target_"]).endswith((".MedianPruner", ".PercentilePruner"))
 
 
@@ -111,7 +111,7 @@ class Pruning:
         return {name: value for name, value in attributes.items() if name.startswith(_RUNG)}
 
     def go_on(self, rows: Sequence[Mapping[str, float]], rungs: Mapping[str, float]) -> None:
-        """Copy to the study what it knew of the trial that this one continues, for which no rule is asked again."""
+        """Copy to this trial the reports and rungs of the trial that it continues, without asking the pruner again."""
         known = self._storage.get_trial(self._trial_id)
         for row in rows:
             value = row[self._objective]
@@ -123,7 +123,7 @@ class Pruning:
 
 
 def _competitors(study: optuna.Study) -> optuna.Study:
-    """Return the study as a pruner sees it: without interrupted trials, whose values another trial goes on with."""
+    """Return the study as a pruner sees it: without interrupted trials, whose values another trial continues."""
     seen = copy.copy(study)
     get_trials = study.get_trials
 

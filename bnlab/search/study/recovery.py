@@ -1,4 +1,4 @@
-"""Resuming a killed sweep: the trials that it had taken are recorded, tried again or started."""
+"""Resumes a killed sweep: the trials that it had taken are recorded, retried or started."""
 
 from optuna.trial import FrozenTrial, TrialState
 
@@ -13,17 +13,16 @@ from bnlab.status import Status
 
 __all__ = ["MOST_ENDS", "recover"]
 
-MOST_ENDS = 5  # of its process, each time within the same trial
+MOST_ENDS = 5  # times that the process may end within the same trial
 _ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
 
 
 def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
-    """Take over the trials that the killed sweep had taken, judging by their folders.
+    """Continue the trials that the killed sweep had taken, as their folders require.
 
-    A trial that ended is recorded; one that had not started is taken again; a half-done one is tried again. If the
-    only half-done trial ended with its process `MOST_ENDS` times, it is taken for the cause and recorded as failed,
-    unless it left a state to go on from. A result whose values a damaged journal has lost is of no use: it
-    is tried again, too.
+    A trial that ended is recorded; one that had not started is taken again; an unfinished one is retried. If the only
+    unfinished trial ended with its process `MOST_ENDS` times, it is considered the cause and recorded as failed, unless
+    it wrote a state to continue from. A trial whose values were lost with a damaged journal is retried, too.
     """
     goes_on = any(folder.unfinished.glob("*.ckpt"))
     again = Summary(status=Status.INTERRUPTED, error="interrupted; its values are tried again")
@@ -57,7 +56,7 @@ def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
 
 
 def _num_ends_with_its_process(own: OwnStudy, trial: FrozenTrial) -> int:
-    """Count the tries of this trial that ended half done with their process."""
+    """Count the unfinished tries of this trial that ended with their process."""
     return sum(
         result_of(earlier).get("error") == _ENDED_WITH_ITS_PROCESS
         and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]

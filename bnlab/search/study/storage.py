@@ -69,8 +69,8 @@ def _database(url: str) -> RDBStorage:
 def _lock_from_the_start(engine: Engine) -> None:
     """Make every transaction of SQLite take the lock before it reads.
 
-    SQLite has no SELECT ... FOR UPDATE, by which a trial is taken elsewhere: two processes could both read that a trial
-    waits, and both take it. The driver begins a transaction only where something is written; here it is told when.
+    SQLite lacks SELECT ... FOR UPDATE, by which trials are taken in other databases: two processes could both read that
+    a trial waits, and both take it. The driver itself begins a transaction only at the first write.
     """
     event.listen(engine, "connect", lambda connection, record: setattr(connection, "isolation_level", None))
     event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
@@ -99,16 +99,17 @@ def join_or_create(
     resumes: bool = False,
     must_exist: bool = False,
 ) -> tuple[optuna.Study, bool]:
-    """The study `name`, and whether this call made it. Whoever makes it plans its trials; others wait for the plan.
+    """Return the study `name`, and whether this call created it.
 
-    One that `resumes` plans what is missing, and may ask for more trials than it did.
+    Whoever creates it plans its trials; others wait for the plan. A sweep that `resumes` plans the missing trials, and
+    may ask for more trials than before.
 
     Args:
-        definition: what is searched, for those that join to ask the same.
-        settings: of the jobs, for the same.
-        must_exist: refuse to make it.
+        definition: what is searched, which must agree with the study.
+        settings: the settings of the jobs, which must agree, too.
+        must_exist: refuse to create it.
     Raises:
-        UserError: the study is there, and searches something else; or it must be there, and is not.
+        UserError: the study searches something else, or it must exist and does not.
     """
     if must_exist and name not in [study.study_name for study in storage.get_all_studies()]:
         raise UserError(

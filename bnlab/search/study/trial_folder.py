@@ -1,4 +1,4 @@
-"""A trial's folder as the run in it sees it."""
+"""A trial's folder, as seen by its run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,5 +28,5 @@ class TrialFolder:
         return cls(SweepFolder(path.parents[len(Path(name).parts) - 1]), name)
 
     def identity(self, sweep_id: str) -> Owner:
-        """Return what the summary of a trial says, so that no other summary is mistaken for it."""
+        """Return the owner in the trial's summary, by which it is told from any other summary."""
         return Owner(id=sweep_id, folder=self.name)

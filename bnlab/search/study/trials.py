@@ -32,11 +32,11 @@ __all__ = [
 
 # A trial's user attributes, beside those of the samplers
 SWEEP = "sweep"  # the id of the sweep that runs it: the folder of a sweep may be moved
-SUBDIR = "subdir"  # its folder, relative to the sweep's, where that is not its number
-FOLDER = "folder"  # in a database: the sweep's folder when the trial began, for the others that share the study
-RESULT = "result"  # of its summary: status, objective, seconds, error, and the test metric that tables show
+SUBDIR = "subdir"  # its folder, relative to the sweep's, if it is not the trial's number
+FOLDER = "folder"  # in a database, the sweep's folder when the trial began, for others that share the study
+RESULT = "result"  # from its summary: status, objective, seconds, error, and the test metric in the tables
 
-KEPT = ("objective", "seconds")  # numbers of a run's summary that tables show, beside the test metric
+KEPT = ("objective", "seconds")  # numbers in a run's summary that tables show beside the test metric
 
 _STATUSES = {
     TrialState.WAITING: Status.WAITING,
@@ -53,14 +53,14 @@ class Trial:
 
     Attributes:
         number: its number in the study.
-        point: which configuration it runs, from 0.
-        repeat: which of the seeds of that configuration, from 0.
-        status: interrupted where it was tried again.
-        objective: at its best epoch; None if there was none.
+        point: the number of its configuration, from 0.
+        repeat: the index of its seed within that configuration, from 0.
+        status: its status; interrupted if it was retried.
+        objective: the objective at its best epoch; None if there was none.
         values: the parameters, by their key in the config.
-        kept: what the study keeps of its summary, `KEPT` among it; empty before it ended.
+        kept: the part of its summary that the study keeps, including `KEPT`; empty before it ended.
         error: why it failed.
-        test: the name of its test score and the score; None where it was not tested.
+        test: the name and the value of its test score; None if it was not tested.
     """
 
     number: int
@@ -76,7 +76,7 @@ class Trial:
 
     @property
     def place(self) -> int:
-        """The number of its configuration, or its own number if the study does not name a configuration."""
+        """Return the number of its configuration, or its own number if the study does not name a configuration."""
         return self.number if self.point is None else self.point
 
     @property
@@ -89,7 +89,7 @@ class Configuration:
     """The trials of one point that have an objective; `mean` and `deviation` (with n - 1) over its seeds.
 
     Attributes:
-        seeds: how many it has when all have an objective.
+        seeds: the number of its seeds when it is complete.
     """
 
     trials: tuple[Trial, ...]
@@ -194,8 +194,8 @@ def values_of(trial: FrozenTrial, space: Space) -> Point:
 def rank(trials: Sequence[Trial], minimize: bool, seeds: int = 1) -> list[Configuration]:
     """Rank the configurations that have an objective, best first; ties go to the earlier one.
 
-    One of whose `seeds` some are still to come, or failed, or were pruned or interrupted, comes after all that are
-    complete: the mean of the others may flatter it.
+    A configuration that lacks some of its `seeds`, because they have not ended, failed, or were pruned or interrupted,
+    comes after all complete ones: the mean of the others may flatter it.
     """
     points: dict[int | tuple[int], list[Trial]] = {}
     for trial in trials:

@@ -1,1 +1,1 @@
-"""Sweeps, from their start to their end."""
+"""Sweeps from start to end."""

@@ -7,30 +7,30 @@ from pathlib import Path
 
 __all__ = ["Arrivals"]
 
-_LISTINGS_OF_A_STATE = 10  # more may come within one tick of the file system's clock
-_LISTED_AT_ONCE = 5000  # with more in it, a folder is listed more rarely
+_LISTINGS_OF_A_STATE = 10  # since more entries may come within one tick of the file system's clock
+_LISTED_AT_ONCE = 5000  # a folder with more entries is listed less often
 
 
 @dataclass
 class _Parent:
-    """A folder, and what is expected in it.
+    """A folder, and the entries expected in it.
 
     Attributes:
-        expected: by the name in this folder: what comes below it, and whether the folder itself is waited for.
+        expected: by name in this folder, what is expected below the entry, and whether the entry itself is awaited.
     """
 
     expected: dict[str, "_Parent"] = field(default_factory=dict)
-    name: str | None = None  # under which it is waited for
+    name: str | None = None  # under which it is awaited
     changed: int | None = None  # st_mtime_ns at the last listing
-    num_listings: int = 0  # of that state
+    num_listings: int = 0  # in that state
     num_skips: int = 0  # until it may be listed again
 
 
 class Arrivals:
     """Watches for the folders `names`, relative to `root`, to be created.
 
-    A folder that is to hold others of them is asked for the time of its last change, and listed where that is new. No
-    path is tried in vain, so that what is still to come costs nothing.
+    A parent folder is listed only if its modification time has changed. No missing path is tried, so that folders still
+    to come cost nothing.
     """
 
     def __init__(self, root: Path, names: Iterable[str]) -> None:

@@ -1,4 +1,4 @@
-"""The trials that a sweep takes at a time, and the folders where they go."""
+"""The batches of trials that a sweep takes, and their folders."""
 
 from collections.abc import Iterable
 
@@ -21,9 +21,9 @@ class Batches:
 
     Args:
         sampler: draws the values, perhaps in rounds.
-        before: the trials that the study already had.
+        before: the trials that were already in the study.
     Attributes:
-        trials: those taken by this process, by number.
+        trials: the trials taken by this process, by number.
         names: the names of their folders, by number.
     """
 
@@ -55,7 +55,7 @@ class Batches:
         """Wait until the disk has room.
 
         Raises:
-            OSError: it has none for long.
+            OSError: it has had none for too long.
         """
         error = wait_for_room(self._setup.folder.path, PATIENCE_S)
         if error is not None:

@@ -1,4 +1,4 @@
-"""The end of a sweep: its tables and pictures, what to run next, and the exit code."""
+"""The end of a sweep: its tables and figures, what to run next, and the exit code."""
 
 import logging
 import shutil
@@ -47,7 +47,7 @@ class Ending:
     """Ends a sweep.
 
     Args:
-        why_unfinished: a sentence if the sweep can go on with further trials, else empty.
+        why_unfinished: a sentence if the sweep can be resumed with further trials, else empty.
         is_interrupted: whether the user ended the sweep.
     """
 
@@ -61,7 +61,7 @@ class Ending:
         """Write and show the results.
 
         Returns:
-            the trials, where all of them have a result.
+            the trials, if all of them have a result.
         Raises:
             SystemExit: otherwise.
         """

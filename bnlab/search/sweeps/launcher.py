@@ -1,4 +1,4 @@
-"""What a launcher may offer a sweep beside Hydra's own interface, and the defaults for one that offers none of it."""
+"""What a launcher may offer a sweep beyond Hydra's interface, and the defaults for a launcher that does not."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -15,13 +15,13 @@ __all__ = ["SweepLauncher", "offers_of"]
 class SweepLauncher(Protocol):
     """Attributes that a sweep reads from its launcher, each of them optional: a launcher need not know of bnlab.
 
-    Hydra's `Launcher` asks for two methods, `setup` and `launch`; that is all that a launcher must have. A sweep reads
-    `num_parallel`, `num_threads_in_a_job` and `jobs_end_together` after `setup`, and `activity` and `returns` again and
-    again, from another thread, while `launch` runs.
+    A launcher must have only the two methods of Hydra's `Launcher`, `setup` and `launch`. A sweep reads `num_parallel`,
+    `num_threads_in_a_job` and `jobs_end_together` after `setup`, and repeatedly reads `activity` and `returns` from
+    another thread while `launch` runs.
 
     Attributes:
         num_parallel: how many jobs run at once; 1 by default. TPE proposes as many trials at a time.
-        num_threads_in_a_job: the threads each job computes with, for the command that repeats a trial; None, the
+        num_threads_in_a_job: the number of computing threads per job, for the command that repeats a trial; None, the
             default, if the launcher does not set them.
         jobs_end_together: whether jobs that run at once also end at once, so that no job can be compared with one that
             has completed; False by default.
@@ -46,7 +46,7 @@ class _Offers:
 
 
 def offers_of(launcher: object) -> SweepLauncher:
-    """The attributes of `launcher`, read anew each time, with the default for each that it does not have.
+    """Return the attributes of `launcher`, read anew each time, with defaults for those that it lacks.
 
     Raises:
         UserError: its `num_parallel` is not a whole number of at least 1.

@@ -1,4 +1,4 @@
-"""Opening the study of a sweep, in which every trial that it still needs then waits."""
+"""Opens the study of a sweep, with every trial that it still needs enqueued."""
 
 from bnlab.search.study.changes import of_the_task
 from bnlab.search.study.design import Design
@@ -12,10 +12,10 @@ __all__ = ["open_study"]
 
 
 def open_study(setup: Setup) -> tuple[OwnStudy, Plan]:
-    """Make, join or take up the study, and enqueue what it lacks.
+    """Create, join or resume the study, and enqueue the missing trials.
 
     Raises:
-        UserError: the study is not there, or searches something else; or the folder has trials of others.
+        UserError: the study does not exist or searches something else, or the folder has trials of others.
     """
     search, definition, folder, resumes = setup.search, setup.definition, setup.folder, setup.resumes
     study, is_new = join_or_create(

@@ -23,12 +23,12 @@ class SweepProgress:
     """Shows a bar with counts on a terminal; elsewhere an occasional line, and one at the end of each batch.
 
     Args:
-        console: where it goes.
-        num_trials: of the whole sweep.
-        before: the trials that had finished before this process began; they say nothing about the time left.
-        objective: its name.
+        console: where the progress is shown.
+        num_trials: the number of trials of the whole sweep.
+        before: the trials that had finished before this process began, which are not used to estimate the time left.
+        objective: the name of the metric.
         minimize: whether a lower objective is better.
-        seeds: runs per configuration, whose mean counts once all have ended.
+        seeds: the number of runs per configuration, whose mean counts once all have ended.
     """
 
     def __init__(
@@ -40,14 +40,14 @@ class SweepProgress:
         self._objective = objective
         self._minimize = minimize
         self._seeds = seeds
-        self._of_place: dict[int, dict[int, tuple[float, int]]] = {}  # objective and number of its seeds so far
+        self._of_place: dict[int, dict[int, tuple[float, int]]] = {}  # objective and trial number of each seed so far
         self._start = time.monotonic()
         self._next_line = self._start + LINE_EVERY_S
         self._last_line = ""
         self._counts: Counter[Status] = Counter()
         self._running = 0
         self._activity = ""
-        self._best: tuple[float, int, str] | None = None  # mean, first number, what they are called
+        self._best: tuple[float, int, str] | None = None  # mean, first number, the trials in words
         self._bar = Progress(
             BarColumn(bar_width=20), TextColumn("{task.description}"), console=console, disable=not console.is_terminal
         )
@@ -83,13 +83,13 @@ class SweepProgress:
         mean = math.fsum(value for value, _ in of_place.values()) / len(of_place)
         sign = 1 if self._minimize else -1
         numbers = sorted(number for _, number in of_place.values())
-        # Of equals, the first by number is the best, as in the leaderboard, in whatever order they end.
+        # Of equally good ones, the one with the lowest number is the best, as in the leaderboard.
         if self._best is None or (sign * mean, numbers[0]) < (sign * self._best[0], self._best[1]):
             noun = "trial" if self._seeds == 1 else "trials"
             self._best = mean, numbers[0], f"{noun} {', '.join(map(str, numbers))}"
 
     def update(self, num_running: int | None = None, activity: str = "") -> None:
-        """Show the progress, with `num_running` trials under way and the launcher's own words on its `activity`."""
+        """Show the progress, with the number of running trials and the launcher's `activity` in its own words."""
         if num_running is not None:
             self._running = num_running
             self._activity = activity
@@ -98,7 +98,7 @@ class SweepProgress:
             self.print_line()
 
     def print_line(self) -> None:
-        """Print the progress as a line into a log, unless it repeats the last one."""
+        """Print the progress as a log line, unless it repeats the last one."""
         self._next_line = time.monotonic() + LINE_EVERY_S
         line = self._line()
         if not self._console.is_terminal and line != self._last_line:

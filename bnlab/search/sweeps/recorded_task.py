@@ -1,4 +1,4 @@
-"""The task that a launcher runs for each trial, whose end is recorded in the trial's folder, however it ends."""
+"""The task that a launcher runs for each trial; however it ends, its end is recorded in the trial's folder."""
 
 import logging
 import time
@@ -25,7 +25,7 @@ from bnlab.text.concealing import remember_all
 
 __all__ = ["JobEndedError", "RecordedTask"]
 
-PATIENCE_S = 60.0  # with a full disk
+PATIENCE_S = 60.0  # how long to wait for room on a full disk
 
 log = logging.getLogger(__name__)
 logging.getLogger("bnlab").addHandler(logging.NullHandler())  # otherwise records without a handler go to stderr
@@ -43,8 +43,8 @@ class RecordedTask:
     killed. A trial logs to its own train.log, tracebacks included; the console belongs to the sweep.
 
     Attributes:
-        sweep_id: of the sweep, which takes no other's summary for its trial's.
-        secrets: of the sweep, for the process of the job to know (`bnlab.text.concealing.known`).
+        sweep_id: the id of the sweep, which accepts only summaries that contain it.
+        secrets: the sweep's known secrets, for the process of the job (`bnlab.text.concealing.known`).
     """
 
     task: Callable[[DictConfig], Any]

@@ -12,7 +12,7 @@ from bnlab.search.sweeps.setup import Setup
 __all__ = ["Results"]
 
 _WRITE_EVERY_S = 5.0
-_WRITE_FOR_OTHERS_EVERY_S = 60.0  # their trials in a shared study do not set `have_changed`
+_WRITE_FOR_OTHERS_EVERY_S = 60.0  # the trials of others in a shared study do not set `have_changed`
 
 
 class Results:

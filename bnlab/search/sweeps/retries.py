@@ -1,4 +1,4 @@
-"""Retries of trials that ended for reasons from outside, and when to give up."""
+"""Retries trials that ended for outside reasons, and decides when to give up."""
 
 import threading
 from collections import Counter
@@ -8,21 +8,21 @@ from bnlab.status import Status
 
 __all__ = ["Retries"]
 
-AT_ONCE = 2  # times that a trial is tried again by the same process
+AT_ONCE = 2  # retries of a trial by the same process
 IN_A_ROW = 3  # this many different trials lost in succession stop a sweep
 
-_Place = tuple[int, int]  # of a configuration, and which of its seeds
+_Place = tuple[int, int]  # number of a configuration and of its seed
 
 
 class Retries:
     """Counts ends by place, (point, repeat), which all tries of a trial share.
 
     Attributes:
-        reason: of the last end from outside; empty before.
+        reason: the reason of the last end from outside; empty before.
     """
 
     def __init__(self, num_parallel: int) -> None:
-        self._in_a_row = max(IN_A_ROW, num_parallel + 1)  # trials that run in parallel can be lost to one cause
+        self._in_a_row = max(IN_A_ROW, num_parallel + 1)  # one cause can end all trials that run in parallel
         self._num_ends: Counter[_Place] = Counter()
         self._row: set[_Place] = set()
         self._again: list[int] = []
@@ -31,7 +31,7 @@ class Retries:
         self.reason = ""
 
     def ended(self, trial: Trial, *, is_lost: bool) -> None:
-        """Count the end of `trial`, which `is_lost` if the reason came from outside."""
+        """Count the end of `trial`, which `is_lost` if the reason is from outside."""
         place = trial.place, trial.repeat
         with self._lock:
             if not is_lost:
@@ -58,5 +58,5 @@ class Retries:
 
     @property
     def num_left(self) -> int:
-        """The number of trials left for the sweep when it is resumed."""
+        """Return the number of trials left for the sweep when it is resumed."""
         return len(self._left)

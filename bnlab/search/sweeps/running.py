@@ -1,4 +1,4 @@
-"""A sweep while it runs: launch its trials in batches, tell how each ended, and show how it stands."""
+"""A running sweep: launch its trials in batches, record how each ended, and show the progress."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -122,7 +122,7 @@ class RunningSweep:
                 for number in filter(self.has_started, list(watch.open)):
                     self.tell(number, {"status": Status.INTERRUPTED})
                 raise
-            except BaseException as error:  # a callback of Hydra's may call sys.exit()
+            except BaseException as error:  # a Hydra callback may call sys.exit()
                 watch.collect()
                 again = self._after_failure(error, [trial for trial in left if trial.number in watch.open])
                 if len(again) == len(left) and is_outside(error):
@@ -156,7 +156,7 @@ class RunningSweep:
         return left
 
     def tell_return(self, number: int, job_return: JobReturn | None) -> None:
-        """End a trial without a summary by what the launcher returned for it."""
+        """End a trial without a summary according to its return from the launcher."""
         if job_return is not None and job_return.status == JobStatus.COMPLETED:
             result = Summary(status=Status.COMPLETED, objective=job_return.return_value)
         else:
@@ -184,7 +184,7 @@ class RunningSweep:
                 break
 
     def seen(self, num_running: int) -> None:
-        """Update the display; called repeatedly while a batch runs, with the number of trials under way."""
+        """Update the display; called repeatedly while a batch runs, with the number of trials in progress."""
         leave_removed_folder()
         self._results.have_changed |= num_running != self._num_running
         self._num_running = num_running
@@ -205,7 +205,7 @@ class RunningSweep:
         """Return the launcher's returns of jobs that have ended, by position in the batch, if it offers them early.
 
         Args:
-            since: how many of them are known already.
+            since: how many of them are already known.
         """
         returns = self._offers.returns
         if len(returns) <= since:

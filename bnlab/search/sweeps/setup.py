@@ -20,10 +20,10 @@ class Setup:
     """The settings of a sweep, shared by all that run it.
 
     Attributes:
-        settings: of the jobs; sweeps that share a study compare them.
-        config, loader: from which the jobs are composed.
-        subdirs: the names of their folders.
-        resumes: whether the sweep goes on, rather than begins.
+        settings: the settings of the jobs, which must agree between sweeps that share a study.
+        config, loader: the sources of the jobs' configs.
+        subdirs: the names of the jobs' folders.
+        resumes: whether the sweep is resumed.
     """
 
     search: Search

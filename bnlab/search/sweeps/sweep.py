@@ -49,14 +49,14 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     """Run a search from Hydra's multirun config and the overrides of its settings.
 
     Returns:
-        the trials, where all of them have a result.
+        the trials, if all of them have a result.
     Raises:
-        UserError: something that cannot work, found before any job.
-        SystemExit: 1 if a trial failed, or some wait to be tried again after a full disk, a lost database or killed
-            processes; 130 if the sweep was interrupted. Its results are written.
+        UserError: something cannot work; this is found before any job.
+        SystemExit: 1 if a trial failed, or some wait to be retried after a full disk, a lost database or killed
+            processes; 130 if the sweep was interrupted. The results are written in any case.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    OmegaConf.set_readonly(config.hydra, False)  # as Hydra 1.4 hands it over
+    OmegaConf.set_readonly(config.hydra, False)  # Hydra 1.4 passes it read-only
     resume = OmegaConf.select(config, "search.resume")
     stored: Definition | None = None
     keeps_storage = False
@@ -90,7 +90,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         if search.settings.retry_failed:
             raise UserError("`search.retry_failed` goes with search.resume: a new sweep has no trial that failed.")
         check_sweep_dir(search, as_given, loader)
-    search.sampler(num_done=0)  # what cannot be made is refused before there is a folder
+    search.sampler(num_done=0)  # an impossible sampler is refused before a folder is created
     if search.settings.pruner is not None:
         build_pruner(search.settings.pruner)
     settings = composed(search, config, loader)
@@ -141,7 +141,7 @@ def _say_who_is_not_called(names: set[str]) -> None:
 
 
 def _as_read(stored: Definition, keeps_storage: bool) -> Definition:
-    """Return what is taken from the folder: without the storage, if the user gives it anew."""
+    """Return the stored definition, without its storage if the user gives a new one."""
     if keeps_storage:
         return stored
     return replace(stored, storage=None, overrides=without(stored.overrides, "search.storage"))
@@ -184,10 +184,10 @@ def _resumed(
 
 
 def _fix_folder(config: DictConfig, folder: SweepFolder) -> Origin:
-    """Place every job below `folder`, whatever the current directory of its process is.
+    """Place every job below `folder`, whatever the current directory of its process.
 
     Returns:
-        where the config came from, without that folder.
+        the origin of the config, without that folder.
     """
     origin = Origin.of(config.hydra, config_folder())
     origin = replace(origin, overrides=tuple(without(origin.overrides, "hydra.sweep.dir")))
@@ -200,7 +200,7 @@ def _fix_folder(config: DictConfig, folder: SweepFolder) -> Origin:
 def _check_unchanged(folder: SweepFolder, settings: Settings) -> None:
     """
     Raises:
-        UserError: the config files say something else than when the sweep began.
+        UserError: the config files have changed since the sweep began.
     """
     changed = changes(folder.read_settings(), settings)
     if changed:
@@ -232,7 +232,7 @@ def _definition(
     settings = search.settings
     name = "-".join(folder.path.parts[-2:])
     if settings.storage is not None:
-        name += f"-{sweep_id}"  # nobody joins a study without naming it
+        name += f"-{sweep_id}"  # a study is joined only by naming it
     return Definition(
         id=sweep_id,
         overrides=without(arguments, "search.retry_failed"),

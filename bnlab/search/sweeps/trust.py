@@ -1,4 +1,4 @@
-"""Resuming a sweep that somebody else made: what in its folder needs the user's trust."""
+"""Finds what needs the user's trust in the folder of a sweep that somebody else made, before it is resumed."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ __all__ = ["TRUST", "needs_trust", "reasons_of_configs", "reasons_of_definition"
 
 TRUST = "search.trust"
 
-# The settings of Hydra that are harmless: many others name code or files.
+# The harmless settings of Hydra; many others name code or files.
 _OF_HYDRA = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.launcher.n_jobs")
 _CHOICES = {"hydra/launcher": ("basic", "joblib", "stacked"), "hydra.mode": ("MULTIRUN",)}
 
@@ -36,10 +36,10 @@ def needs_trust(stored: Definition, config: DictConfig) -> bool:
 
 
 def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) -> Iterator[str]:
-    """Yield why `sweep.yaml` needs trust: what it sets of Hydra, the study and targets."""
+    """Yield why `sweep.yaml` needs trust: its settings of Hydra, its study and its targets."""
     yield from _reasons_of_origin(stored.origin)
     if stored.storage is not None and ("${" in stored.storage or not _is_inside(stored.storage)):
-        yield "keeps its study elsewhere (`search.storage`)"  # an address may hold a password: it is not shown
+        yield "keeps its study elsewhere (`search.storage`)"  # the address is not shown, as it may contain a password
     yield from reasons_of_interpolations({"overrides": [*stored.overrides, *stored.origin.overrides]})
     yield from reasons_of_targets({"search": {"pruner": stored.pruner}}, is_known)
     for line in stored.overrides:
@@ -49,7 +49,7 @@ def reasons_of_definition(stored: Definition, is_known: IsKnown = known_target) 
 def reasons_of_configs(config: DictConfig, is_known: IsKnown = known_target) -> Iterator[str]:
     """Yield why the composed `config` of a sweep needs trust."""
     settings: Any = OmegaConf.to_container(config, resolve=False)
-    settings.pop("hydra")  # `_reasons_of_origin` leaves nothing there but bnlab's own
+    settings.pop("hydra")  # `_reasons_of_origin` has checked it
     yield from reasons_of_targets(settings, is_known)
 
 
@@ -59,7 +59,7 @@ def _reasons_of_origin(origin: Origin) -> Iterator[str]:
     for line in origin.overrides:
         key, _, value = line.partition("=")
         is_known = key in _OF_HYDRA or value in _CHOICES.get(key, ())
-        if not is_known and key != "hydra.searchpath":  # of which `is_default` has told
+        if not is_known and key != "hydra.searchpath":  # `is_default` has covered it
             yield f"sets {line!r} of Hydra"
 
 

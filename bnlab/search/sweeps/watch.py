@@ -1,4 +1,4 @@
-"""Watching a batch while its launcher works: each end is told at once, at a cost that depends on changes alone."""
+"""Watches a batch while its launcher runs, and reports each end at once, at a cost that depends on changes alone."""
 
 import logging
 import threading
@@ -15,11 +15,11 @@ from bnlab.search.sweeps.arrivals import Arrivals
 __all__ = ["Watch"]
 
 _POLL_S = 0.2
-_LOOKS = 200  # at the folders of trials under way, each time; where there are more, they take turns
+_LOOKS = 200  # at the folders of running trials, each time; if there are more, they take turns
 
 
 class Watched(Protocol):
-    """What a watch needs of a running sweep; trials are named by number."""
+    """The interface of a running sweep that a watch needs; trials are identified by number."""
 
     def result(self, number: int) -> Summary | None: ...
     def returned(self, since: int) -> Mapping[int, JobReturn]: ...
@@ -30,14 +30,14 @@ class Watched(Protocol):
 
 
 class Watch:
-    """Tells the end of each trial as soon as its folder or its launcher shows it, whichever process wrote that.
+    """Reports the end of each trial as soon as its folder or its launcher shows it, whichever process wrote that.
 
     Args:
-        sweep: which is told.
-        root: its folder.
-        names: of the trials' folders below it, by the number of the trial, in the order of the batch.
+        sweep: the sweep to report to.
+        root: the sweep's folder.
+        names: the names of the trials' folders below it, by trial number, in the order of the batch.
     Attributes:
-        open: the numbers of those that have not been told, as keys: a set that keeps the order.
+        open: the numbers of the trials whose end has not been reported, as keys, i.e. an ordered set.
     """
 
     def __init__(self, sweep: Watched, root: Path, names: Mapping[int, str]) -> None:
@@ -46,7 +46,7 @@ class Watch:
         self._number_of = {name: number for number, name in names.items()}
         self._arrivals = Arrivals(root, names.values())
         self.open = dict.fromkeys(names)
-        self._running: OrderedDict[int, None] = OrderedDict()  # the next to look at comes first
+        self._running: OrderedDict[int, None] = OrderedDict()  # the next one to look at comes first
         self._num_returned = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -63,12 +63,12 @@ class Watch:
         while not self._stop.wait(_POLL_S):
             try:
                 self.look()
-            except Exception:  # e.g. a busy database: what is missed is told at the end of the batch
+            except Exception:  # e.g. a busy database; missed ends are reported at the end of the batch
                 logging.getLogger(__name__).debug("telling while the batch runs failed", exc_info=True)
         self._sweep.release()
 
     def look(self) -> None:
-        """Tell the trials that have ended, by the launcher's returns and the folders whose turn it is."""
+        """Report the trials that have ended, by the launcher's returns and the folders whose turn it is."""
         for name in self._arrivals.new():
             number = self._number_of[name]
             if number in self.open:
