@@ -1,7 +1,7 @@
 """Atomic files: written under a temporary name beside the target, then renamed, so that no reader sees half of one.
 
-This alone survives a kill. To survive a power cut, `to_disk` waits for the disk as well, as a run does for its results
-when it has ended and before it reports them. While it trains, its newest epochs are left to the system.
+This suffices to survive a kill. To survive a power cut, `to_disk` also waits for the disk, as a run does for its
+results before it reports them. During training, the system decides when the newest epochs are on disk.
 """
 
 import ctypes
@@ -47,7 +47,7 @@ def remove_unfinished(paths: Iterable[Path]) -> None:
     for path in paths:
         names.setdefault(path.parent, []).append(re.escape(path.name))
     for folder, of_folder in names.items():
-        unfinished = re.compile(rf"\.({'|'.join(of_folder)})\.[a-z0-9_]{{8}}")  # as mkstemp names them
+        unfinished = re.compile(rf"\.({'|'.join(of_folder)})\.[a-z0-9_]{{8}}")  # mkstemp's pattern
         for entry in list(os.scandir(folder)) if folder.is_dir() else ():
             if unfinished.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 os.unlink(entry)

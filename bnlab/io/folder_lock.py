@@ -1,6 +1,6 @@
 """Replaces filelock, which locks a file of its own instead of the folder; delete when it can lock a folder.
 
-A folder has one owner at a time. The lock ends with its owner, however that ends.
+A folder has one owner at a time. The lock ends with its owner, whatever ends that.
 """
 
 import logging
@@ -20,7 +20,7 @@ _held: set[int] = set()  # file descriptors of the locks of this process
 
 
 def _close_copies() -> None:
-    """Close them in a forked child, which would otherwise keep the lock when its parent is killed."""
+    """Close the descriptors in a forked child, which would otherwise keep the lock when its parent is killed."""
     for handle in _held:
         with suppress(OSError):
             os.close(handle)
@@ -91,7 +91,7 @@ class FolderLock:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether another process, or a lock of this one, owns the folder; nobody owns one that does not exist."""
+    """Whether another process, or a lock of this one, owns the folder; a missing folder has no owner."""
     try:
         FolderLock(folder).release()
     except BlockingIOError:

@@ -30,6 +30,6 @@ class LogFile(logging.FileHandler):
         with suppress(OSError):
             super().close()
 
-    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name that logging calls
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  # the name in the logging module
         if not isinstance(sys.exc_info()[1], OSError):
             super().handleError(record)

@@ -1,4 +1,4 @@
-"""The output files of a command: in a new folder, or where the user asks, without silent overwriting."""
+"""Chooses the output files of a command: in a new folder or where the user asks, never overwriting silently."""
 
 import secrets
 import time
@@ -14,17 +14,17 @@ PICTURES = (".png", ".svg", ".pdf")
 
 
 def new_folder(kind: str) -> Path:
-    """Name a new, unique folder in outputs/`kind`, by date and time as those of runs."""
+    """Return a new, unique folder name in outputs/`kind`, with date and time as for runs."""
     now = time.localtime()
     folder = Path("outputs", kind, time.strftime("%Y-%m-%d", now))
     return folder / f"{time.strftime('%H-%M-%S', now)}-{secrets.token_hex(3)}"
 
 
 def targets(outputs: Sequence[Path], names: Sequence[str], *, overwrite: bool = False) -> list[Path]:
-    """List the files that `outputs` ask for: each itself or, for a folder, the files called `names` in it.
+    """Return the files to write: each of `outputs` itself or, if it is a folder, the files called `names` in it.
 
     Raises:
-        UserError: a suffix that none of `names` has; a file that exists, unless `overwrite`.
+        UserError: none of `names` has the suffix of a file, or a file exists, unless `overwrite`.
     """
     endings = list(dict.fromkeys(Path(name).suffix for name in names))
     files = []

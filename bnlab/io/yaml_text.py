@@ -1,4 +1,4 @@
-"""Replaces `OmegaConf.to_yaml`, which refuses text with a `${` that is no interpolation; delete when it writes that.
+"""Replaces `OmegaConf.to_yaml`, which refuses text with a `${` that is no interpolation; delete when it accepts that.
 
 Configs, and plain lists and dicts, are written exactly as it writes them; overrides may contain any text.
 """
@@ -26,7 +26,7 @@ _TRUTH_VALUES = {
 _Dumper: Any = getattr(yaml, "CDumper", yaml.Dumper)
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
-_MOST_BYTES = 1_000_000  # of a file; the largest that bnlab writes have a hundredth of that
+_MOST_BYTES = 1_000_000  # per file, a hundred times more than the largest that bnlab writes
 
 
 class _OmegaConfDumper(_Dumper):
@@ -43,7 +43,7 @@ _OmegaConfDumper.add_multi_representer(str, _represent_text)  # an `Interpolatio
 
 
 def to_yaml(config: DictConfig | dict[str, Any] | Sequence[Any]) -> str:
-    """Write what `OmegaConf.to_yaml(config, resolve=True)` does, also for a container of plain values."""
+    """Write as `OmegaConf.to_yaml(config, resolve=True)` does, also for a container of plain values."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True, enum_to_str=True)  # type: ignore[assignment]
     return str(

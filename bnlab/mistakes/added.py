@@ -21,13 +21,13 @@ _ABSENT = object()  # null is a value
 
 
 def check_added(config: DictConfig, lines: Sequence[str], groups: Collection[str], origin: Origin, hydra: Any) -> None:
-    """Of a single run, whose composed config this is, from the overrides `lines`.
+    """Check what the overrides `lines` add to the composed config of a single run.
 
     Args:
-        groups: of configs, of which some may be added.
-        hydra: Hydra's node of the config, whose folders may be named after a setting; None where there is none.
+        groups: the config groups, of which some may be added.
+        hydra: the config's `hydra` node, whose folders may be named after a setting, or None.
     Raises:
-        UserError: something was added that nothing takes.
+        UserError: nothing accepts an added setting.
     """
     for line in lines:
         key = key_of(line)
@@ -46,9 +46,10 @@ def is_note(key: str) -> bool:
 
 
 def refuse_untaken(line: str, config: DictConfig, origin: Origin) -> None:
-    """
+    """Refuse an argument that its group does not accept.
+
     Raises:
-        UserError: `line` adds an argument to a group that the class of its `_target_` does not have.
+        UserError: `line` adds an argument that the class of the group's `_target_` does not have.
     """
     group, _, name = key_of(line).partition(".")
     node = config.get(group)
@@ -72,14 +73,15 @@ _READ_BY_BNLAB = {
     "data": ("batch_size", "normalize"),
     "model": ("num_layers", "num_units"),
     "norm": ("placement",),
-    "optimizer": ("beta1", "beta2", "betas"),  # betas has a message of its own
+    "optimizer": ("beta1", "beta2", "betas"),  # betas has its own message
 }
 
 
 def refuse_unread(line: str, lines: Sequence[str], origin: Origin, reason: str) -> NoReturn:
-    """
+    """Refuse a setting that has no effect, with what was probably meant.
+
     Raises:
-        UserError: `line` adds what has no effect, of which this is the `reason`; with what was probably meant.
+        UserError: always; `reason` says why `line` has no effect.
     """
     vocabulary = vocabulary_of(origin)
     overrides = Overrides(lines, vocabulary)

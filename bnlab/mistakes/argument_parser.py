@@ -13,13 +13,13 @@ _UNKNOWN = "unrecognized arguments: "
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """As argparse's, for the commands beside `bnlab.train`, whose parser is Hydra's.
+    """A parser for the commands other than `bnlab.train`, whose parser is Hydra's.
 
-    In the help, the description is as wide as the terminal and the epilog as it was written.
+    In the help, the description is as wide as the terminal, and the epilog is unchanged.
     """
 
     def __init__(self, *, description: str, **named: Any) -> None:
-        width = shutil.get_terminal_size().columns - 2  # as argparse wraps the rest
+        width = shutil.get_terminal_size().columns - 2  # the width that argparse uses
         super().__init__(
             description=textwrap.fill(" ".join(description.split()), width),
             formatter_class=argparse.RawDescriptionHelpFormatter,

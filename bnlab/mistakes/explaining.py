@@ -1,4 +1,4 @@
-"""Explain a command line that cannot work in one line, which says what was probably meant."""
+"""Explain in one line why a command line cannot work, and what was probably meant."""
 
 import os
 import re
@@ -19,10 +19,10 @@ _OF_A_SWEEP = ("search", "search/space", "search/pruner", "hydra/launcher", "hyd
 
 
 def read_command_line(argv: Sequence[str]) -> tuple[ArgumentParser, Namespace]:
-    """Hydra's parser, and the options and overrides that it reads.
+    """Return Hydra's parser, and the options and overrides that it reads.
 
     Raises:
-        UserError: an option that there is not.
+        UserError: an option does not exist.
     """
     parser = parser_of_options(version() if "--version" in argv else "")
     try:
@@ -59,7 +59,7 @@ def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | No
 
 
 def _without_secrets(told: str, lines: Sequence[str]) -> str:
-    """No config was composed yet from which bnlab would know them."""
+    """Mask the secrets among the overrides, which bnlab does not know before a config is composed."""
     for line in lines:
         key, _, value = line.partition("=")
         if value and is_named_secret(key.strip("-+~")):
@@ -68,7 +68,7 @@ def _without_secrets(told: str, lines: Sequence[str]) -> str:
 
 
 def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Origin) -> str:
-    """An option that stands for an override, such as `--lr 0.1`."""
+    """Explain an option that stands for an override, such as `--lr 0.1`."""
     from bnlab.mistakes.overrides import Overrides
 
     vocabulary = vocabulary_of(origin)
@@ -81,9 +81,10 @@ def _explain_option(error: UnknownOptionError, lines: Sequence[str], origin: Ori
 
 
 def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
-    """
+    """Refuse overrides that Hydra would merge into one value.
+
     Raises:
-        UserError: several choices of a group as a list, of which Hydra makes one; or widths as one number.
+        UserError: several choices of a group are a list, which Hydra merges, or widths are a single number.
     """
     from bnlab.mistakes.overrides import Overrides
 
@@ -103,9 +104,10 @@ def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
 
 
 def refuse_what_a_run_ignores(lines: Sequence[str]) -> None:
-    """
+    """Refuse overrides that have no effect on a single run.
+
     Raises:
-        UserError: an override that is for sweeps only, in a single run.
+        UserError: an override is for sweeps only.
     """
     for line in lines:
         key, _, value = line.partition("=")

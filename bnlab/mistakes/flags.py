@@ -1,4 +1,4 @@
-"""Parse the options of the command line with Hydra's parser, and report an unknown one in a line."""
+"""Parse the options of the command line with Hydra's parser, and report an unknown one in one line."""
 
 import argparse
 import re
@@ -42,14 +42,14 @@ def read_options(parser: argparse.ArgumentParser, argv: Sequence[str]) -> argpar
     """Parse the options and overrides in `argv`, in any order.
 
     Raises:
-        UserError: an option that there is not, or one without its value.
+        UserError: an option does not exist, or lacks its value.
     """
     for word in argv:
         for action in parser._actions:
             for name in action.option_strings:
                 if len(name) > 3 and name != word == f"-{name.strip('-')}":
                     raise UserError(f"There is no option {word}: did you mean {_spelled(action)}?")
-    # intermixed: `norm=none -m seed=0,1`, too
+    # intermixed, to also accept `norm=none -m seed=0,1`
     options, unknown = parser.parse_known_intermixed_args(list(argv))
     for option in unknown:
         if option.startswith("-"):

@@ -28,7 +28,7 @@ _HINTS = {
     "metric metrics": "a metric is added by +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
     "figure figures plot plots": "a figure of a run is added by +figures.NAME._target_=FUNCTION.",
 }
-_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # what may be meant
+_OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # candidates for suggestions
 
 
 @dataclass
@@ -36,8 +36,8 @@ class Overrides:
     """The overrides of a command line, in order.
 
     Attributes:
-        lines: as they were given.
-        vocabulary: what they can name.
+        lines: the overrides as given.
+        vocabulary: the names that exist.
         multirun: whether -m was given.
     """
 
@@ -54,7 +54,7 @@ class Overrides:
                 self.chosen[key] = value
 
     def what_is_wrong(self) -> str | None:
-        """Return the first mistake, in a line with the way out; None if these rules find none."""
+        """Return the first mistake and the way out, in one line; None if these rules find none."""
         parsed: list[tuple[str, Override]] = []
         for index, line in enumerate(self.lines):
             try:
@@ -69,14 +69,14 @@ class Overrides:
                 return told
         return None
 
-    # What an override is to mean
+    # What an override means
 
     def _of_a_list(self, line: str, override: Override) -> str | None:
         if self.multirun or not override.is_sweep_override():
             return None
         key, text = override.key_or_group, line.partition("=")[2]
         if not self._is_there(key) and key not in self.vocabulary.choices:
-            return None  # which is said first
+            return None  # it is reported first
         if override.is_interval_sweep():
             return f"{typed(line)} is to be searched: add -m search=random."
         default = self._default(key)
@@ -137,7 +137,7 @@ class Overrides:
         likely = [] if deletes else self.suggestions(key, value or "VALUE")
         if likely:
             return f"There is no setting `{key}`: {did_you_mean(likely)}"
-        if key in RULES and not deletes:  # an argument of what the group builds
+        if key in RULES and not deletes:  # an argument of the group's target
             return f"`{key}` has no value yet, and is added by a +: did you mean {typed(f'+{key}={value}')}?"
         group, _, name = key.rpartition(".")
         hint = next((hint for words, hint in _HINTS.items() if plain(name) in words.split()), None)
@@ -190,7 +190,7 @@ class Overrides:
         return "-m " if not self.multirun and (is_of_a_sweep or name == "search") else ""
 
     def _likely(self, key: str, *, always: bool = True) -> list[str]:
-        """Return settings and groups that `key` may stand for, by all of it, by its last part, then by similarity."""
+        """Return settings and groups that `key` may mean: by its whole name, by its last part, then by similarity."""
         settings = [
             name
             for name in self.vocabulary.settings
@@ -219,7 +219,7 @@ class Overrides:
         found = [name for name in found if name in here] + [name for name in found if name not in here]
         return found or ([] if above or not always else closest(key, self.vocabulary.choices))
 
-    # What is there
+    # What exists
 
     def _is_there(self, key: str) -> bool:
         return self.vocabulary.has(key, self.chosen) or key.rpartition(".")[2] == "_target_"
@@ -237,7 +237,7 @@ class Overrides:
         if isinstance(value, list):
             return [str(item) for item in value]
         if value is None and override.key_or_group not in self.vocabulary.defaults:
-            return []  # a group that may be left out
+            return []  # a group that is optional
         return [line.partition("=")[2].strip("'\"")]
 
 

@@ -11,7 +11,7 @@ __all__ = ["arguments_of_target"]
 
 @functools.cache
 def arguments_of_target(target: str) -> frozenset[str] | None:
-    """Return those of `package.module.Class`; None if they are unknown, or any name is accepted (`**kwargs`)."""
+    """Return the argument names of `package.module.Class`; None if they are unknown or arbitrary (`**kwargs`)."""
     parts = target.split(".")
     for length in range(len(parts) - 1, 0, -1):
         file = _file(parts[:length])

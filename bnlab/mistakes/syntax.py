@@ -1,4 +1,4 @@
-"""Explain an override that does not parse by the usual slips."""
+"""Explain an override that does not parse, by looking for the usual slips."""
 
 import re
 from collections.abc import Sequence

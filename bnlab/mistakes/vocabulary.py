@@ -1,6 +1,6 @@
-"""What a command line can name: the groups and their choices, and the settings, with the choices that have them.
+"""The names on a command line: groups and their choices, and settings with the choices that have them.
 
-It is read only when something is wrong, because reading it takes a while.
+They are read only after a mistake, because reading them takes a while.
 """
 
 import functools
@@ -17,20 +17,21 @@ from bnlab.text.command_line import Origin
 
 __all__ = ["Vocabulary", "vocabulary_of"]
 
-_KEYED_BY_NAMES = ("search.space", "search.figures", "callbacks", "metrics", "figures")  # whose keys are the user's own
+_KEYED_BY_NAMES = ("search.space", "search.figures", "callbacks", "metrics", "figures")  # their keys are the user's
 _GROUPS_OF_HYDRA = ("hydra/launcher", "hydra/sweeper", "hydra/job_logging", "hydra/hydra_logging")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """
+    """Names of groups, choices and settings.
+
     Attributes:
-        choices: of each group.
-        defaults: the choice that each group has where none is given.
-        values: of the settings that are always there, by their key.
-        of_choices: of those that some choices of a group have, by their key: the group, and a value for each choice.
-        targets: of a group's choices, what `_target_` says, which is None where nothing is to be built.
-        primary: what `--config-name` can be.
+        choices: the choices of each group.
+        defaults: the default choice of each group.
+        values: the values of the settings that always exist, by key.
+        of_choices: for settings that only some choices of a group have, by key: the group, and the value per choice.
+        targets: the `_target_` of each choice of a group; None if nothing is built.
+        primary: the possible values of `--config-name`.
     """
 
     choices: dict[str, list[str]]
@@ -47,15 +48,15 @@ class Vocabulary:
 
     @property
     def settings(self) -> list[str]:
-        """Return all names: of the training, then of the search, then of Hydra."""
+        """Return all names, those of the training first, then of the search, then of Hydra."""
         keys = [*self.values, *self.of_choices]
         return sorted(dict.fromkeys(keys), key=lambda key: (key.startswith("hydra."), key.startswith("search.")))
 
     def value(self, key: str, chosen: Mapping[str, str]) -> Any:
-        """What `key` is by default where groups have the `chosen` choices.
+        """Return the default of `key` if groups have the `chosen` choices.
 
         Raises:
-            KeyError: it is not there.
+            KeyError: it does not exist.
         """
         if key in self.of_choices:
             group, by_choice = self.of_choices[key]
@@ -115,7 +116,7 @@ def _read(origin: Origin) -> Vocabulary:
     values = dict(
         _flat({"hydra": {key: value for key, value in hydra.items() if key not in ("overrides", "job_logging")}})
     )
-    defaults = {"hydra/launcher": "basic"}  # Hydra's own, which no file of ours says
+    defaults = {"hydra/launcher": "basic"}  # Hydra's own default, which is in none of our files
     primary = repository.load_config(origin.config_name)
     if primary is not None:
         container: Any = OmegaConf.to_container(primary.config, resolve=False)
