@@ -1,6 +1,6 @@
-"""Checks that need no torch, whose import takes seconds: `check_early` refuses at once what is bound to fail.
+"""Checks without torch, whose import takes seconds: `check_early` refuses at once what is certain to fail.
 
-Whatever is not certain here passes, and is met where it is put into effect.
+In case of doubt, a check passes, and the error comes later.
 """
 
 from collections.abc import Mapping
@@ -20,10 +20,10 @@ _GROUPS = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger
 
 
 def check_early(config: DictConfig) -> None:
-    """Check a config that keeps all rules (`bnlab.config.checking`) against this machine and what is installed on it.
+    """Check a config that obeys all rules (`bnlab.config.checking`) against this machine and its packages.
 
     Raises:
-        UserError: what is certain to fail.
+        UserError: it is certain to fail.
     """
     settings: Any = OmegaConf.to_container(config, resolve=True)
     for key in _GROUPS:
@@ -39,7 +39,7 @@ def check_early(config: DictConfig) -> None:
 
 
 def _check_targets(key: str, node: Any) -> None:
-    """Those of the node and of all nodes below it."""
+    """Check the targets of the node and of all nodes below it."""
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if isinstance(target, str):

@@ -1,4 +1,4 @@
-"""Lightning's callbacks that a run refuses, by name."""
+"""Refuses the Lightning callbacks that do not work in a run, by name."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -26,9 +26,10 @@ _LIGHTNINGS = "lightning.pytorch.callbacks."
 
 
 def check_callbacks(settings: Mapping[str, Any]) -> None:
-    """
+    """Check the callbacks.
+
     Raises:
-        UserError: one of Lightning's that cannot do its work in a run of these settings.
+        UserError: one of Lightning's callbacks cannot work in a run with these settings.
     """
     callbacks = {str(name): node for name, node in (settings.get("callbacks") or {}).items()}
     metrics = columns_of(settings)
@@ -47,13 +48,13 @@ def check_callbacks(settings: Mapping[str, Any]) -> None:
 
 
 def _kind(node: Mapping[str, Any]) -> str | None:
-    """The name of a class of Lightning's; None of any other, which may log what it likes."""
+    """Return the name of a Lightning class; None for any other, which may log any metric."""
     target = str(node.get("_target_"))
     return target.rpartition(".")[2] if target.startswith(_LIGHTNINGS) else None
 
 
 def refused(name: str, kind: str, which: str) -> UserError:
-    """`kind` is what the user calls the one `which`."""
+    """Return the error for the callback `name` of class `kind`, which is refused as Lightning's class `which`."""
     return UserError(f"`callbacks.{name}` must not be a {kind}; {REFUSED[which]}.")
 
 
@@ -65,10 +66,10 @@ def needs_a_logger(name: str, kind: str, which: str) -> UserError:
 
 
 def check_monitor(name: str, monitor: Any, metrics: Sequence[str], *, logs_steps: bool) -> None:
-    """A metric that nobody logs would be missed after an epoch only.
+    """Check that `monitor` is logged, because a missing metric would be noticed only after an epoch.
 
     Raises:
-        UserError: it is none of those that are logged.
+        UserError: it is not logged.
     """
     known = [*metrics, *(["epoch", "step"] if logs_steps else [])]
     if monitor is not None and monitor not in known:

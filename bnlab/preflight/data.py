@@ -1,4 +1,4 @@
-"""Check that the data exist and that there are enough for a batch."""
+"""Check that the data exist and suffice for a batch."""
 
 import math
 import os
@@ -22,10 +22,11 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY
 
 
 def check_data(settings: Mapping[str, Any]) -> None:
-    """
+    """Check the settings under `data`.
+
     Raises:
-        UserError: a published data set that is neither there nor to be had; parts that leave nothing to train on, or a
-            batch that is larger than what they leave.
+        UserError: a published data set is missing and cannot be downloaded, the validation and test parts leave nothing
+            to train on, or a batch is larger than the training part.
     """
     data = settings["data"]
     known = data_set_of(data)
@@ -49,7 +50,7 @@ def check_data(settings: Mapping[str, Any]) -> None:
 
 
 def num_training_samples(data: Any) -> int | None:
-    """Of the settings of a data set; None where they do not say it."""
+    """Return the number of training samples, as far as the settings of a data set determine it, else None."""
     known = data_set_of(data)
     if known is None or known.num_samples is None:
         return None
@@ -61,7 +62,7 @@ def num_training_samples(data: Any) -> int | None:
 
 
 def _fractions(data: Mapping[str, Any]) -> tuple[float, float]:
-    """For validation and test, of what is cut here."""
+    """Return the fractions for validation and test, as far as they are cut off here."""
     return data.get("val_fraction", 0.2), data.get("test_fraction", 0.2)
 
 
@@ -85,7 +86,7 @@ def _check_files(name: str, root: Path, hosts: tuple[str, ...]) -> None:
 
 
 def _are_there(name: str, root: Path) -> bool:
-    """Unpacked or not."""
+    """Whether the files of the data set exist, unpacked or not."""
     if name == "CIFAR10":
         unpacked = all((root / "cifar-10-batches-py" / file).exists() for file in _CIFAR10)
         return unpacked or (root / "cifar-10-python.tar.gz").exists()
@@ -103,7 +104,7 @@ def _why_not_writable(root: Path) -> str | None:
 
 
 def _why_unreachable(hosts: tuple[str, ...]) -> str | None:
-    """Why none of them answers; None where one does, or it takes longer than to wait for, or a proxy goes between."""
+    """Return why none of the hosts answers; None if one does, if the answer takes too long, or with a proxy."""
     if any(os.environ.get(name) for name in _PROXIES):
         return None
     reasons: list[str] = []

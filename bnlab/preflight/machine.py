@@ -1,4 +1,4 @@
-"""Check what this machine must have: an accelerator, the package of a logger."""
+"""Check that this machine has the accelerator and the logger's package."""
 
 import ctypes
 import importlib.metadata
@@ -22,7 +22,8 @@ _PACKAGES = {
 
 
 def check_logger(settings: Mapping[str, Any]) -> None:
-    """
+    """Check the logger.
+
     Raises:
         UserError: the package that the logger needs is not installed.
     """
@@ -34,9 +35,10 @@ def check_logger(settings: Mapping[str, Any]) -> None:
 
 
 def check_accelerator(settings: Mapping[str, Any]) -> None:
-    """
+    """Check the accelerator.
+
     Raises:
-        UserError: an accelerator that there is not, or that is not here.
+        UserError: it is unknown, or this machine does not have it.
     """
     trainer = settings["trainer"]
     accelerator = trainer.get("accelerator")
@@ -56,7 +58,7 @@ def check_accelerator(settings: Mapping[str, Any]) -> None:
 
 
 def _has_no_cuda() -> bool:
-    """Whether it is certain that torch finds no GPU: it was built for none, or the driver is not there."""
+    """Whether it is certain that torch finds no GPU: it was built without CUDA, or the driver is missing."""
     try:
         build = importlib.metadata.version("torch").partition("+")[2]
     except importlib.metadata.PackageNotFoundError:

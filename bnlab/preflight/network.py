@@ -18,9 +18,10 @@ _BATCH_NORMS = (
 
 
 def check_network(settings: Mapping[str, Any]) -> None:
-    """
+    """Check the network's settings.
+
     Raises:
-        UserError: an activation that is none, or batches of one sample with batch norm.
+        UserError: the activation is unknown, or batches have one sample although there is batch norm.
     """
     model, norm = settings["model"], settings["norm"]
     is_ours = model.get("_target_") in _NETWORKS

@@ -1,4 +1,4 @@
-"""Whether a `_target_` can exist, judged by the source of its module, whose import may take seconds."""
+"""Checks whether a `_target_` can exist by the source of its module, whose import may take seconds."""
 
 import difflib
 import importlib.machinery
@@ -20,11 +20,12 @@ _DEFINED = re.compile(
     r"^(?:class|def)\s+(\w+)|^\s*from\s+[\w.]+\s+import[ \t]+(?:\(([^)]*)\)|([\w, \t]+))", re.MULTILINE
 )
 _OURS = Path(__file__).parent.parent
-_DEPTH = 5  # of a chain of star imports
+_DEPTH = 5  # limit for chains of star imports
 
 
 def check_target(key: str, name: str) -> None:
-    """
+    """Check that the target `name` of the group `key` may exist.
+
     Raises:
         UserError: no module, or no class or function in it, has this name.
     """
@@ -49,7 +50,7 @@ def is_missing(name: str) -> bool:
 
 
 def is_mentioned(module: str, name: str) -> bool:
-    """Whether the source of `module`, a package of packages, has the word `name`, or is not to be had."""
+    """Whether the source of `module`, a package of packages, contains the word `name` or is unavailable."""
     file = _file_of(module.partition(".")[0])
     for part in module.split(".")[1:]:
         file = None if file is None or file is _NOWHERE else _below(file.parent, part)
@@ -76,10 +77,10 @@ _NOWHERE = Path()
 
 
 def _file_of(name: str) -> Path | None:
-    """The source of a module that is in no package; `_NOWHERE` if there is no such module, None if it has no source."""
+    """Return the source of a top-level module; `_NOWHERE` if it does not exist, None if it has no source."""
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # what was loaded has none
+    except (ImportError, ValueError):  # a loaded module may lack a spec
         return None
     if spec is None:
         return None if name in sys.modules else _NOWHERE
@@ -87,7 +88,7 @@ def _file_of(name: str) -> Path | None:
 
 
 def _below(package: Path, name: str) -> Path | None:
-    """The source of a module in `package`, or its place where it has another form."""
+    """Return the source of a module in `package`, or its path if it has another form."""
     for file in (package / name / "__init__.py", package / f"{name}.py"):
         if file.is_file():
             return file
@@ -121,7 +122,7 @@ def _names(file: Path, depth: int = 0) -> set[str]:
 
 
 def _names_on_first_use(file: Path, text: str) -> set[str]:
-    """The names that a package of bnlab imports on first use; the package itself is quick to import."""
+    """Return the names that a package of bnlab imports on first use; the package itself is quick to import."""
     if file.name != "__init__.py" or not file.is_relative_to(_OURS) or "\ndef __getattr__" not in text:
         return set()
     return set(dir(import_module(".".join(file.parent.relative_to(_OURS.parent).parts))))
@@ -135,7 +136,7 @@ def _text_of(file: Path) -> str | None:
 
 
 def _imported_whole(file: Path, text: str) -> list[Path]:
-    """The modules all of whose names it has; one that is not found counts as one without a source."""
+    """Return the modules that the source star-imports; one that is not found counts as one without a source."""
     found = []
     for name in _STAR.findall(text):
         relative = name.lstrip(".")
