@@ -1,4 +1,4 @@
-"""Build the objects that a checked config names; every group is a `_target_` and its arguments."""
+"""Build the objects of a checked config, in which every group is a `_target_` and its arguments."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,16 +20,16 @@ __all__ = ["arguments_of", "build_logger", "build_metric", "build_network", "bui
 
 
 def arguments_of(config: DictConfig, *not_for_the_target: str) -> dict[str, Any]:
-    """The group as a plain dict for Hydra's `instantiate`, without the keys that bnlab itself reads."""
+    """Return the group as a plain dict for Hydra's `instantiate`, without the keys that bnlab itself reads."""
     arguments: Any = OmegaConf.to_container(config, resolve=True)
     return {key: value for key, value in arguments.items() if key not in not_for_the_target}
 
 
 def build_splits(config: DictConfig) -> Splits:
-    """The data set of `config.data`, not normalized.
+    """Load the data set of `config.data`, not normalized.
 
     Raises:
-        UserError: it is not there, cannot be read, cannot be trained on, or its settings are impossible.
+        UserError: it is missing, cannot be read or trained on, or its settings are impossible.
     """
     with user_errors("`data`: "):
         splits = as_splits(
@@ -53,12 +53,12 @@ _WRONG_TASK = {
 
 
 def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs: int) -> nn.Module:
-    """The network of `config.model` and `config.norm` with the initial weights of `config.seed`.
+    """Build the network of `config.model` and `config.norm` with the initial weights of `config.seed`.
 
-    The weights are a function of the seed alone: the global generator is seeded for them, and left as it was.
+    The weights depend on the seed alone: the global generator is seeded for them and then restored.
 
     Raises:
-        UserError: an impossible network.
+        UserError: the network is impossible.
     """
     norm = config.norm
     layers: dict[str, Any] = {"norm": None}
@@ -80,9 +80,10 @@ def build_network(config: DictConfig, sample_shape: tuple[int, ...], num_outputs
 
 
 def check_batch_sizes(network: nn.Module, sizes: Sequence[int]) -> None:
-    """
+    """Check the batch sizes of a network.
+
     Raises:
-        UserError: a batch of one sample, with batch norm in the network.
+        UserError: a batch has one sample, and the network has batch norm.
     """
     if has_batch_norm(network) and min(sizes) == 1:
         raise UserError(
@@ -92,9 +93,9 @@ def check_batch_sizes(network: nn.Module, sizes: Sequence[int]) -> None:
 
 
 def build_metric(name: str, settings: DictConfig) -> Any:
-    """The metric `metrics.name`: an object with `update`, `compute` and `reset`, or a function of outputs and labels.
+    """Build `metrics.name`: an object with `update`, `compute` and `reset`, or a function of outputs and labels.
 
-    A class is built with its arguments; a function keeps them for each call.
+    A class is instantiated with its arguments; a function gets them at each call.
 
     Raises:
         UserError: it cannot be built, or is neither.
@@ -114,7 +115,7 @@ def build_metric(name: str, settings: DictConfig) -> Any:
 
 
 def build_logger(config: DictConfig, folder: Path) -> Any:
-    """The Lightning logger of `config.logger`, or False where metrics.csv alone is asked for.
+    """Build the Lightning logger of `config.logger`; False if only metrics.csv is wanted.
 
     Raises:
         UserError: the package it needs is not installed.

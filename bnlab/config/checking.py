@@ -26,7 +26,7 @@ def check(config: DictConfig) -> None:
     """Check every setting against its rule.
 
     Raises:
-        UserError: the first setting that breaks its rule, with the rule and the value.
+        UserError: a setting breaks its rule; the error names the rule and the value.
     """
     with user_errors():
         settings: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
@@ -70,9 +70,10 @@ def check(config: DictConfig) -> None:
 
 
 def _check_metric(name: str, settings: Mapping[str, Any]) -> None:
-    """
+    """Check a metric of the user's.
+
     Raises:
-        UserError: it has the name of another one, or does not say its direction.
+        UserError: it has the name of another one, or does not declare its direction.
     """
     if name in METRICS:
         raise UserError(f"`metrics.{name}` must have another name: {', '.join(METRICS)} are measured in any case.")

@@ -1,9 +1,9 @@
-"""Passwords and keys among the settings: what is written and said of them in their place.
+"""Passwords and keys among the settings, and what is written and shown instead of them.
 
-What a setting takes from the environment, by `${oc.env:NAME}`, stays that text wherever settings are written. What is
-given literally is masked: the password in an address, such as postgresql://user:***@host/db, and the value of a setting
-that is named like a secret (`api_key`, `password`, `token`, ...). Where either is among the settings, the folder of the
-run or the sweep is its owner's alone.
+A setting that comes from the environment is written as its interpolation, `${oc.env:NAME}`. Literal secrets are masked:
+the password in an address, such as postgresql://user:***@host/db, and the value of a setting that is named like a
+secret (`api_key`, `password`, `token`, ...). If there is either, only its owner can access the run's or
+sweep's folder.
 """
 
 import logging
@@ -56,7 +56,7 @@ _READS_ENVIRONMENT = re.compile(r"\boc\.env\s*:")
 
 
 def to_write(key: str, value: Any) -> Any:
-    """The unresolved setting, as it may be written down."""
+    """Return the unresolved setting with secrets masked, to be written."""
     if isinstance(value, Mapping):
         return {name: to_write(f"{key}.{name}", item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -67,12 +67,12 @@ def to_write(key: str, value: Any) -> Any:
 
 
 def settings_to_write(config: DictConfig) -> dict[str, Any]:
-    """The config as plain values, resolved but for what the environment says, and without secrets."""
+    """Return the config as plain values, resolved except what comes from the environment, and without secrets."""
     return written(config)[0]
 
 
 def written(config: DictConfig) -> tuple[dict[str, Any], bool]:
-    """`settings_to_write`, and `may_hold_secrets`, from one walk through the settings."""
+    """Return `settings_to_write` and `may_hold_secrets`, from one pass over the settings."""
     raw = unresolved(config, enum_to_str=True)
     settings = resolved(config, raw, enum_to_str=True)
     written: dict[str, Any] = to_write("", settings)
@@ -86,7 +86,7 @@ def written(config: DictConfig) -> tuple[dict[str, Any], bool]:
 
 
 def resolved(config: DictConfig, raw: Mapping[str, Any], enum_to_str: bool = False) -> dict[str, Any]:
-    """The settings as plain values, from the `unresolved` ones: to resolve what has no interpolation takes long."""
+    """Return the settings as plain values, resolving only the `unresolved` ones with interpolations, for speed."""
     settings: dict[str, Any] = {}
     for key, value in raw.items():
         if any("${" in text for _, text in _texts(value)):
@@ -98,7 +98,7 @@ def resolved(config: DictConfig, raw: Mapping[str, Any], enum_to_str: bool = Fal
 
 
 def from_environment(config: DictConfig) -> dict[tuple[Any, ...], str]:
-    """The settings that depend on the environment, as keys and indices from the root on, and their texts."""
+    """Return the unresolved texts of the settings that depend on the environment, by keys and indices from the root."""
     return _from_environment(config, unresolved(config))
 
 
@@ -106,7 +106,7 @@ def _from_environment(config: DictConfig, raw: Mapping[str, Any]) -> dict[tuple[
     interpolated = [(key, text) for key, text in _texts(raw) if "${" in text]
     if not any(_READS_ENVIRONMENT.search(text) for _, text in interpolated):
         return {}
-    sign = "\0"  # which no variable of the environment can hold
+    sign = "\0"  # which no environment variable can contain
     marked = config.copy()
     OmegaConf.clear_cache(marked)
     register_resolver("oc.env", lambda name, *default: f"{sign}{name}", replace=True)
@@ -122,7 +122,7 @@ def _depends(marked: DictConfig, key: tuple[Any, ...], sign: str) -> bool:
         for part in key:
             node = node[part]
         value = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    except Exception:  # what it makes of a text from there, where it wants a number
+    except Exception:  # a resolver may fail on such a text instead of a number
         return True
     return sign in str(value) or repr(sign)[1:-1] in str(value)
 
@@ -139,7 +139,7 @@ def _texts(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, 
 
 
 def learn(config: DictConfig) -> None:
-    """Take note of the secrets in `config`, so that `conceal` knows them wherever they turn up."""
+    """Remember the secrets in `config`, so that `conceal` masks them everywhere."""
     for key, value in leaves(unresolved(config)):
         if is_literal_secret(key, value):
             remember(str(value), MASK)
@@ -156,7 +156,7 @@ def learn(config: DictConfig) -> None:
 
 
 def _may_be_secret(value: str) -> bool:
-    """Neither a number nor the path of something that is there, with which a text could be full."""
+    """Whether it is neither a number nor an existing path, which could occur in any text."""
     with suppress(ValueError):
         float(value)
         return False
@@ -167,7 +167,7 @@ def _may_be_secret(value: str) -> bool:
 
 
 def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that is no container, with its key; items of a list have that of the list."""
+    """Yield every value that is no container, with its key; items of a list have the list's key."""
     if isinstance(node, Mapping):
         for name, value in node.items():
             yield from leaves(value, f"{key}.{name}" if key else str(name))
@@ -179,7 +179,7 @@ def leaves(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def literal_secrets(config: DictConfig) -> list[str]:
-    """The keys of settings that hold one literally."""
+    """Return the keys of settings with literal secrets."""
     return [
         key
         for key, value in leaves(unresolved(config))
@@ -189,12 +189,12 @@ def literal_secrets(config: DictConfig) -> list[str]:
 
 
 def may_hold_secrets(config: DictConfig) -> bool:
-    """Whether a setting reads the environment, or holds a secret literally."""
+    """Whether a setting reads the environment or has a literal secret."""
     return holds_secrets(unresolved(config))
 
 
 def holds_secrets(raw: Mapping[str, Any]) -> bool:
-    """`may_hold_secrets` of the `unresolved` settings."""
+    """Return `may_hold_secrets` for the `unresolved` settings."""
     return any(
         is_literal_secret(key, value)
         or (
@@ -206,7 +206,7 @@ def holds_secrets(raw: Mapping[str, Any]) -> bool:
 
 
 def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
-    """As plain values; what Hydra says of itself repeats the rest."""
+    """Return the settings as plain values without the `hydra` node, which repeats them."""
     settings: dict[str, Any] = {}
     for key in filter(lambda key: key != "hydra", config):
         value = raw_value(config, str(key))
@@ -217,13 +217,13 @@ def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
 
 
 def close_to_others(folder: Path) -> None:
-    """Let nobody but its owner in, who alone can say so."""
+    """Make the folder accessible to its owner only, if this user is the owner."""
     with suppress(PermissionError):
         folder.chmod(0o700)
 
 
 def warn_of_literals(config: DictConfig) -> None:
-    """One line, if there is anything to warn of."""
+    """Warn in one line if there are literal secrets."""
     keys = literal_secrets(config)
     if keys:
         log.warning(
@@ -235,7 +235,7 @@ def warn_of_literals(config: DictConfig) -> None:
 
 
 def conceal_files_of_hydra(hydra: Any) -> None:
-    """Mask what Hydra has written in `hydra.output_subdir`, before anything else is done; `hydra` is its config."""
+    """Mask secrets in the files that Hydra has written to `hydra.output_subdir`; `hydra` is its config."""
     if hydra.output_subdir is None:
         return
     for file in (Path(hydra.runtime.output_dir) / hydra.output_subdir).glob("*.yaml"):
@@ -247,7 +247,7 @@ def conceal_files_of_hydra(hydra: Any) -> None:
 
 
 def _line_to_write(line: str) -> str:
-    """Of a YAML file: `key: value`, or an override in a list."""
+    """Mask secrets in a line of a YAML file: `key: value`, or an override in a list."""
     key, separator, value = line.rstrip("\n").partition(": ")
     if separator and is_literal_secret(key.strip(), value.strip("'\"")) and value not in ("null", "true", "false"):
         return f"{key}: '{MASK}'\n"

@@ -1,4 +1,4 @@
-"""A config in one line."""
+"""Describes a config in one line."""
 
 from collections.abc import Set as AbstractSet
 from pathlib import Path
@@ -12,12 +12,12 @@ __all__ = ["choices_of", "describe"]
 
 
 def describe(config: DictConfig) -> str:
-    """What was chosen, in one line, for titles: data, network, norm, optimizer, batch size, seed."""
+    """Describe in one line, for titles: data, network, norm, optimizer, batch size, seed."""
     return ", ".join(choices_of(config))
 
 
 def choices_of(config: DictConfig, given: AbstractSet[str] | None = None) -> list[str]:
-    """The parts of `describe`; with `given`, keys of settings, the choices by name and the values of these keys."""
+    """Return the parts of `describe`; with `given`, which are keys, the names of choices and the values of the keys."""
     settings = OmegaConf.to_container(config, resolve=True)
     assert isinstance(settings, dict)
     data, model, norm, optimizer = (settings[group] for group in ("data", "model", "norm", "optimizer"))

@@ -1,4 +1,4 @@
-"""Where the config files are."""
+"""Locates the config files."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ __all__ = ["config_folder"]
 
 
 def config_folder() -> str:
-    """The absolute path of `conf/`: the copy in the installed package, else the one beside it in the repository."""
+    """Return the absolute path of `conf/`: in the installed package, or else beside it in the repository."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "conf", package.parent / "conf"):
         if (folder / "train.yaml").is_file():

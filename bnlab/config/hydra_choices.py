@@ -1,6 +1,6 @@
-"""The sweeper and the launchers of bnlab among the choices that Hydra composes from: their names and arguments.
+"""Adds bnlab's sweeper and launchers, with their names and arguments, to the choices that Hydra composes from.
 
-Composing needs no more of them, so that neither Optuna nor a launcher is imported for it.
+Composing needs nothing else, so that neither Optuna nor a launcher is imported for it.
 """
 
 from collections.abc import Mapping
@@ -28,10 +28,10 @@ def add_choices() -> None:
 
 def add_choice(group: str, name: str, target: str, arguments: Mapping[str, Any]) -> None:
     """Make `group=name` stand for `target(**arguments)`."""
-    Plugins.instance()  # finds what is installed first, so that ours replaces what has the same name
+    Plugins.instance()  # finds the installed plugins first, so that ours replace those of the same name
     store(group, name, {"_target_": name_in_hydra(target), **arguments})
 
 
 def name_in_hydra(target: str) -> str:
-    """The name by which Hydra makes a plugin; 1.3 accepts classes of its own package of plugins only."""
+    """Return the name by which Hydra builds a plugin; 1.3 accepts only classes in its own package of plugins."""
     return f"hydra_plugins.bnlab.{target.rpartition('.')[2]}" if hydra.__version__.startswith("1.3.") else target

@@ -1,4 +1,4 @@
-"""Which settings of its config a run reads."""
+"""Determines which settings of its config a run reads."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from bnlab.config.settings import WIDTHS
 
 __all__ = ["NOTHING_READS_IT", "is_unread", "may_be_unread", "read_settings"]
 
-# What a run takes from its config, each of them whole
+# The parts of its config that a run reads entirely
 _READ = (
     *("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "callbacks", "metrics", "figures"),
     *("seed", "task", "objective", "num_threads"),
@@ -25,7 +25,7 @@ def may_be_unread(key: str) -> bool:
 
 
 def is_unread(job: DictConfig, key: str) -> str | None:
-    """Why a run of `job` does not read the setting `key` itself; None if it does."""
+    """Return why a run of `job` does not read the setting `key` itself; None if it does."""
     top, _, name = key.partition(".")
     if top not in _READ:
         return NOTHING_READS_IT

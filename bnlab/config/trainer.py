@@ -1,4 +1,4 @@
-"""Who trains a run, as `trainer._target_` names it: Lightning's Trainer, or with trainer=quick the engine of stacks."""
+"""The trainer of a run by `trainer._target_`: Lightning's Trainer or, with trainer=quick, the engine of stacks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,12 +12,12 @@ QUICK_TRAINER = "bnlab.engines.quick.QuickTrainer"
 
 
 def is_quick(config: Mapping[str, Any]) -> bool:
-    """Whether a single run of it is to do without Lightning, if it can: `trainer=quick`."""
+    """Whether a single run should do without Lightning if possible (`trainer=quick`)."""
     return (config.get("trainer") or {}).get("_target_") == QUICK_TRAINER
 
 
 def by_lightning(config: DictConfig) -> DictConfig:
-    """The config with Lightning's Trainer in place of ours; any other as it is."""
+    """Return the config with Lightning's Trainer in place of ours; any other trainer is kept."""
     if not is_quick(config):
         return config
     changed = config.copy()

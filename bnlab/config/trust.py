@@ -1,7 +1,7 @@
-"""What a folder that somebody else made may ask for: parts of a closed list, and nothing that reads this machine.
+"""Checks what a folder that somebody else made may use: parts in a closed list, and nothing that reads this machine.
 
-Run folders are sent around. Reading, evaluating or continuing one builds what its config names, so that a config could
-call anything. Without the user's word (`trust`), these targets alone are built, and interpolations that read the
+Run folders are sent around. Reading, evaluating or continuing one builds the targets in its config, so that a config
+could call anything. Without the user's `trust`, only the targets below are built, and interpolations that read the
 environment or files are not resolved.
 """
 
@@ -25,7 +25,7 @@ __all__ = [
     "without_interpolations_of_this_machine",
 ]
 
-# Each by every name that a config of ours may have for it. None of them takes code or a file of code.
+# Each under every name that our configs may use. None of them accepts code or a file of code.
 _OURS = {
     **dict.fromkeys(("bnlab.network.MLP", "bnlab.MLP"), "bnlab.network.MLP"),
     **{
@@ -40,10 +40,10 @@ _OURS = {
         for name in ("RandomSampler", "QuasiRandomSampler", "CoarseToFineSampler", "TPESampler", "coarse_to_fine")
     },
 }
-# Built by Hydra, as they are Lightning's.
+# Hydra builds these, since they belong to Lightning.
 _LIGHTNINGS = {
     "lightning.pytorch.Trainer",
-    "bnlab.engines.quick.QuickTrainer",  # in whose place that one is built
+    "bnlab.engines.quick.QuickTrainer",  # replaced by Lightning's
     "lightning.pytorch.callbacks.EarlyStopping",
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
     "lightning.pytorch.loggers.TensorBoardLogger",
@@ -51,20 +51,20 @@ _LIGHTNINGS = {
 _TORCHS = ("torch.nn.", "torch.optim.")
 _OPTUNAS = ("optuna.samplers.", "optuna.pruners.")
 _CLASS_OF_A_LIBRARY = re.compile(r"(torch\.(nn|optim)|optuna\.(samplers|pruners))(\.[a-z_]\w*)*\.[A-Z]\w*")
-# Those of torchvision that are checked against a published sum before they are read.
+# Torchvision's data sets that are checked against a published checksum before they are read.
 UNTRUSTED_DATA_SETS = tuple(PUBLISHED)
 
-# Interpolations that give the same on every machine: of another setting, the time, or what Hydra says of the job.
+# Interpolations that do not read the machine: of another setting, the time, or Hydra's values for the job.
 _HARMLESS_RESOLVERS = {"now", "unique", "repeat", "hydra", "oc.select", "oc.dict.keys", "oc.dict.values"}
 _RESOLVER = re.compile(r"\$\{\s*([^\s:${}]*)\s*(:|\$\{)?")
 
 
 @functools.cache
 def known_target(name: str) -> Callable[..., Any] | None:
-    """What the `_target_` `name` stands for, if it is a part of bnlab's or a class of torch's or Optuna's.
+    """Return the object that the `_target_` `name` means, if it is a part of bnlab or a class of torch or Optuna.
 
-    Those are `torch.nn`, `torch.optim`, and Optuna's samplers and pruners. None for everything else, however it is
-    reached: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
+    These classes are in `torch.nn`, `torch.optim`, and Optuna's samplers and pruners. Everything else gives None, under
+    whatever name: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
     """
     if name not in _OURS and not name.startswith((*_TORCHS, *_OPTUNAS)):
         return None
@@ -72,13 +72,13 @@ def known_target(name: str) -> Callable[..., Any] | None:
     try:
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
-        return None  # Hydra says what is wrong
+        return None  # Hydra reports what is wrong
     is_of_library = _is_of_optuna if name.startswith(_OPTUNAS) else _is_of_torch
     return target if name in _OURS or is_of_library(target) else None
 
 
 def known_by_name(name: str) -> bool:
-    """Whether `name` looks like one that `known_target` knows; nothing is imported. For advice, not for safety."""
+    """Whether `known_target` probably knows `name`, judged without an import: for advice, not for safety."""
     return name in _OURS or _CLASS_OF_A_LIBRARY.fullmatch(name) is not None
 
 
@@ -106,15 +106,15 @@ def _is_of_optuna(target: Any) -> bool:
 
 
 def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str]) -> None:
-    """Hold the unresolved settings of a folder against what it may ask for unasked.
+    """Check that the unresolved settings of a folder use nothing that needs trust.
 
     Args:
-        settings: as `bnlab.io.yaml_text.read_yaml` gives them.
-        owner: opens the sentence, such as "The run in 'folder'".
-        used: the groups whose targets are going to be built. Interpolations count in all that a network is trained
-            and tested with; elsewhere they are for `without_interpolations_of_this_machine`.
+        settings: as returned by `bnlab.io.yaml_text.read_yaml`.
+        owner: the subject of the error, such as "The run in 'folder'".
+        used: the groups whose targets will be built. Interpolations are checked in all settings of training and
+            testing; elsewhere, `without_interpolations_of_this_machine` handles them.
     Raises:
-        UserError: the first that needs the user's trust.
+        UserError: a setting needs the user's trust.
     """
     built = {group: settings[group] for group in used if group in settings}
     refuse(
@@ -124,7 +124,7 @@ def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str])
     )
 
 
-# Where a run is logged, and what a user adds, is read by nobody.
+# The settings of training and testing; nobody reads those of the logger and the user's additions.
 _COMPUTED_WITH = (
     *("task", "data", "model", "norm", "optimizer", "scheduler", "trainer", "seed", "objective", "num_threads"),
 )
@@ -135,7 +135,7 @@ def _computed_with(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_interpolations_of_this_machine(settings: Any) -> Any:
-    """The unresolved settings, in which what would read the environment or files is the text that it is."""
+    """Return the unresolved settings, with interpolations that would read the environment or files as plain text."""
     if isinstance(settings, Mapping):
         return {key: without_interpolations_of_this_machine(value) for key, value in settings.items()}
     if isinstance(settings, list):
@@ -146,9 +146,10 @@ def without_interpolations_of_this_machine(settings: Any) -> Any:
 
 
 def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
-    """
+    """Refuse the folder if there are reasons.
+
     Raises:
-        UserError: there is a reason; `trusting` says how the user trusts the owner's maker all the same.
+        UserError: there is a reason; `trusting` says how to trust the folder nevertheless.
     """
     for reason in reasons:
         raise UserError(
@@ -158,14 +159,14 @@ def refuse(owner: str, reasons: Iterable[str], trusting: str) -> None:
 
 
 def reasons_of_targets(settings: Any, is_known: Callable[[str], object] = known_target) -> Iterator[str]:
-    """The targets that need the user's trust: "asks for 'os.system' in `model`", one after the other."""
+    """Yield the targets that need the user's trust, as "asks for 'os.system' in `model`"."""
     for key, node in _nodes(settings):
         if isinstance(node, Mapping) and "_target_" in node:
             yield from _reasons_of_target(node, key or "it", is_known)
 
 
 def reasons_of_interpolations(settings: Any) -> Iterator[str]:
-    """The interpolations that need it."""
+    """Yield the interpolations that need the user's trust."""
     for key, node in _nodes(settings):
         if isinstance(node, str) and _reads_this_machine(node):
             yield f"has the interpolation {node!r} in `{key}`"
@@ -176,7 +177,7 @@ def _reads_this_machine(text: str) -> bool:
 
 
 def _nodes(node: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every node with the key it is under, such as a.b[0]."""
+    """Yield every node with its key, such as a.b[0]."""
     yield key, node
     if isinstance(node, Mapping):
         for name, value in node.items():
