@@ -9,7 +9,7 @@ __all__ = ["outlast_readers"]
 
 
 class _Outlasting(io.FileIO):
-    """A descriptor that is redirected to the null device as soon as its reader is gone, for all who write to it."""
+    """A descriptor that is redirected to the null device as soon as its reader is gone, for all its writers."""
 
     def write(self, data: Any, /) -> int:
         try:
@@ -32,12 +32,12 @@ def outlast_readers() -> None:
         if is_own:
             stream.flush()
             raw = _Outlasting(descriptor, "w", closefd=False)
-            raw.name = stream.name  # others look for it
+            raw.name = stream.name  # other code reads it
             wrapped = io.TextIOWrapper(
                 io.BufferedWriter(raw),
                 encoding=stream.encoding,
                 errors=stream.errors,
-                # Not write_through, with which a line would stay in the buffer below
+                # Not write_through, which would keep a line in the buffer below
                 line_buffering=stream.line_buffering or name == "stderr",
             )
             setattr(sys, name, wrapped)

@@ -31,11 +31,11 @@ def num_arithmetic_threads() -> int:
 
 
 def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OMP_NUM_THREADS") -> None:
-    """Check that so many threads can be started, by starting and ending them.
+    """Check that `num_tasks` threads can be started, by starting and ending them.
 
     Args:
         for_what: what will start them, as the subject of "needs".
-        num_tasks: the number of processes and threads, which count alike; None means those of one training.
+        num_tasks: the number of processes and threads together; None for those of one training.
         setting: the setting that reduces their number.
     Raises:
         NoRoomError: some cannot be started.
@@ -59,7 +59,7 @@ def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OM
     finally:
         end.set()
         for thread in threads:
-            if thread.is_alive():  # a thread whose start was interrupted is not, and cannot be joined
+            if thread.is_alive():  # a thread whose start was interrupted is not alive, and cannot be joined
                 thread.join()
 
 

@@ -1,4 +1,4 @@
-"""Undo what a job does to the process in which other jobs run after it."""
+"""Undo a job's changes to its process, in which other jobs run later."""
 
 import os
 import signal
@@ -50,7 +50,7 @@ def leave_removed_folder() -> bool:
 
 @contextmanager
 def away_from_the_current_folder() -> Iterator[None]:
-    """Work in the root folder, which nobody removes, during what fails when the current folder is removed."""
+    """Work in the root folder, which nobody removes, while running code that fails if the current folder is removed."""
     with _same_folder():
         os.chdir(os.sep)
         yield
