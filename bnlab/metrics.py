@@ -56,10 +56,10 @@ _TABLE = (
     Metric("loss", False, is_logarithmic=True),
 )
 METRICS = {metric.name: metric for metric in _TABLE}
-"""The house's own; the score of a task comes before the loss."""
+"""bnlab's own metrics; the score of a task comes before the loss."""
 
 NAME = r"[A-Za-z][A-Za-z0-9_]*"
-"""What the name of a user's own metric looks like, since it becomes part of the name of a column."""
+"""The pattern for the names of users' metrics, which become parts of column names."""
 
 
 def metrics_of(config: Mapping[str, Any]) -> dict[str, Metric]:

@@ -244,4 +244,4 @@ RULES: dict[str, Rule] = {
     "scheduler.eta_min": number(minimum=0),
     "scheduler.T_max": _EPOCHS_OF_COSINE,
 }
-"""Every setting of `conf/` whose value is ours to judge, by its key; the rest is judged by the class it goes to."""
+"""The rules of the settings in `conf/` that bnlab checks, by key; their class checks the others."""

@@ -10,7 +10,7 @@ from bnlab.errors import UserError
 __all__ = ["MOST_CLASSES", "as_targets", "number_classes"]
 
 MOST_CLASSES = 1000
-"""More classes than that in a table are no classes: most likely a column of measurements or of identifiers."""
+"""A column with more distinct values most likely holds measurements or identifiers, not classes."""
 
 
 def number_classes(name: str, labels: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[str, ...]]:

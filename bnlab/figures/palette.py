@@ -11,7 +11,7 @@ __all__ = ["COLOURS", "MOST_LINES", "OTHERS", "SOLID", "Dashes", "line_style", "
 # Okabe and Ito's palette, without the yellow, which is hard to see on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 Dashes = tuple[int, tuple[float, ...]]
-"""Points of ink and of paper in turn, as matplotlib takes them; none for a solid line."""
+"""The lengths of dashes and gaps in turn, in points, as matplotlib accepts them; none for a solid line."""
 
 SOLID: Dashes = (0, ())
 OTHERS = "0.75"  # for further lines, which are not named

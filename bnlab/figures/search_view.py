@@ -1,4 +1,4 @@
-"""What the panels of a search's figure have in common: the trials' colours and marks, and the axis of the objective."""
+"""The common parts of a search's panels: the colours and marks of the trials, and the axis of the objective."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ Axis = str | Sequence[str]
 """A scale (linear, log, one_minus_log), or the texts of choices in order."""
 
 Box = Mapping[str, tuple[float, float]]
-"""Of each parameter that it bounds, its ends."""
+"""The ends of the box in each bounded parameter."""
 
 # The look of each status.
 MARKERS: dict[str, str] = {
@@ -58,7 +58,7 @@ def factor_of(axes: Mapping[str, Axis]) -> str | None:
 
 @dataclass(frozen=True)
 class SearchView:
-    """What all panels have in common: the trials, their colours, and the axis of the objective."""
+    """The common parts of all panels: the trials, their colours, and the axis of the objective."""
 
     trials: Sequence[Mapping[str, Any]]
     axes: Mapping[str, Axis]

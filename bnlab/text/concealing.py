@@ -39,7 +39,7 @@ _IN_QUERY = re.compile(rf"([?&;](?:[\w-]*[_-])?(?:{_NAMES})=)([^&;\s'\"]+)()", r
 _SHORTEST = 5  # characters; a shorter text could be part of any word
 
 _known: dict[str, str] = {}
-"""What this process knows to be secret, and what is shown for it."""
+"""The secrets that this process knows, and the text shown in place of each."""
 
 
 def conceal(text: str) -> str:

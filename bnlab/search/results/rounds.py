@@ -14,7 +14,7 @@ from bnlab.search.study.trials import Trial
 __all__ = ["Box", "rounds_of"]
 
 Box = dict[str, tuple[float, float]]
-"""The ends of each parameter that is a number on a scale, by its key."""
+"""The ends of each numeric parameter, by key."""
 
 
 def rounds_of(

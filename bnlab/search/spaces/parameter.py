@@ -13,7 +13,7 @@ from bnlab.search.spaces.scales import Scale
 __all__ = ["Choice", "Condition", "Parameter", "Point", "is_interpolation", "value_of_text"]
 
 Point = dict[str, Any]
-"""For each parameter that is active there, by its key: a number on a scale, or the text of a choice."""
+"""The value of each active parameter by key: a number on a scale, or the text of a choice."""
 
 
 @dataclass(frozen=True)

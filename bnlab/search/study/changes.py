@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Settings", "changes", "composed", "of_the_task"]
 
 Settings = dict[str, dict[str, Any]]
-"""For each choice of groups, written as overrides, every setting by its key in the config, uninterpolated."""
+"""For each choice of groups, written as overrides: all settings by their keys in the config, unresolved."""
 
 # Settings of how a sweep is run, not of what it runs; these may differ between machines and days.
 _HOW = tuple(
