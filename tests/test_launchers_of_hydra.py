@@ -1,10 +1,14 @@
 """Hydra's own suites for launchers, with those of bnlab: they run the jobs of any program."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
+from hydra.core.plugins import Plugins
+from hydra.core.singleton import Singleton
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
+from hydra.version import _UNSPECIFIED_, VersionBase
+from omegaconf.basecontainer import BaseContainer
 
 from bnlab.hydra_plugins.register import register
 
@@ -22,9 +26,20 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
+@pytest.fixture
+def hydra_restore_singletons() -> Iterator[None]:
+    """Restore Hydra's state as its own fixture does, which would define the plugins anew: others have their classes."""
+    plugins, state = Plugins.instance(), Singleton.get_state()
+    yield
+    Singleton._instances = {**state["instances"], Plugins: plugins}
+    BaseContainer._resolvers = state["omegaconf_resolvers"]
+
+
 @pytest.fixture(autouse=True)
-def _registered(request: pytest.FixtureRequest, launcher_name: str) -> None:
+def _registered(request: pytest.FixtureRequest, launcher_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
+    # As in a process of its own: a sweep of bnlab before it has set the version whose defaults hold.
+    monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
     if (request.node.originalname, launcher_name) == ("test_failure_preserves_task_traceback", "joblib"):
         request.applymarker(pytest.mark.xfail(reason="cloudpickle names no file for a function pickled by value"))
 
