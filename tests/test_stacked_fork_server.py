@@ -1,6 +1,7 @@
 """The process that workers are forked from: begun before it is needed, and gone when it is not."""
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -63,6 +64,18 @@ def test_it_begins_though_its_folder_is_removed_while_it_imports_torch(
     assert taken is not None
     taken[0].close()
     ours.close()
+
+
+def test_it_ends_without_a_word_when_its_parent_was_killed_before_it_took_a_worker(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    config = config_of()
+    ours = ForkServer()
+    ours.order(data_key(config), config)
+    select.select([ours], [], [])
+    ours._socket.close()  # as the kernel does for a killed process; what it had not read resets the connection
+    assert ours._process.wait(10) == 0
+    assert capfd.readouterr().err == ""
 
 
 def test_a_worker_says_what_it_is_and_outlives_no_one() -> None:

@@ -185,19 +185,20 @@ def main() -> None:
                 os._exit(0)  # whatever happens, a worker must not continue as a fork server
 
     data_server: _DataServer | None = None
-    for line in orders:
-        wanted = json.loads(line)
-        if data_server is None or data_server.data != wanted["data"]:
-            if data_server is not None:
-                data_server.close()
-            try:
-                data_server = _DataServer(wanted["data"], wanted["config"], fork_worker)
-            except OSError:
-                data_server = None
-        if data_server is None:
-            fork_worker(wanted["data"])
-        elif not data_server.forks_worker():
-            fork_worker(wanted["data"], data_server.socket)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the parent was killed
+        for line in orders:
+            wanted = json.loads(line)
+            if data_server is None or data_server.data != wanted["data"]:
+                if data_server is not None:
+                    data_server.close()
+                try:
+                    data_server = _DataServer(wanted["data"], wanted["config"], fork_worker)
+                except OSError:
+                    data_server = None
+            if data_server is None:
+                fork_worker(wanted["data"])
+            elif not data_server.forks_worker():
+                fork_worker(wanted["data"], data_server.socket)
     os._exit(0)  # Python's own exit is slow and has nothing left to do
 
 
