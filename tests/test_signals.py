@@ -42,6 +42,37 @@ def test_an_interrupt_whose_way_out_fails_is_one_all_the_same() -> None:
     assert "ZeroDivisionError" in subprocess.run(code, capture_output=True, text=True, check=False).stderr
 
 
+SWALLOWED = """
+import os, signal, time, weakref
+from bnlab.process.signals import {name}
+
+class Key:
+    pass
+
+def amid_a_callback(_):
+    os.kill(os.getpid(), signal.{number})
+    while True:
+        pass
+
+with {name}():
+    key = Key()
+    reference = weakref.ref(key, amid_a_callback)
+    del key
+    time.sleep(10)
+"""
+
+
+def test_a_request_that_python_swallows_amid_a_weak_references_callback_is_made_again() -> None:
+    code = [sys.executable, "-c", SWALLOWED.format(name="interruptible", number="SIGHUP")]
+    outcome = subprocess.run(code, capture_output=True, text=True, check=False)
+    assert (outcome.returncode, outcome.stderr) == (130, "Interrupted.\n")
+    code = [sys.executable, "-c", SWALLOWED.format(name="answers_the_asking", number="SIGUSR2")]
+    stderr = subprocess.run(code, capture_output=True, text=True, check=False).stderr
+    assert stderr.count("Traceback") == 1
+    assert stderr.endswith("UserInterrupt: SIGUSR2\n")
+    assert "amid_a_callback" not in stderr
+
+
 STARTED_IN_NONE = """
 import os
 os.rmdir(os.getcwd())

@@ -31,8 +31,9 @@ REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ASK_TO_END = signal.SIGUSR2  # sent by a process to its workers, since REQUESTS may have reached the whole group
 EXIT_INTERRUPTED = 130  # the shell's code for SIGINT, used for all three
 
-
 INTERRUPTED = "Interrupted."
+
+_MOMENT_S = 0.01
 
 
 class UserInterrupt(KeyboardInterrupt):
@@ -71,7 +72,8 @@ def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None
         for number in REQUESTS:
             if is_for_us(number):
                 signal.signal(number, raise_interrupt if before_end is None else _Ending(before_end))
-        yield
+        with _asked_again():
+            yield
     except SystemExit as stop:
         if isinstance(stop.code, int):
             end_if_cut_short(stop.code)
@@ -138,7 +140,8 @@ def answers_the_asking() -> Iterator[None]:
     """Let the parent's `ASK_TO_END` raise `UserInterrupt` in a worker; outside of the block it is ignored."""
     signal.signal(ASK_TO_END, raise_interrupt)
     try:
-        yield
+        with _asked_again():
+            yield
     finally:
         signal.signal(ASK_TO_END, signal.SIG_IGN)
 
@@ -162,6 +165,32 @@ def _answer_again() -> None:
 
 def raise_interrupt(signum: int, frame: FrameType | None) -> None:
     raise UserInterrupt(signal.Signals(signum).name)
+
+
+@contextmanager
+def _asked_again() -> Iterator[None]:
+    """Within, ask again where Python swallowed a `UserInterrupt`, as it does in a `__del__` or a weakref's callback."""
+    before = sys.unraisablehook
+
+    def ask_again(swallowed: "sys.UnraisableHookArgs") -> None:
+        if not isinstance(swallowed.exc_value, UserInterrupt):
+            before(swallowed)
+            return
+        # By another thread, and a moment later: raised here, it would be swallowed again.
+        timer = threading.Timer(_MOMENT_S, _send_again, [signal.Signals[str(swallowed.exc_value)]])
+        timer.daemon = True
+        timer.start()
+
+    sys.unraisablehook = ask_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
+
+
+def _send_again(number: signal.Signals) -> None:
+    if signal.getsignal(number) is raise_interrupt:  # and nothing has ended meanwhile
+        os.kill(os.getpid(), number)
 
 
 def _leave(signum: int, frame: FrameType | None) -> None:
