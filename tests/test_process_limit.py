@@ -197,7 +197,7 @@ def test_a_joblib_sweep_goes_on_when_processes_can_be_started_again(user: User) 
     goes_on(user, user.start(100, *SIMULATED, *JOBLIB, BNLAB_TEST_SECONDS="1"))
 
 
-LONG_STACKS = ("trainer.max_epochs=40",)
+LONG_STACKS = ("trainer.max_epochs=120",)
 
 
 @pytest.mark.slow

@@ -54,7 +54,8 @@ def damage(file, content):
 
 def damages():
     yield from (("summary.json", content) for content in (*OF_SUMMARIES.values(), *NO_FILES.values(), None))
-    yield from (("config.yaml", content) for content in (*DAMAGES.values(), *NO_FILES.values(), None))
+    half = b"seed: 0\ndata:\n  batch_size: 64\nnorm:\n  eps: 1.0e-05"  # valid YAML
+    yield from (("config.yaml", content) for content in (*DAMAGES.values(), *NO_FILES.values(), half, None))
     yield from (
         ("metrics.csv", content) for content in (*DAMAGES.values(), *NO_FILES.values(), b"epoch,step\n1,2\n2", None)
     )

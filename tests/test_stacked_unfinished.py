@@ -24,6 +24,8 @@ from bnlab.stacked.processes.worker import train_chunk
 
 LONG = ["trainer.max_epochs=200", "data.batch_size=256", "optimizer=adam", "scheduler=constant"]
 
+LONGER = ["trainer.max_epochs=600", *LONG[1:]]  # for a process that a test can watch on a busy machine
+
 QUIETLY = (lambda *_: None, lambda curves: [b""] * len(curves))
 
 
@@ -91,7 +93,7 @@ def kill_when(process: subprocess.Popen, states: Path, number: int) -> None:
 @pytest.mark.parametrize("pruner", ["none", "successive_halving"])
 def test_a_sweep_that_is_killed_goes_on_within_its_trials(pruner, hasty, train, tmp_path: Path) -> None:
     arguments = [
-        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"search/pruner={pruner}", *LONG),
+        *("-m", "hydra/launcher=stacked", "hydra.launcher.n_jobs=1", f"search/pruner={pruner}", *LONGER),
         *("trainer.accelerator=cpu", "model.hidden=[20,20]", "optimizer.lr=1e-5,0.003,0.01,0.02,1e-4"),
     ]
     folders = {name: tmp_path / name for name in ("undisturbed", "killed")}
@@ -101,9 +103,8 @@ def test_a_sweep_that_is_killed_goes_on_within_its_trials(pruner, hasty, train, 
         stderr=subprocess.STDOUT,
     )
     kill_when(process, folders["killed"] / UNFINISHED, 5)
-    ended = [left_in(summary.parent)[0]["status"] for summary in folders["killed"].glob("*/summary.json")]
-    assert set(ended) <= {"pruned"}  # which a busy machine has time for
-    assert len(ended) < 5
+    ended = {summary.parent.name for summary in folders["killed"].glob("*/summary.json")}
+    assert len(ended) < 5  # a busy machine has time for some of them
     assert train(*arguments, f"hydra.sweep.dir={folders['undisturbed']}").exit_code == 0
     outcome = train("-m", f"search.resume={folders['killed']}")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
@@ -119,7 +120,8 @@ def test_a_sweep_that_is_killed_goes_on_within_its_trials(pruner, hasty, train, 
         assert {**of_run, "sweep": 0} == {**of_expected, "sweep": 0}
     statuses = [left_in(run)[0]["status"] for run in left["killed"].values()]
     assert ("pruned" in statuses) == (pruner != "none")
-    assert all(went_on_after(run) > 1 for run in left["killed"].values() if left_in(run)[0]["status"] == "completed")
+    completed = [run for run in left["killed"].values() if left_in(run)[0]["status"] == "completed"]
+    assert all(went_on_after(run) > 1 for run in completed if run.name not in ended)
     assert not (folders["killed"] / UNFINISHED).exists()
 
 

@@ -32,7 +32,8 @@ def set_damaged_files_aside(folder: Path) -> bool:
 
 def _read_config(file: Path) -> None:
     config = read_yaml(file)
-    if not (isinstance(config, dict) and isinstance(config.get("data"), dict)):
+    is_whole = read_text(file).endswith("\n")  # part of a YAML file is often valid YAML
+    if not (is_whole and isinstance(config, dict) and isinstance(config.get("data"), dict)):
         raise ValueError(f"{file.name} is damaged")
 
 
