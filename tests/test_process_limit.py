@@ -18,6 +18,8 @@ import matplotlib
 import pytest
 from forked import wait_until
 
+from bnlab.search.study.folder import UNFINISHED
+
 TRAIN = ("-m", "bnlab.train")
 SIMULATED = (str(Path(__file__).with_name("search_program.py")),)
 # With which the files of root can still be read: Python itself may be among them.
@@ -157,7 +159,7 @@ def test_the_processes_that_are_asked_for_are_enough(
 
 def begun(user: User) -> bool:
     sweep = user.folder / "sweep"
-    return any(sweep.glob("*/half.txt")) or any(sweep.glob("*/metrics.csv"))
+    return any(any(sweep.glob(found)) for found in ("*/half.txt", "*/metrics.csv", f"{UNFINISHED}/*.ckpt"))
 
 
 def lose_workers(user: User, sweep: "subprocess.Popen[str]") -> None:
@@ -202,7 +204,7 @@ LONG_STACKS = ("trainer.max_epochs=120",)
 
 @pytest.mark.slow
 def test_a_stacked_sweep_goes_on_when_processes_can_be_started_again(user: User) -> None:
-    goes_on(user, user.start(100, *TRAIN, *STACKED, *LONG_STACKS))
+    goes_on(user, user.start(100, *TRAIN, *STACKED, *LONG_STACKS, BNLAB_WRITE_EVERY_S="0.05"))
 
 
 @pytest.mark.slow
@@ -212,7 +214,7 @@ def test_a_stacked_sweep_goes_on_when_processes_can_be_started_again(user: User)
 def test_a_sweep_stops_where_no_process_can_be_started_and_loses_nothing(
     program: tuple[str, ...], arguments: tuple[str, ...], user: User
 ) -> None:
-    sweep = user.start(100, *program, *arguments, BNLAB_TEST_SECONDS="1")
+    sweep = user.start(100, *program, *arguments, BNLAB_TEST_SECONDS="1", BNLAB_WRITE_EVERY_S="0.05")
     lose_workers(user, sweep)
     stdout = finish(sweep, code=1)
     assert "Stopped, for reasons that are not the trials' own: " in stdout

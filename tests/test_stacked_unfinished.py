@@ -142,10 +142,12 @@ def test_a_call_that_is_killed_goes_on_where_complete_runs_are_kept(hasty, undis
         OmegaConf.save(config, path)
     process = subprocess.Popen([sys.executable, "-c", PROGRAM, folder, *paths], stdout=subprocess.PIPE)
     kill_when(process, folder / UNFINISHED, 3)
+    ended = {number for number in range(3) if (folder / str(number) / "summary.json").exists()}
+    assert len(ended) < 3  # a busy machine has time for some of them
     train_stacked(configs, folder, exist="skip", num_workers=1)
     for number in range(3):
         assert left_in(folder / str(number))[1:] == left_in(expected / str(number))[1:]
-        assert went_on_after(folder / str(number)) > 1
+        assert number in ended or went_on_after(folder / str(number)) > 1
     assert sorted(path.name for path in folder.iterdir()) == ["0", "1", "2"]
 
 
