@@ -95,6 +95,7 @@ def test_runs_of_the_same_second_get_folders_of_their_own(train: Callable) -> No
         (["+trainer.check_val_every_n_epoch=2"], "`trainer.check_val_every_n_epoch` must be 1 (metrics.csv has one"),
         (["+callbacks.x._target_=lightning.pytorch.callbacks.LearningRateMonitor"], "choose logger=tensorboard"),
         (["+trainer.speed=11"], "adds what lightning.pytorch.Trainer does not take"),
+        (["+data.typo=1"], "adds what bnlab.data.digits does not take"),
         (["+optimizer.speed=11"], "adds what torch.optim.Adam does not take"),
         (["logger=tensorboard", "logger._target_=nowhere.Logger"], "there is no module 'nowhere'"),
         (["optimizer.lr=["], "has a [ that nothing closes"),

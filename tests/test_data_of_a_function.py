@@ -1,5 +1,6 @@
 """A data set of a user's own, from `own_data.py` and `own_configs`, in every way of training."""
 
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import torch
 from own_data import spirals
 
 import bnlab
+import bnlab.data
+from bnlab.data_sets import DATA_SETS
+from bnlab.mistakes.signature import arguments_of_target
 
 CONFIGS = Path(__file__).parent / "own_configs"
 OWN = ("--config-dir", CONFIGS, "data=spirals", "trainer.max_epochs=20", "data.batch_size=20")
@@ -56,3 +60,8 @@ def test_no_module_hides_the_function_of_the_house_that_has_its_name() -> None:
     for name in (*DATA_SETS, *DATA_SETS):
         assert getattr(bnlab.data, name).__name__ == name
     assert not {data_set.home for data_set in DATA_SETS.values()} & {*DATA_SETS}
+
+
+def test_what_the_functions_of_the_house_take_is_known_before_they_are_imported() -> None:
+    for name in DATA_SETS:
+        assert arguments_of_target(f"bnlab.data.{name}") == signature(getattr(bnlab.data, name)).parameters.keys()

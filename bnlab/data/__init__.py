@@ -7,12 +7,29 @@ from bnlab.data_sets import DATA_SETS
 
 if TYPE_CHECKING:
     from bnlab.data.batches import Batches, EpochOrder
+    from bnlab.data.csv_table import from_csv
+    from bnlab.data.datasets import digits, from_torchvision
+    from bnlab.data.diabetes_table import diabetes
     from bnlab.data.module import DataModule
     from bnlab.data.normalization import Normalization
+    from bnlab.data.npz_archive import from_npz
     from bnlab.data.splits import Split, Splits
     from bnlab.data.target_scale import TargetScale
 
-__all__ = ["Batches", "DataModule", "EpochOrder", "Normalization", "Split", "Splits", "TargetScale", *DATA_SETS]
+__all__ = [
+    "Batches",
+    "DataModule",
+    "EpochOrder",
+    "Normalization",
+    "Split",
+    "Splits",
+    "TargetScale",
+    "diabetes",
+    "digits",
+    "from_csv",
+    "from_npz",
+    "from_torchvision",
+]
 
 _HOME = {
     "Batches": "batches",
