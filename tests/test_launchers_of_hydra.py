@@ -7,7 +7,7 @@ import pytest
 from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
 from hydra.test_utils.launcher_common_tests import IntegrationTestSuite, LauncherTestSuite
-from hydra.version import _UNSPECIFIED_, VersionBase
+from hydra.version import VersionBase
 from omegaconf.basecontainer import BaseContainer
 
 from bnlab.hydra_plugins.register import register
@@ -39,7 +39,9 @@ def hydra_restore_singletons() -> Iterator[None]:
 def _registered(request: pytest.FixtureRequest, launcher_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     register()
     # As in a process of its own: a sweep of bnlab before it has set the version whose defaults hold.
-    monkeypatch.setattr(VersionBase.instance(), "version_base", _UNSPECIFIED_)
+    new = object.__new__(VersionBase)
+    VersionBase.__init__(new)
+    monkeypatch.setattr(VersionBase.instance(), "version_base", new.version_base)
     if (request.node.originalname, launcher_name) == ("test_failure_preserves_task_traceback", "joblib"):
         request.applymarker(pytest.mark.xfail(reason="cloudpickle names no file for a function pickled by value"))
 
