@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+import bnlab.data
 from bnlab.data import Batches, EpochOrder, Normalization, Split, Splits, digits, from_torchvision
 from bnlab.data.module import DataModule
+from bnlab.data_sets import DATA_SETS, PUBLISHED
 from bnlab.errors import UserError
 
 
@@ -32,6 +34,22 @@ def test_digits_are_all_there_once_and_split_class_by_class() -> None:
     whole = class_shares(Split(torch.empty(1797, 1), torch.from_numpy(classes)))
     for part in parts:
         assert float((class_shares(part) - whole).abs().max()) < 1.5 / len(part)
+
+
+def sizes_of(splits: Splits) -> tuple[int, int]:
+    return sum(map(len, (splits.train, splits.val, splits.test))), splits.train.x[0].numel()
+
+
+@pytest.mark.parametrize("name", ["digits", "diabetes"])
+def test_what_is_known_of_a_data_set_beforehand_is_so(name: str) -> None:
+    known = DATA_SETS[name]
+    assert (known.num_samples, known.num_features) == sizes_of(getattr(bnlab.data, name)())
+
+
+def test_what_is_known_of_mnist_beforehand_is_so(mnist_root: Path) -> None:
+    known = PUBLISHED["MNIST"]
+    num_samples, num_features = sizes_of(from_torchvision("MNIST", root=str(mnist_root)))
+    assert (known.num_samples, known.num_features) == (num_samples - 10_000, num_features)  # which are for the test
 
 
 def test_split_seed_decides_the_split() -> None:

@@ -53,7 +53,7 @@ def test_it_begins_though_its_folder_is_removed_while_it_imports_torch(
     monkeypatch.chdir(working)
     ours = ForkServer()
     monkeypatch.undo()
-    maps = Path(f"/proc/{ours.pid}/maps")
+    maps = Path(f"/proc/{ours._process.pid}/maps")
     while "libtorch_python" not in maps.read_text():
         time.sleep(0.001)
     working.rmdir()

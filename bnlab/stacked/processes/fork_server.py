@@ -62,10 +62,6 @@ class ForkServer:
         return self._socket.fileno()
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
     def exit_code(self) -> int | None:
         return self._process.poll()
 
