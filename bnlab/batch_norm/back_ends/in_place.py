@@ -12,29 +12,32 @@ from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs, needed
 from bnlab.batch_norm.arithmetic.formulas import batch_dims, per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
+from bnlab.batch_norm.back_ends.sums_of_products import sums_of_products
 
 __all__ = ["backward", "forward"]
 
-# Up to so many numbers, products are held at once.
-SMALL = 65536
-# Of more, at most a quarter.
-PARTS = 4
-
 
 def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Kept, Found]:
-    """y; the rounded mean and 1 / sqrt(var + eps), and the mask; and the statistics of the batch."""
+    """y; what backward needs; and the statistics of the batch.
+
+    For backward: the rounded mean, 1 / sqrt(var + eps), the mask, and what the rounding took from the mean. The last
+    saves a pass and is kept where torch's layer would keep the running statistics.
+    """
     eps, mask, stack_dims = settings.eps, settings.mask, settings.stack_dims
-    if mask is None:
-        y, rounded, mean, var, inv_std = normalize(x, weight, bias, eps, stack_dims)
-    else:
+    if mask is not None:
         y, rounded, mean, var, inv_std = formulas.normalize(x, weight, bias, eps, mask, stack_dims)
-    return y, (rounded, inv_std, mask), (mean, running.unbiased(var, x, mask, stack_dims))
+        residual = None
+    else:
+        y, rounded, residual, var, inv_std = normalize(x, weight, bias, eps, stack_dims)
+        mean = rounded + residual
+    kept = residual if settings.running_mean is not None else None
+    return y, (rounded, inv_std, mask, kept), (mean, running.unbiased(var, x, mask, stack_dims))
 
 
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, stack_dims: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """As `formulas.normalize`."""
+    """As `formulas.normalize`, but with what the rounding took from the mean, in place of the mean."""
     dtype = formulas.computed_in(x)
     upcast = x if x.dtype == dtype else x.to(dtype)
     rounded = upcast.mean(batch_dims(x, stack_dims))
@@ -52,12 +55,12 @@ def normalize(
     torch.addcmul(per_channel(shift, x, stack_dims), y, per_channel(scale, x, stack_dims), out=y)
     if upcast is not x:
         y = y.to(x.dtype).contiguous()
-    return y, rounded, residual.add_(rounded), var, inv_std
+    return y, rounded, residual, var, inv_std
 
 
 def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs) -> Gradients:
     """See `formulas.backward`."""
-    mean, inv_std, mask = kept
+    mean, inv_std, mask, residual = kept
     assert mean is not None
     assert inv_std is not None
     needs_x, needs_weight, needs_bias = needs
@@ -69,7 +72,8 @@ def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack
     same = x.dtype == mean.dtype
     upcast, g = (x, grad_y) if same else (x.to(mean.dtype), grad_y.to(mean.dtype))
     c = minus(upcast, per_channel(mean, x, stack_dims), overwrite=not same)
-    residual = c.mean(batch_dims(x, stack_dims))
+    if residual is None:
+        residual = c.mean(batch_dims(x, stack_dims))
     sum_g_c, sum_g = sums_of_products(g, c, stack_dims)
     sum_g_x_hat = sum_g_c.addcmul_(residual, sum_g, value=-1).mul_(inv_std)
     gradients = sum_g_x_hat if needs_weight else None, sum_g if needs_bias else None
@@ -87,20 +91,3 @@ def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack
 def minus(x: Tensor, mean: Tensor, *, overwrite: bool) -> Tensor:
     """x - mean, contiguous; into x itself if that may be overwritten."""
     return x.sub_(mean) if overwrite else torch.sub(x, mean).contiguous()
-
-
-def sums_of_products(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Tensor]:
-    """sum(a b) and sum(a) over the batch, (*stack, C); of many numbers, the products a part at a time."""
-    dims = batch_dims(a, stack_dims)
-    num_rows = a.shape[stack_dims]
-    if a.shape[stack_dims:].numel() <= SMALL or num_rows < PARTS:
-        return (a * b).sum(dims), a.sum(dims)
-    step = -(-num_rows // PARTS)
-    result = a.new_zeros(a.shape[:stack_dims] + a.shape[stack_dims + 1 : stack_dims + 2])
-    product = torch.empty_like(a.narrow(stack_dims, 0, step))
-    for start in range(0, num_rows, step):
-        rows = min(step, num_rows - start)
-        block = product if rows == step else product.narrow(stack_dims, 0, rows)
-        torch.mul(a.narrow(stack_dims, start, rows), b.narrow(stack_dims, start, rows), out=block)
-        result += block.sum(dims)
-    return result, a.sum(dims)

@@ -5,9 +5,6 @@ of few rows are exact enough, and one operation does what takes `in_place.py` tw
 """
 
 import ctypes
-from collections.abc import Callable
-from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +15,7 @@ from bnlab.batch_norm.arithmetic.formulas import per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory
 from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_back
 from bnlab.batch_norm.arithmetic.running import count_batch
+from bnlab.batch_norm.back_ends.of_each import of_each
 
 __all__ = ["backward", "forward", "takes"]
 
@@ -89,14 +87,3 @@ def backward_of_one(
     c = torch.sub(x, per_channel(mean, x, 0)).contiguous()
     residual = c.mean(0 if x.dim() == 2 else (0, 2))
     return native_backward(grad_y.contiguous(), c, weight, None, None, residual, inv_std, True, 0.0, needs)
-
-
-def of_each(function: Callable[..., Any], stack: tuple[int, ...], *arguments: Any) -> Any:
-    """What `function` returns, of the arguments of each network, stacked; what is no tensor, networks share."""
-    if not stack:
-        return function(*arguments)
-    results = [
-        function(*(each[index] if isinstance(each, Tensor) and each.dim() else each for each in arguments))
-        for index in product(*map(range, stack))
-    ]
-    return [None if each[0] is None else torch.stack(each).unflatten(0, stack) for each in zip(*results, strict=True)]
