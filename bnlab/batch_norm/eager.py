@@ -16,7 +16,7 @@ from bnlab.batch_norm.arithmetic import formulas, running
 from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.arithmetic.back_end import BackEnd, needed
 from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
-from bnlab.internals.torch_internals import apply_of, is_batched, is_eager
+from bnlab.internals.torch_internals import apply_of, is_eager
 
 __all__ = ["EagerBatchNormFunction", "apply_eagerly"]
 
@@ -29,8 +29,8 @@ class EagerBatchNormFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, how: tuple[Settings, BackEnd]) -> Any:
         settings, back_end = ctx.how = how
-        y, kept, found = back_end.forward(x, weight, bias, settings)
-        ctx.save_for_backward(x, weight, *kept)
+        y, saved, found = back_end.forward(x, weight, bias, settings)
+        ctx.save_for_backward(*saved)
         if found is None:
             return y
         if settings.returns_statistics:
@@ -41,13 +41,14 @@ class EagerBatchNormFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, *kept = ctx.saved_tensors
+        saved = ctx.saved_tensors
         settings, back_end = ctx.how
         needs = ctx.needs_input_grad[:3]
-        if not is_grad_enabled() and is_eager() and not is_batched(grad_y):
-            gradients = back_end.backward(x, grad_y, weight, kept, settings.stack_dims, needs)
+        if not is_grad_enabled() and is_eager():
+            gradients = back_end.backward(saved, grad_y, settings.stack_dims, needs)
             if gradients is not None:
                 return *gradients, None
+        x, weight = saved[:2]
         # These operations can be differentiated again, batched and traced, and so can the statistics.
         check_memory(x, grad_y, weight)
         var, batch = formulas.batch_statistics(x, settings.mask, settings.stack_dims)[1:]

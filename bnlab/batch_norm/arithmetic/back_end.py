@@ -7,9 +7,9 @@ from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.arguments import Settings
 
-__all__ = ["BackEnd", "Found", "Gradients", "Kept", "Needs", "needed"]
+__all__ = ["BackEnd", "Found", "Gradients", "Needs", "Saved", "needed"]
 
-Kept: TypeAlias = Sequence[Tensor | None]  # what forward hands to backward beside x and weight; autograd saves it
+Saved: TypeAlias = tuple[Tensor | None, ...]  # x, weight and what else forward hands to backward, saved by autograd
 Found: TypeAlias = tuple[Tensor, Tensor]  # the mean and the unbiased variance of the batch, (*stack, C)
 Needs: TypeAlias = Sequence[bool]  # whether dL/dx, dL/dweight and dL/dbias are needed
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # these three
@@ -20,12 +20,10 @@ class BackEnd(Protocol):
 
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
-    ) -> tuple[Tensor, Kept, Found | None]:
+    ) -> tuple[Tensor, Saved, Found | None]:
         """y, what backward needs, and the statistics; None if the back end has moved the running statistics itself."""
 
-    def backward(
-        self, x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs
-    ) -> Gradients | None:
+    def backward(self, saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients | None:
         """The gradients that are needed; None if the back end cannot read these tensors."""
 
 

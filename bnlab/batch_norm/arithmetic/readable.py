@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import Kept
+from bnlab.batch_norm.arithmetic.back_end import Saved
 from bnlab.batch_norm.arithmetic.plain import are_in_memory
+from bnlab.internals.torch_internals import is_batched
 
 __all__ = ["are_readable", "are_readable_back"]
 
@@ -54,19 +55,22 @@ def are_readable(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings
     return True
 
 
-def are_readable_back(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int) -> bool:
+def are_readable_back(saved: Saved, grad_y: Tensor, stack_dims: int) -> bool:
     """Whether a backward may read these, after x and grad_y were made contiguous.
 
     The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data
     since (as `layer.double()` does), and a hook on saved tensors may return what it likes.
 
     Args:
-        kept: the statistics, two numbers per channel.
+        saved: x, weight and the statistics, two numbers per channel.
     """
-    rows = [each for each in kept if each is not None]
+    x, weight, *statistics = saved
+    assert x is not None
+    rows = [each for each in statistics if each is not None]
     size = x.shape[:stack_dims].numel() * x.shape[stack_dims + 1]
     return (
-        grad_y.shape == x.shape
+        not is_batched(grad_y)
+        and grad_y.shape == x.shape
         and are_in_memory((x, grad_y, weight, *rows), rows[0].dtype)
         and all(row.is_contiguous() and row.numel() == 2 * size // len(rows) for row in rows)
         and (weight is None or (weight.numel() == size and weight.is_contiguous()))

@@ -9,19 +9,20 @@ from torch import Tensor
 
 from bnlab.batch_norm.arithmetic import formulas, running
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs, needed
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Needs, Saved, needed
 from bnlab.batch_norm.arithmetic.formulas import batch_dims, per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 from bnlab.batch_norm.back_ends.sums_of_products import sums_of_products
+from bnlab.internals.torch_internals import is_batched
 
 __all__ = ["backward", "forward"]
 
 
-def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Kept, Found]:
+def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Saved, Found]:
     """y; what backward needs; and the statistics of the batch.
 
-    For backward: the rounded mean, 1 / sqrt(var + eps), the mask, and what the rounding took from the mean. The last
-    saves a pass and is kept where torch's layer would keep the running statistics.
+    For backward: x, weight, the rounded mean, 1 / sqrt(var + eps), the mask, and what the rounding took from the mean,
+    which saves a pass and is kept where torch's layer would keep the running statistics.
     """
     eps, mask, stack_dims = settings.eps, settings.mask, settings.stack_dims
     if mask is not None:
@@ -31,7 +32,7 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Set
         y, rounded, residual, var, inv_std = normalize(x, weight, bias, eps, stack_dims)
         mean = rounded + residual
     kept = residual if settings.running_mean is not None else None
-    return y, (rounded, inv_std, mask, kept), (mean, running.unbiased(var, x, mask, stack_dims))
+    return y, (x, weight, rounded, inv_std, mask, kept), (mean, running.unbiased(var, x, mask, stack_dims))
 
 
 def normalize(
@@ -58,9 +59,12 @@ def normalize(
     return y, rounded, residual, var, inv_std
 
 
-def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs) -> Gradients:
+def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients | None:
     """See `formulas.backward`."""
-    mean, inv_std, mask, residual = kept
+    if is_batched(grad_y):
+        return None
+    x, weight, mean, inv_std, mask, residual = saved
+    assert x is not None
     assert mean is not None
     assert inv_std is not None
     needs_x, needs_weight, needs_bias = needs

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Needs, Saved
 from bnlab.batch_norm.arithmetic.plain import are_in_memory
 from bnlab.batch_norm.arithmetic.readable import are_readable
 from bnlab.batch_norm.arithmetic.running import count_batch
@@ -25,13 +25,13 @@ def takes(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Setti
 
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
-) -> tuple[Tensor, Kept, Found | None]:
-    """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps).
+) -> tuple[Tensor, Saved, Found | None]:
+    """y; x, weight, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps).
 
     The counter may be of any dtype, shape and device.
     """
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims, returns_statistics = settings
-    x = x.contiguous()
+    given, x = x, x.contiguous()
     y = torch.empty_like(x)
     shape = x.shape[:stack_dims] + x.shape[stack_dims + 1 : stack_dims + 2]
     statistics = x.new_empty(2 * shape.numel())  # of one dimension, which is faster
@@ -54,11 +54,12 @@ def forward(
         eps_number=eps_number,
         momentum_number=momentum_number,
     )
-    return y, (statistics,), None if var is None else (statistics.view(2, *shape)[0], var)
+    return y, (given, weight, statistics), None if var is None else (statistics.view(2, *shape)[0], var)
 
 
-def backward(x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs) -> Gradients:
-    (statistics,) = kept
+def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients:
+    x, weight, statistics = saved
+    assert x is not None
     assert statistics is not None
     needs_x, needs_weight, needs_bias = needs
     x, grad_y = x.contiguous(), grad_y.contiguous()

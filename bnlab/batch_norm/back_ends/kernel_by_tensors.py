@@ -6,13 +6,13 @@ To ask in Python takes longer than a small batch norm (`tensors_in_c.py`).
 from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Needs, Saved
 from bnlab.batch_norm.arithmetic.plain import PLAIN, check_memory
 from bnlab.batch_norm.arithmetic.readable import are_readable_back
 from bnlab.batch_norm.back_ends import kernel, kernel_by_pointers
 from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, FORWARD
 from bnlab.batch_norm.back_ends.tensors_in_c import pack_tensors
-from bnlab.internals.torch_internals import c_tensor
+from bnlab.internals.torch_internals import c_tensor, is_batched
 from bnlab.internals.torch_internals import empty_strided as empty
 
 __all__ = ["UnreadableError", "backward", "forward"]
@@ -28,8 +28,8 @@ class UnreadableError(Exception):
 
 def forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
-) -> tuple[Tensor, Kept, Found | None]:
-    """y, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps).
+) -> tuple[Tensor, Saved, Found | None]:
+    """y; x, weight, and in one row the (2, *stack, C) rounded means and 1 / sqrt(var + eps).
 
     Raises:
         UnreadableError: so batch norm in plain torch may be tried, which may say what is wrong.
@@ -79,26 +79,27 @@ def forward(
             momentum,
         )
         if kernel.run_tensors(packed):
-            return y, (statistics,), None
+            return y, (x, weight, statistics), None
         if not x.is_contiguous():
             check_memory(x)
-            return forward(x.contiguous(), weight, bias, settings)
+            y, (_, *others), found = forward(x.contiguous(), weight, bias, settings)
+            return y, (x, *others), found
     check_memory(x, running_mean, running_var, weight, bias)
     if not kernel_by_pointers.takes(x, weight, bias, settings):
         raise UnreadableError
     return kernel_by_pointers.forward(x, weight, bias, settings)
 
 
-def backward(
-    x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs
-) -> Gradients | None:
-    (statistics,) = kept
+def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients | None:
+    x, weight, statistics = saved
+    assert x is not None
     assert statistics is not None
     size = (*x.shape,)
     if (
         kernel.run_tensors is not None
         and not stack_dims
         and type(grad_y) in PLAIN
+        and not is_batched(grad_y)
         and type(x) in PLAIN
         and 2 <= len(size) <= 3
         and type(statistics) in PLAIN
@@ -131,8 +132,8 @@ def backward(
             return grad_x, grad_weight, grad_bias
         if not (x.is_contiguous() and grad_y.is_contiguous()):
             check_memory(x, grad_y)
-            return backward(x.contiguous(), grad_y.contiguous(), weight, kept, stack_dims, needs)
+            return backward((x.contiguous(), weight, statistics), grad_y.contiguous(), stack_dims, needs)
     check_memory(x, grad_y, weight, statistics)
-    if not are_readable_back(x, grad_y, weight, kept, stack_dims):
+    if not are_readable_back(saved, grad_y, stack_dims):
         return None
-    return kernel_by_pointers.backward(x, grad_y, weight, kept, stack_dims, needs)
+    return kernel_by_pointers.backward(saved, grad_y, stack_dims, needs)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import Gradients, Kept, Needs
+from bnlab.batch_norm.arithmetic.back_end import Gradients, Needs, Saved
 from bnlab.batch_norm.arithmetic.formulas import per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory
 from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_back
@@ -39,14 +39,14 @@ def takes(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Setti
     )
 
 
-def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Kept, None]:
-    """y; and the rounded means and 1 / sqrt(var + eps), (*stack, C)."""
+def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> tuple[Tensor, Saved, None]:
+    """y; and x, weight, the rounded means and 1 / sqrt(var + eps), (*stack, C)."""
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims, _ = settings
     numbers = count_batch(num_batches_tracked, momentum), eps
     y, mean, inv_std = of_each(
         forward_of_one, x.shape[:stack_dims], x, weight, bias, running_mean, running_var, *numbers
     )
-    return y, (mean, inv_std), None
+    return y, (x, weight, mean, inv_std), None
 
 
 def forward_of_one(
@@ -70,14 +70,14 @@ def forward_of_one(
     return y, mean, inv_std
 
 
-def backward(
-    x: Tensor, grad_y: Tensor, weight: Tensor | None, kept: Kept, stack_dims: int, needs: Needs
-) -> Gradients | None:
+def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients | None:
+    x, weight, *statistics = saved
+    assert x is not None
     check_memory(x, grad_y, weight)
-    if not are_readable_back(x, grad_y, weight, kept, stack_dims):
+    if not are_readable_back(saved, grad_y, stack_dims):
         return None
     stack = x.shape[:stack_dims]
-    grad_x, grad_weight, grad_bias = of_each(backward_of_one, stack, x, grad_y, weight, *kept, [*needs])
+    grad_x, grad_weight, grad_bias = of_each(backward_of_one, stack, x, grad_y, weight, *statistics, [*needs])
     return grad_x, grad_weight, grad_bias
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bnlab.batch_norm import batch_norm
 from bnlab.batch_norm.arithmetic import running
 from bnlab.batch_norm.arithmetic.arguments import Settings
-from bnlab.batch_norm.arithmetic.back_end import BackEnd, Kept
+from bnlab.batch_norm.arithmetic.back_end import BackEnd, Saved
 from bnlab.batch_norm.arithmetic.formulas import inverse_std
 from bnlab.batch_norm.arithmetic.plain import are_in_memory
 from bnlab.batch_norm.back_ends import in_place, kernel_by_pointers
@@ -140,7 +140,7 @@ class BatchNorm(Layer):
         self._numbers = eps.tolist(), None if momentum is None else momentum.tolist()
         self.num_batches = torch.zeros((), dtype=torch.int64)
         self._back_end: BackEnd | None = None
-        self._kept: Kept = ()  # what the newest forward keeps for its backward
+        self._for_backward: Saved = ()  # what the newest forward hands to its backward
         self._counts: Tensor | None = None  # shared: the networks train in lockstep
 
     @classmethod
@@ -178,13 +178,12 @@ class BatchNorm(Layer):
             self._counts.fill_(self.num_batches)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._x = x
         self._pieces.copy_(self._affine)
         settings = Settings(*self._running, self.num_batches, self.momentum, self._eps, None, 1)
         if self._back_end is None:
             takes = kernel_by_pointers.takes(x, self._weight, self._bias, settings)
             self._back_end = kernel_by_pointers if takes else in_place
-        y, self._kept, found = self._back_end.forward(x, self._weight, self._bias, settings)
+        y, self._for_backward, found = self._back_end.forward(x, self._weight, self._bias, settings)
         if found is not None:
             mean, var = found
             running.move(mean, var, settings, by_lerp=True)
@@ -198,7 +197,7 @@ class BatchNorm(Layer):
     def backward(self, grad_y: Tensor, needs_x: bool) -> Tensor | None:
         assert self._back_end is not None
         needs = needs_x, self._weight is not None, self._bias is not None
-        found = self._back_end.backward(self._x, grad_y, self._weight, self._kept, 1, needs)
+        found = self._back_end.backward(self._for_backward, grad_y, 1, needs)
         assert found is not None
         grad_x, *gradients = found
         for target, gradient in zip(self._grad_affine, gradients, strict=False):
