@@ -54,7 +54,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
 def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -> Sweep:
     """Run a sweep, as `python -m bnlab.train -m` does with these overrides, in a process of its own.
 
-    The results include failed trials, with their state and reason.
+    The results include failed trials, with their status and error.
 
     Args:
         folder: the sweep's folder; None for a new one in outputs/sweeps.

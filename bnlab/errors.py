@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from bnlab.text.concealing import conceal
 
-__all__ = ["Refused", "UserError", "one_line", "reason", "report_user_errors", "user_errors"]
+__all__ = ["Refused", "UserError", "error_text", "one_line", "report_user_errors", "user_errors"]
 
 
 class UserError(ValueError):
@@ -42,8 +42,8 @@ def one_line(error: BaseException) -> str:
     return text
 
 
-def reason(error: BaseException) -> str:
-    """Return why a job failed: the name of the error and `one_line`."""
+def error_text(error: BaseException) -> str:
+    """Return the error of a failed job as text: its name and `one_line`."""
     return f"{type(error).__name__}: {one_line(error)}"
 
 

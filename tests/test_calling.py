@@ -63,7 +63,7 @@ def test_a_run_without_a_folder_goes_where_the_commands_go() -> None:
 def test_sweep_does_what_the_command_does(swept) -> None:
     assert len(swept) == 4
     assert swept.settings == ["norm", "data.batch_size"]
-    assert swept.metrics["state"] == ["completed", "failed"] * 2
+    assert swept.metrics["status"] == ["completed", "failed"] * 2
     assert swept.metrics["data.batch_size"] == [64, 5000] * 2
     alone = bnlab.run([*QUICK, "norm=none", "data.batch_size=64"], "alone")
     assert swept.run(2).metrics["train_loss"] == alone.metrics["train_loss"]
@@ -89,7 +89,7 @@ def test_results_show_themselves_shortly_and_as_tables(swept) -> None:
 
 
 def test_the_lowest_loss_comes_first() -> None:
-    metrics = {"number": [0, 1, 2, 3], "state": ["completed"] * 4, "val_loss": [0.3, 0.1, None, 0.2]}
+    metrics = {"number": [0, 1, 2, 3], "status": ["completed"] * 4, "val_loss": [0.3, 0.1, None, 0.2]}
     found = Sweep(Path("x"), "val_loss", metrics, None, best_objective=0.1, minimize=True)
     assert [line.split("|")[1].strip() for line in found.table().splitlines()[2:]] == ["1", "3", "0", "2"]
     assert repr(found) == "Sweep('x', 4 trials, best val_loss 0.1000)"
@@ -98,7 +98,7 @@ def test_the_lowest_loss_comes_first() -> None:
 def test_a_sweep_over_seeds_is_as_good_as_its_best_mean() -> None:
     Path("sweep.yaml").write_text("id: x\n")
     Path("trials.csv").write_text(
-        "number,state,val_accuracy,norm,seed,folder,reason\n0,completed,0.9,batch,0,0,\n1,completed,0.5,batch,1,1,\n"
+        "number,status,val_accuracy,norm,seed,folder,error\n0,completed,0.9,batch,0,0,\n1,completed,0.5,batch,1,1,\n"
     )
     Path("best.yaml").write_text("objective: 0.7\ntrials: [0, 1]\noverrides: [norm=batch]\n")
     assert repr(bnlab.load_sweep(".")).endswith("2 trials, best val_accuracy 70.00 %)")
@@ -135,17 +135,19 @@ def test_a_run_and_a_sweep_do_not_share_a_folder(swept, tmp_path: Path) -> None:
     assert [file.name for file in (tmp_path / "run").iterdir()] == ["summary.json"]
 
 
-@pytest.mark.parametrize("damage", ["trials.csv", "sweep.yaml", "cut", "best.yaml"])
+@pytest.mark.parametrize("damage", ["trials.csv", "sweep.yaml", "cut", "earlier", "best.yaml"])
 def test_a_folder_that_is_no_sweep_is_refused(damage: str) -> None:
     Path("sweep.yaml").write_text("id: x\n")
-    Path("trials.csv").write_text("number,state,val_accuracy,norm,folder,reason\n0,completed,0.5,batch,0,\n")
+    Path("trials.csv").write_text("number,status,val_accuracy,norm,folder,error\n0,completed,0.5,batch,0,\n")
     if damage == "cut":
-        Path("trials.csv").write_text("number,state,val_accuracy,norm\n0,comp")
+        Path("trials.csv").write_text("number,status,val_accuracy,norm\n0,comp")
+    elif damage == "earlier":
+        Path("trials.csv").write_text("number,state,val_accuracy,norm,folder,reason\n0,completed,0.5,batch,0,\n")
     elif damage == "best.yaml":
         Path("best.yaml").write_text("overrides: 3\n")
     else:
         Path(damage).unlink()
-    with pytest.raises(bnlab.UserError, match=r"damaged|not the folder of a sweep"):
+    with pytest.raises(bnlab.UserError, match=r"damaged|not the folder of a sweep|an earlier version of bnlab"):
         bnlab.load_sweep(".")
 
 

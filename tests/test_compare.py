@@ -195,7 +195,7 @@ def test_a_sweep_brings_all_its_trials_and_what_was_tried_again_once(command: Ca
     record(sweep.trial("later"), "norm=none", "seed=0", val_accuracy=(0.7,), test_accuracy=0.7)
     sweep.definition.write_text("id: x\n")
     sweep.trials.write_text(
-        "number,state,val_accuracy,folder,reason\n0,interrupted,,0,\n1,completed,0.9,1,\n2,completed,0.8,2,\n"
+        "number,status,val_accuracy,folder,error\n0,interrupted,,0,\n1,completed,0.9,1,\n2,completed,0.8,2,\n"
         "3,completed,0.7,later,\n4,failed,,,it cannot be composed\n5,completed,0.9,../../elsewhere,\n"
     )
     done = command(sweep.path, "--table", "csv")
@@ -205,6 +205,13 @@ def test_a_sweep_brings_all_its_trials_and_what_was_tried_again_once(command: Ca
     said = command(sweep.path, "--output", "x.csv").stdout
     assert "sweep: trial 4, failed, has no folder here: it cannot be composed" in said
     assert "trial 5, completed, has no folder here" in said
+
+
+def of_an_earlier_version(folder: Path) -> Path:
+    record(folder / "0")
+    (folder / "sweep.yaml").write_text("")
+    (folder / "trials.csv").write_text("number,state,val_accuracy,folder,reason\n0,completed,0.5,0,\n")
+    return folder
 
 
 def broken(folder: Path, name: str, content: bytes) -> Path:
@@ -227,6 +234,7 @@ MISTAKES = {
     ),
     "killed at once": (lambda folder: record(folder, val_accuracy=(), status="unfinished"), "('x' unfinished)"),
     "an empty sweep": (lambda folder: (folder.mkdir(), (folder / "sweep.yaml").write_text(""), folder)[2], "no trial"),
+    "an earlier sweep": (of_an_earlier_version, "an earlier version of bnlab wrote trials.csv"),
     "damaged metrics": (lambda folder: broken(folder, "metrics.csv", b"epoch,step\n1,2,3\n"), "row 1 has 3 values"),
     "damaged summary": (lambda folder: broken(folder, "summary.json", b"{"), "cannot be read"),
     "summary of none": (lambda folder: broken(folder, "summary.json", b"[]"), "summary.json is damaged"),

@@ -29,7 +29,7 @@ LAUNCHERS = ("basic", "joblib", "stacked", "own")
 
 def trials(folder: Path) -> list[tuple[str, ...]]:
     with (folder / "trials.csv").open(newline="") as file:
-        return [(row["optimizer.lr"], row["state"], row["val_accuracy"]) for row in csv.DictReader(file)]
+        return [(row["optimizer.lr"], row["status"], row["val_accuracy"]) for row in csv.DictReader(file)]
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_a_launcher_in_one_file_of_a_users_own_runs_a_sweep(tmp_path, expected) 
     )
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
     assert outcome.stderr == ""
-    assert [(lr, state) for lr, state, _ in trials(tmp_path / "s")] == [("0.01", "completed"), ("0.1", "completed")]
+    assert [(lr, status) for lr, status, _ in trials(tmp_path / "s")] == [("0.01", "completed"), ("0.1", "completed")]
     assert {lr: float(value) for lr, _, value in trials(tmp_path / "s")} == pytest.approx(
         {lr: expected[lr] for lr in ("0.01", "0.1")}, abs=1e-6
     )

@@ -103,7 +103,7 @@ def test_ipython_shows_a_sweep_as_a_table() -> None:
 
     from bnlab.runs.sweeps import Sweep
 
-    sweep = Sweep(Path("x"), "val_loss", {"number": [0], "state": ["completed"], "val_loss": [0.25]}, None, 0.25)
+    sweep = Sweep(Path("x"), "val_loss", {"number": [0], "status": ["completed"], "val_loss": [0.25]}, None, 0.25)
     shown, _ = DisplayFormatter().format(sweep)
     assert shown["text/plain"] == "Sweep('x', 1 trial, best val_loss 0.2500)"
     assert cells_of(shown["text/html"])[1] == ["0", "completed", "0.2500"]

@@ -181,9 +181,9 @@ def finish(sweep: "subprocess.Popen[str]", code: int = 0) -> str:
 
 
 def check_results(user: User) -> None:
-    states = [row["state"] for row in rows(user.folder / "sweep")]
-    assert states.count("completed") == 4
-    assert set(states) <= {"completed", "interrupted"}
+    statuses = [row["status"] for row in rows(user.folder / "sweep")]
+    assert statuses.count("completed") == 4
+    assert set(statuses) <= {"completed", "interrupted"}
 
 
 def goes_on(user: User, sweep: "subprocess.Popen[str]") -> None:

@@ -92,7 +92,7 @@ def test_each_round_of_coarse_to_fine_was_drawn_from_its_box(sweep) -> None:
             number,
             number,
             0,
-            row["state"],
+            row["status"],
             0.0,
             {key: float(row[key]) for key in (p.key for p in space.parameters)},
             None,

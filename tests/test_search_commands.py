@@ -141,7 +141,7 @@ def test_an_interrupted_sweep_goes_on_by_the_command_it_printed(name, sweep, typ
     assert outcome.exit_code == 130, outcome.stderr
     again = typed(outcome.stdout.splitlines()[-1])
     assert again.exit_code == 0, again.stderr
-    assert [row["state"] for row in Left(tmp_path / name).rows] == ["completed", "interrupted", "completed"]
+    assert [row["status"] for row in Left(tmp_path / name).rows] == ["completed", "interrupted", "completed"]
     assert [path.name for path in tmp_path.iterdir()] == [name]  # no other sweep was begun
     refused, _ = sweep(*arguments, override("hydra.sweep.dir", name), folder="unused")
     assert refused.exit_code == 2

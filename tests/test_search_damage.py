@@ -74,7 +74,7 @@ def test_a_trial_whose_files_are_damaged_is_done_again(sweep, train, monkeypatch
     outcome = train("-m", "search.resume=sweep")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     assert sorted(ran) == sorted(row["optimizer.lr"] for row in before[: len(cases)])  # and no other
-    assert [row["state"] for row in left.rows] == [*["interrupted"] * len(cases), *["completed"] * number]
+    assert [row["status"] for row in left.rows] == [*["interrupted"] * len(cases), *["completed"] * number]
     told = outcome.stderr.splitlines()
     assert len(told) == len(cases)
     for place, (name, content) in enumerate(cases):
@@ -136,7 +136,7 @@ def test_a_damaged_journal_is_set_aside_and_the_sweep_goes_on(sweep, train, cont
         return
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     assert "set aside" in outcome.stderr
-    completed = [row for row in left.rows if row["state"] == "completed"]
+    completed = [row for row in left.rows if row["status"] == "completed"]
     assert {row["optimizer.lr"]: row["val_accuracy"] for row in completed} == before
     assert len(completed) == 4
     assert len(list(left.folder.glob("study.journal.damaged-*"))) == 1

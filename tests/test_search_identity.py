@@ -79,7 +79,7 @@ def test_only_a_summary_of_the_same_trial_of_the_same_sweep_counts(sweep, train,
         (copy / "2" / "summary.json").write_text(json.dumps(content))
         assert train("-m", f"search.resume={copy.name}").exit_code == 0
         rows = Left(copy).rows
-        assert [row["state"] for row in rows] == ["completed", "completed", "interrupted", "completed"]
+        assert [row["status"] for row in rows] == ["completed", "completed", "interrupted", "completed"]
         assert rows[3]["optimizer.lr"] == "0.3"
         assert json.loads((copy / "2" / "summary.json").read_text()) == content
 
@@ -99,8 +99,8 @@ def test_a_killed_sweep_goes_on_from_wherever_it_was_moved_to(sweep, train, tmp_
         outcome = train("-m", f"search.resume={folder}")
         assert outcome.exit_code == 0, outcome.stderr
         rows = Left(tmp_path / "elsewhere" / folder).rows
-        assert [row["state"] for row in rows] == ["completed", "completed", "interrupted", "completed", "completed"]
-        finished = [row for row in rows if row["state"] == "completed"]
+        assert [row["status"] for row in rows] == ["completed", "completed", "interrupted", "completed", "completed"]
+        finished = [row for row in rows if row["status"] == "completed"]
         for column in ("optimizer.lr", "val_accuracy"):
             assert sorted(row[column] for row in finished) == sorted(row[column] for row in whole.rows)
         assert [row["folder"] for row in rows] == ["0", "1", "2", "3", "4"]
@@ -179,7 +179,7 @@ def test_names_of_their_own_outlast_a_killed_sweep(sweep, train, tmp_path):
     killed(sweep, "optimizer.lr=0.1,0.2,0.3", names, at="0.2")
     assert train("-m", "search.resume=sweep").exit_code == 0
     rows = Left(tmp_path / "sweep").rows
-    assert [(row["folder"], row["state"]) for row in rows] == [
+    assert [(row["folder"], row["status"]) for row in rows] == [
         ("optimizer.lr=0.1", "completed"),
         ("optimizer.lr=0.2", "interrupted"),
         ("optimizer.lr=0.3", "completed"),
@@ -246,7 +246,7 @@ def test_edited_configs_are_named_when_a_sweep_goes_on(train, tmp_path, monkeypa
         assert message in outcome.stderr
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep", "search.trust=true", "search.batch_size=2").exit_code == 0
-    assert [row["state"] for row in Left(tmp_path / "sweep").rows].count("completed") == 9
+    assert [row["status"] for row in Left(tmp_path / "sweep").rows].count("completed") == 9
 
 
 @pytest.mark.parametrize("is_done", [False, True])
@@ -261,5 +261,5 @@ def test_a_sweep_goes_on_from_a_journal_whose_end_a_power_cut_took(sweep, train,
     outcome = train("-m", "search.resume=sweep")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     rows = Left(tmp_path / "sweep").rows
-    assert sorted(row["optimizer.lr"] for row in rows if row["state"] == "completed") == ["0.1", "0.2", "0.3", "0.4"]
+    assert sorted(row["optimizer.lr"] for row in rows if row["status"] == "completed") == ["0.1", "0.2", "0.3", "0.4"]
     assert not is_done or (tmp_path / "sweep" / "2" / "summary.json").read_bytes() == before

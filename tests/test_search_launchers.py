@@ -60,7 +60,7 @@ def test_batches_hold_all_trials_that_are_independent(sweep, spy, arguments, siz
     assert [len(jobs) for _, jobs in spy.batches] == sizes
     assert [first for first, _ in spy.batches] == [sum(sizes[:i]) for i in range(len(sizes))]
     assert len(left.rows) == sum(sizes)
-    assert all(row["state"] == "completed" for row in left.rows)  # told by the returns alone
+    assert all(row["status"] == "completed" for row in left.rows)  # told by the returns alone
 
 
 def test_tpe_fills_the_workers_of_the_launcher(sweep, spy):
@@ -105,10 +105,10 @@ def test_a_job_that_cannot_be_composed_is_a_row_and_the_others_go_on(sweep):
         "optimizer.beta1=tag('scheduler=constant',choice(0.5))",
     )
     assert outcome.exit_code == 1
-    failed = [row for row in left.rows if row["state"] == "failed"]
+    failed = [row for row in left.rows if row["status"] == "failed"]
     assert len(left.rows) == 9
     assert [(row["optimizer"], row["scheduler"]) for row in failed] == [("sgd", "constant")]
-    assert "Could not override 'optimizer.beta1'" in failed[0]["reason"]
+    assert "Could not override 'optimizer.beta1'" in failed[0]["error"]
     assert len(list(left.folder.glob("[0-9]/summary.json"))) == 8
 
 
@@ -129,8 +129,8 @@ def test_a_launcher_that_fails_in_the_middle_loses_the_job_it_was_at(sweep, spy,
     outcome, left = sweep("search=random", "search.num_trials=5", LR)
     assert outcome.exit_code == 1
     assert calls == [5, 2]
-    assert [row["state"] for row in left.rows] == ["completed", "completed", "failed", "completed", "completed"]
-    assert left.rows[2]["reason"] == "the launcher failed: OSError: lost the node"
+    assert [row["status"] for row in left.rows] == ["completed", "completed", "failed", "completed", "completed"]
+    assert left.rows[2]["error"] == "the launcher failed: OSError: lost the node"
 
 
 @pytest.mark.parametrize("name", ["[red]a [x]", "a\\b\\", "it's % \\' é -{},", "-a\nb"], ids=ascii)
@@ -172,7 +172,7 @@ def test_a_negative_number_of_jobs_counts_as_in_joblib():
 def test_jobs_of_another_task_run_one_after_another_under_the_stacked_launcher_which_says_so(sweep):
     outcome, left = sweep("hydra/launcher=stacked", "search=random", "search.num_trials=3", LR)
     assert outcome.exit_code == 0, outcome.stderr
-    assert [row["state"] for row in left.rows] == ["completed"] * 3
+    assert [row["status"] for row in left.rows] == ["completed"] * 3
     (line,) = outcome.stderr.splitlines()
     assert line.partition("] ")[2].startswith(
         "hydra/launcher=stacked can only stack the task of `python -m bnlab.train`"

@@ -21,7 +21,7 @@ def value(config) -> float:
 
 
 def configurations(left) -> list[tuple[str, ...]]:
-    return [tuple(row[key] for key in KEYS) for row in left.rows if row["state"] == "completed"]
+    return [tuple(row[key] for key in KEYS) for row in left.rows if row["status"] == "completed"]
 
 
 def test_a_grid_has_each_configuration_once_and_says_what_is_left_out(sweep) -> None:

@@ -70,7 +70,7 @@ def test_a_trial_that_is_lost_is_tried_again_and_counts_as_none_that_failed(swee
 
     outcome, left = sweep("search=random", "search.num_trials=4", LR, task=task)
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
-    assert [row["state"] for row in left.rows] == [
+    assert [row["status"] for row in left.rows] == [
         "completed",
         "interrupted",
         *["completed"] * 2,
@@ -88,12 +88,12 @@ def test_a_trial_that_is_lost_each_time_waits_for_the_sweep_to_go_on(sweep, trai
 
     outcome, left = sweep("optimizer.lr=0.01,0.02,0.03,0.04", task=task)
     assert outcome.exit_code == 1
-    assert [row["state"] for row in left.rows].count("interrupted") == 3
+    assert [row["status"] for row in left.rows].count("interrupted") == 3
     assert "To be tried again: 1 trial" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=sweep"
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep").exit_code == 0
-    assert sorted(row["optimizer.lr"] for row in left.rows if row["state"] == "completed") == [
+    assert sorted(row["optimizer.lr"] for row in left.rows if row["status"] == "completed") == [
         "0.01",
         "0.02",
         "0.03",
@@ -114,10 +114,10 @@ def test_a_row_of_lost_trials_stops_the_sweep(sweep, train, monkeypatch):
     assert 3 <= len(tried) < 8
     assert "Stopped, for reasons that are not the trials' own: OSError: [Errno 28]" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=sweep"
-    assert {row["state"] for row in left.rows} == {"interrupted"}
+    assert {row["status"] for row in left.rows} == {"interrupted"}
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep").exit_code == 0
-    assert [row["state"] for row in left.rows].count("completed") == 20
+    assert [row["status"] for row in left.rows].count("completed") == 20
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_sweep_waits_for_a_full_disk(sweep, disk):
     outcome, left = sweep("search=random", "search.num_trials=8", LR, task=task, folder=f"{disk}/s")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     assert "Traceback" not in outcome.stdout + outcome.stderr
-    completed = [row for row in left.rows if row["state"] == "completed"]
+    completed = [row for row in left.rows if row["status"] == "completed"]
     values = [(row["optimizer.lr"], row["val_accuracy"]) for row in whole.rows]
     assert sorted((row["optimizer.lr"], row["val_accuracy"]) for row in completed) == sorted(values)
     assert len(left.rows) <= 10
@@ -167,8 +167,8 @@ def test_a_sweep_stops_where_a_disk_stays_full_and_goes_on_later(sweep, train, d
     monkeypatch.setattr("bnlab.train.task", smooth)
     outcome = train("-m", f"search.resume={disk}/s")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
-    assert [row["state"] for row in left.rows].count("completed") == 8
-    assert "failed" not in [row["state"] for row in left.rows]
+    assert [row["status"] for row in left.rows].count("completed") == 8
+    assert "failed" not in [row["status"] for row in left.rows]
 
 
 def test_a_sweep_goes_on_whose_working_folder_is_removed(train, monkeypatch, tmp_path):
@@ -186,8 +186,8 @@ def test_a_sweep_goes_on_whose_working_folder_is_removed(train, monkeypatch, tmp
     outcome = train("-m", "optimizer.lr=0.01,0.02,0.03,0.04", f"hydra.sweep.dir={tmp_path}/sweep")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
     rows = Left(tmp_path / "sweep").rows
-    assert [row["state"] for row in rows] == ["completed"] * 4
-    assert [row["reason"] for row in rows] == [""] * 4
+    assert [row["status"] for row in rows] == ["completed"] * 4
+    assert [row["error"] for row in rows] == [""] * 4
     assert "Traceback" not in outcome.stdout + outcome.stderr
 
 
@@ -205,7 +205,7 @@ def interrupted_amid_a_clean_up(config):
 def test_a_trial_that_is_interrupted_where_a_clean_up_fails_has_not_failed(sweep, train) -> None:
     outcome, left = sweep("optimizer.lr=0.01,0.1", task=interrupted_amid_a_clean_up)
     assert outcome.exit_code == 130
-    assert "failed" not in {row["state"] for row in left.rows}
+    assert "failed" not in {row["status"] for row in left.rows}
     outcome = train("-m", "search.resume=sweep")
     assert outcome.exit_code == 0, outcome.stderr
-    assert [row["state"] for row in left.rows if row["state"] != "interrupted"] == ["completed", "completed"]
+    assert [row["status"] for row in left.rows if row["status"] != "interrupted"] == ["completed", "completed"]

@@ -39,8 +39,8 @@ def additive(place: int, step: float = GOLDEN, seed: int = 0) -> float:
     return float(10 ** (-4 + 4 * (((place + 1) * step + seed / 10) % 1)))
 
 
-def rates(rows: list[dict[str, str]], state: str = "completed") -> list[float]:
-    return [float(row["optimizer.lr"]) for row in rows if row["state"] == state]
+def rates(rows: list[dict[str, str]], status: str = "completed") -> list[float]:
+    return [float(row["optimizer.lr"]) for row in rows if row["status"] == status]
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
@@ -152,14 +152,14 @@ def test_a_sampler_and_a_pruner_of_a_users_own_train_networks(launcher, own, tra
     for row in rows:
         curve = rows_of_metrics(tmp_path / "sweep" / row["number"])
         best = max(float(epoch["val_accuracy"]) for epoch in curve[:2])
-        assert (row["state"], len(curve)) == (("pruned", 2) if best < 0.5 else ("completed", 4))
-    assert {row["state"] for row in rows} == {"pruned", "completed"}
+        assert (row["status"], len(curve)) == (("pruned", 2) if best < 0.5 else ("completed", 4))
+    assert {row["status"] for row in rows} == {"pruned", "completed"}
     # It goes on with two more, by another pruner.
     more = ["search.trust=true", "search.num_trials=4", "search/pruner=none", f"hydra/launcher={launcher}"]
     outcome = train("-m", "search.resume=sweep", *more)
     assert outcome.exit_code == 0, outcome.stderr
     last = rows_of(tmp_path / "sweep")[-1]
-    assert (float(last["optimizer.lr"]), last["state"]) == (pytest.approx(additive(3)), "completed")
+    assert (float(last["optimizer.lr"]), last["status"]) == (pytest.approx(additive(3)), "completed")
 
 
 def rows_of_metrics(folder: Path) -> list[dict[str, str]]:
@@ -183,5 +183,5 @@ def test_a_pruner_that_raises_or_says_rubbish_fails_the_trial_in_a_line(
     outcome = train("-m", own, f"hydra/launcher={launcher}", "hydra.sweep.dir=sweep", *arguments)
     assert outcome.exit_code == 1
     rows = rows_of(tmp_path / "sweep")
-    assert [row["state"] for row in rows] == ["failed", "failed"]
-    assert all(told in row["reason"] for row in rows)
+    assert [row["status"] for row in rows] == ["failed", "failed"]
+    assert all(told in row["error"] for row in rows)

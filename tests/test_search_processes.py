@@ -59,7 +59,7 @@ def test_joblib_runs_jobs_in_processes_of_one_thread(tmp_path):
     assert sorted(int(number) for number, *_ in jobs) == list(range(6))
     assert len({pid for _, _, pid, _ in jobs}) == 2
     assert {threads for *_, threads in jobs} == {"1"}
-    assert [row["state"] for row in rows(tmp_path / "s")] == ["completed"] * 6
+    assert [row["status"] for row in rows(tmp_path / "s")] == ["completed"] * 6
     assert OmegaConf.load(tmp_path / "s" / "best.yaml").command.startswith("OMP_NUM_THREADS=1 python -m bnlab.train ")
 
 
@@ -74,18 +74,18 @@ def test_the_trial_of_a_killed_worker_is_tried_again(tmp_path):
     )
     assert code == 1, stdout + stderr
     table = rows(tmp_path / "s")
-    assert [row["number"] for row in table if row["state"] == "failed"] == ["6"]
-    assert [row["number"] for row in table if row["state"] == "interrupted"] == ["1", "4"]
+    assert [row["number"] for row in table if row["status"] == "failed"] == ["6"]
+    assert [row["number"] for row in table if row["status"] == "interrupted"] == ["1", "4"]
     assert [row["optimizer.lr"] for row in table[8:]] == [table[number]["optimizer.lr"] for number in (1, 4)]
-    assert [row["state"] for row in table[8:]] == ["completed"] * 2
-    assert "its worker process was killed or crashed (SIGKILL(-9))" in table[1]["reason"]
-    assert table[6]["reason"] == "ValueError: on request"
+    assert [row["status"] for row in table[8:]] == ["completed"] * 2
+    assert "its worker process was killed or crashed (SIGKILL(-9))" in table[1]["error"]
+    assert table[6]["error"] == "ValueError: on request"
     assert len(ran(tmp_path / "s")) == 10  # no other was run twice
     assert "trial 1 was lost: WorkerDiedError" in stdout
     assert "Traceback" not in stdout + stderr
 
 
-REASONS = {
+ERRORS = {
     "exit": "SystemExit: called sys.exit(3)",
     "exit_well": "SystemExit: called sys.exit()",
     "interrupt": "KeyboardInterrupt: raised by code, not by a signal",
@@ -114,7 +114,7 @@ REASONS = {
     ids=["basic", "joblib"],
 )
 def test_whatever_a_job_does_to_end_its_process_ends_that_job_only(tmp_path, misdeeds, arguments):
-    expected = [REASONS[misdeed] for misdeed in misdeeds.split()] + [""] * 2
+    expected = [ERRORS[misdeed] for misdeed in misdeeds.split()] + [""] * 2
     code, stdout, stderr = run(
         tmp_path,
         *("search=random", f"search.num_trials={len(expected)}", LR, "hydra.sweep.dir=s", *arguments),
@@ -123,11 +123,11 @@ def test_whatever_a_job_does_to_end_its_process_ends_that_job_only(tmp_path, mis
     )
     assert code == 1, stdout + stderr
     table = rows(tmp_path / "s")
-    assert [row["reason"] for row in table] == expected
-    assert [row["state"] for row in table] == ["failed" if reason else "completed" for reason in expected]
+    assert [row["error"] for row in table] == expected
+    assert [row["status"] for row in table] == ["failed" if error else "completed" for error in expected]
     assert sorted(int(number) for number, *_ in ran(tmp_path / "s")) == list(range(len(expected)))
-    for number, reason in enumerate(expected):
-        assert f"trial {number} failed: {reason}" in stdout or not reason
+    for number, error in enumerate(expected):
+        assert f"trial {number} failed: {error}" in stdout or not error
     assert "Logging error" not in stderr
     assert "Run the best again" in stdout  # by what a job had closed
 
@@ -146,7 +146,7 @@ def test_sigterm_to_all_processes_of_a_sweep_is_ctrl_c(tmp_path, arguments):
     assert process.returncode == 130, stdout + stderr
     assert "search.resume=s" in stdout
     assert "Traceback" not in stderr
-    assert {row["state"] for row in rows(tmp_path / "s")} == {"interrupted"}
+    assert {row["status"] for row in rows(tmp_path / "s")} == {"interrupted"}
 
 
 def test_interrupting_joblib_ends_its_workers(tmp_path):
@@ -176,7 +176,7 @@ def test_a_worker_that_is_killed_while_it_starts_holds_up_no_sweep(tmp_path):
     os.kill(workers_of(process.pid)[0], signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stdout + stderr
-    assert sorted(row["state"] for row in rows(tmp_path / "s")) == ["completed", "completed", "interrupted"]
+    assert sorted(row["status"] for row in rows(tmp_path / "s")) == ["completed", "completed", "interrupted"]
 
 
 def workers_of(pid):
@@ -268,17 +268,17 @@ def kill_and_resume(folder, kills, *arguments, seed=0, longest=2.5):
 
 def check_nothing_is_lost_or_twice(folder, expected):
     table = rows(folder)
-    finished = [row for row in table if row["state"] == "completed"]
+    finished = [row for row in table if row["status"] == "completed"]
     assert len(finished) == NUM_TRIALS
     assert sorted(float(row["optimizer.lr"]) for row in finished) == expected  # each draw once
-    assert {row["state"] for row in table} <= {"completed", "interrupted"}
+    assert {row["status"] for row in table} <= {"completed", "interrupted"}
     numbers = [int(row["number"]) for row in table]
     assert numbers == list(range(len(table)))
     # the study says the same
     backend = optuna.storages.journal.JournalFileBackend(str(folder / "study.journal"))
     study = optuna.load_study(study_name=None, storage=optuna.storages.JournalStorage(backend))
     states = [trial.state.name for trial in study.trials]
-    assert states == [{"completed": "COMPLETE", "interrupted": "FAIL"}[row["state"]] for row in table]
+    assert states == [{"completed": "COMPLETE", "interrupted": "FAIL"}[row["status"]] for row in table]
     # a finished trial was begun once, whatever happened to the sweep
     begun = [int(number) for number, *_ in ran(folder)]
     assert sorted(begun) == sorted(set(begun))
@@ -316,7 +316,7 @@ def test_what_had_ended_when_the_sweep_was_killed_is_kept(tmp_path):
     code, stdout, stderr = run(tmp_path, "search.resume=s")
     assert code == 0, stdout + stderr
     table = rows(tmp_path / "s")
-    assert [row["state"] for row in table] == [*["completed"] * 3, "interrupted", *["completed"] * 3]
+    assert [row["status"] for row in table] == [*["completed"] * 3, "interrupted", *["completed"] * 3]
     assert [float(row["val_accuracy"]) for row in table[:3]] == objectives
     assert [number for number, *_ in ran(tmp_path / "s")] == list("0123456")
 
@@ -328,5 +328,5 @@ def test_a_sweep_killed_ten_times_ends_with_every_trial_once(tmp_path, draws, se
     arguments = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"] if launcher == "joblib" else []
     lives = kill_and_resume(tmp_path, 10, *arguments, seed=seed, longest=5 if arguments else 2.5)
     check_nothing_is_lost_or_twice(tmp_path / "s", draws)
-    interrupted = sum(row["state"] == "interrupted" for row in rows(tmp_path / "s"))
+    interrupted = sum(row["status"] == "interrupted" for row in rows(tmp_path / "s"))
     print(f"killed after {', '.join(f'{life:.2f}' for life in lives)} s; {interrupted} trials tried again")

@@ -40,32 +40,32 @@ RATES = "optimizer.lr=0.01,0.012,0.014,0.016,0.018,0.02,1e-8,2e-8"
 @pytest.mark.parametrize("pruner", ["median", "successive_halving"])
 def test_hopeless_trials_are_stopped_and_keep_folder_and_curve(rows, pruner):
     folder, table = rows(pruner, RATES)
-    states = [row["state"] for row in table]
-    assert states[6:] == ["pruned", "pruned"]
-    assert "completed" in states[:6]
+    statuses = [row["status"] for row in table]
+    assert statuses[6:] == ["pruned", "pruned"]
+    assert "completed" in statuses[:6]
     for row in table:
         with (folder / row["folder"] / "metrics.csv").open(newline="") as file:
             curve = list(csv.DictReader(file))
-        assert (len(curve) < EPOCHS) == (row["state"] == "pruned")
+        assert (len(curve) < EPOCHS) == (row["status"] == "pruned")
         assert len(curve) >= 3
-        assert json.loads((folder / row["folder"] / "summary.json").read_text())["status"] == row["state"]
+        assert json.loads((folder / row["folder"] / "summary.json").read_text())["status"] == row["status"]
         assert (folder / row["folder"] / "curves.png").is_file()
         assert (folder / row["folder"] / "checkpoints" / "last.ckpt").is_file()
     storage = optuna.storages.JournalStorage(Journal(folder / "study.journal"))
     study = optuna.load_study(study_name=None, storage=storage)
     for trial, row in zip(study.trials, table, strict=True):
-        assert (trial.state.name == "PRUNED") == (row["state"] == "pruned")
+        assert (trial.state.name == "PRUNED") == (row["status"] == "pruned")
         with (folder / row["folder"] / "metrics.csv").open(newline="") as file:
             curve = {int(line["epoch"]): float(line["val_accuracy"]) for line in csv.DictReader(file)}
         assert trial.intermediate_values == curve
     ranked = (folder / "leaderboard.md").read_text().partition("## Not completed")[0]
     listed = {line.split("|")[2].strip() for line in ranked.splitlines() if line.startswith("|")} - {"trial", "---"}
-    assert listed == {row["number"] for row in table if row["state"] == "completed"}
+    assert listed == {row["number"] for row in table if row["status"] == "completed"}
 
 
 def test_without_a_pruner_every_trial_runs_to_its_end(rows):
     _, table = rows("none", "optimizer.lr=0.01,1e-8")
-    assert [row["state"] for row in table] == ["completed", "completed"]
+    assert [row["status"] for row in table] == ["completed", "completed"]
 
 
 def pruner_of(choice):

@@ -19,7 +19,7 @@ def test_interrupting_a_sweep_keeps_its_results_and_says_how_to_go_on(sweep):
 
     outcome, left = sweep("search=random", "search.num_trials=5", LR, task=task)
     assert outcome.exit_code == 130
-    assert [row["state"] for row in left.rows] == ["completed", "completed", "interrupted"]
+    assert [row["status"] for row in left.rows] == ["completed", "completed", "interrupted"]
     command = outcome.stdout.strip().splitlines()[-1]
     assert command == "python -m bnlab.train -m search.resume=sweep"
 
@@ -40,10 +40,10 @@ def test_resuming_finishes_an_interrupted_sweep_with_the_draws_of_a_whole_one(sw
     monkeypatch.setattr("bnlab.train.task", lambda config: ran.append(config.optimizer.lr) or smooth(config))
     outcome = train("-m", "search.resume=sweep")
     assert outcome.exit_code == 0
-    finished = [row for row in left.rows if row["state"] == "completed"]
+    finished = [row for row in left.rows if row["status"] == "completed"]
     assert sorted(row["optimizer.lr"] for row in finished) == sorted(row["optimizer.lr"] for row in whole.rows)
     assert len(ran) == len(set(ran)) == 5  # none twice
-    assert [row["state"] for row in left.rows] == [*["completed"] * 2, "interrupted", *["completed"] * 3]
+    assert [row["status"] for row in left.rows] == [*["completed"] * 2, "interrupted", *["completed"] * 3]
     assert left.best.objective == whole.best.objective
     numbers = [int(row["number"]) for row in left.rows]
     assert numbers == list(range(len(numbers)))
@@ -77,8 +77,8 @@ def test_what_ends_the_process_again_and_again_fails_at_last(sweep, train, monke
     assert outcome.exit_code == 1
     left = Left(Path("sweep"))
     tries = ["interrupted"] * (MOST_ENDS - 2)
-    assert [row["state"] for row in left.rows] == ["completed", "interrupted", "completed", *tries, "failed"]
-    assert left.rows[-1]["reason"] == "its process was killed or ended, 5 times"
+    assert [row["status"] for row in left.rows] == ["completed", "interrupted", "completed", *tries, "failed"]
+    assert left.rows[-1]["error"] == "its process was killed or ended, 5 times"
     assert ran == []  # nothing is left to be done in this process
 
 
@@ -115,9 +115,9 @@ def test_what_failed_is_tried_again_on_request(sweep, train, monkeypatch):
     monkeypatch.setattr("bnlab.train.task", smooth)
     outcome = train("-m", "search.resume=sweep", "search.retry_failed=true")
     assert outcome.exit_code == 0, outcome.stdout + outcome.stderr
-    assert [row["state"] for row in left.rows] == ["completed", "interrupted", "completed", "completed"]
+    assert [row["status"] for row in left.rows] == ["completed", "interrupted", "completed", "completed"]
     assert left.rows[3]["optimizer.lr"] == "0.02"
-    assert left.rows[1]["reason"] == "ValueError: on request"
+    assert left.rows[1]["error"] == "ValueError: on request"
     assert "retry_failed" not in (left.folder / "sweep.yaml").read_text()
     outcome = train("-m", "search.retry_failed=true", "optimizer.lr=1,2", "hydra.sweep.dir=new")
     assert outcome.exit_code == 2
@@ -174,4 +174,4 @@ def test_a_failed_trial_whose_second_try_was_interrupted_is_tried_again(sweep, t
     assert train("-m", "search.resume=sweep", "search.retry_failed=true").exit_code == 130
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep").exit_code == 0
-    assert sorted(row["optimizer.lr"] for row in left.rows if row["state"] == "completed") == ["0.01", "0.02", "0.03"]
+    assert sorted(row["optimizer.lr"] for row in left.rows if row["status"] == "completed") == ["0.01", "0.02", "0.03"]

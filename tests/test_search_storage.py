@@ -109,9 +109,9 @@ def test_a_sweep_in_postgresql_is_resumed(tmp_path, postgresql):
     process.communicate()
     code, stdout, stderr = run(tmp_path, "search.resume=s", "search.trust=true")
     assert code == 0, stdout + stderr
-    states = [row["state"] for row in rows(tmp_path / "s")]
-    assert states.count("completed") == 10
-    assert states.count("interrupted") == 1
+    statuses = [row["status"] for row in rows(tmp_path / "s")]
+    assert statuses.count("completed") == 10
+    assert statuses.count("interrupted") == 1
 
 
 def test_a_sweep_in_sqlite_is_a_sweep_like_any(tmp_path):

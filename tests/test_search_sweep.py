@@ -35,7 +35,7 @@ def test_a_sweep_leaves_a_row_a_trial_with_every_parameter_at_full_precision(swe
         assert (float(row["optimizer.lr"]), float(row["optimizer.momentum"])) == (lr, momentum)
         assert 1e-4 <= lr <= 1
         assert 0.9 <= momentum <= 0.999
-        assert row["state"] == "completed"
+        assert row["status"] == "completed"
         assert float(row["seconds"]) >= 0
         summary = json.loads((left.folder / row["folder"] / "summary.json").read_text())
         assert summary["objective"] == float(row["val_accuracy"])
@@ -188,12 +188,12 @@ def fails_on_odd(config):
 def test_a_trial_that_raises_is_a_row_with_its_reason_and_the_others_go_on(sweep):
     outcome, left = sweep("search=random", "search.num_trials=6", LR, task=fails_on_odd)
     assert outcome.exit_code == 1
-    states = [row["state"] for row in left.rows]
-    assert states == ["completed", "failed"] * 3
-    assert [row["reason"] for row in left.rows if row["state"] == "failed"] == [
+    statuses = [row["status"] for row in left.rows]
+    assert statuses == ["completed", "failed"] * 3
+    assert [row["error"] for row in left.rows if row["status"] == "failed"] == [
         f"ValueError: number {number} is odd" for number in (1, 3, 5)
     ]
-    assert all(row["val_accuracy"] == "" for row in left.rows if row["state"] == "failed")
+    assert all(row["val_accuracy"] == "" for row in left.rows if row["status"] == "failed")
     for number in (1, 3, 5):
         assert f"trial {number} failed: ValueError: number {number} is odd" in outcome.stdout
         assert f"| {number} | failed | ValueError: number {number} is odd |" in left.leaderboard
@@ -211,7 +211,7 @@ def test_all_trials_failing_still_leaves_the_files(sweep):
 
     outcome, left = sweep("search=random", "search.num_trials=3", LR, task=task)
     assert outcome.exit_code == 1
-    assert [row["state"] for row in left.rows] == ["failed"] * 3
+    assert [row["status"] for row in left.rows] == ["failed"] * 3
     assert not (left.folder / "best.yaml").exists()
 
 
@@ -226,7 +226,7 @@ def test_a_diverged_trial_is_a_result_and_not_a_failure(sweep, objective, worst)
 
     outcome, left = sweep("search=random", "search.num_trials=4", LR, f"objective={objective}", task=task)
     assert outcome.exit_code == 0
-    assert [row["state"] for row in left.rows] == ["completed", "diverged", "completed", "completed"]
+    assert [row["status"] for row in left.rows] == ["completed", "diverged", "completed", "completed"]
     assert left.rows[1][objective] == ""
     assert left.study.trials[1].value == worst
     pick = max if objective == "val_accuracy" else min

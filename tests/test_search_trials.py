@@ -60,17 +60,17 @@ def test_a_sweep_names_a_whole_configuration_as_its_best(sweep) -> None:
         *("search=random", "search.num_trials=10", "search.seeds=3", LR, "objective=val_accuracy"),
         task=fails_at_a_good_rate,
     )
-    states: dict[str, list[dict]] = {}
+    of_rate: dict[str, list[dict]] = {}
     for row in left.rows:
-        states.setdefault(row["optimizer.lr"], []).append(row)
+        of_rate.setdefault(row["optimizer.lr"], []).append(row)
     whole = {
         lr: sum(float(row["val_accuracy"]) for row in rows) / 3
-        for lr, rows in states.items()
-        if all(row["state"] == "completed" for row in rows)
+        for lr, rows in of_rate.items()
+        if all(row["status"] == "completed" for row in rows)
     }
     best = max(whole, key=whole.get)
     assert 0 < len(whole) < 10
-    assert max(states, key=lambda lr: max(float(row["val_accuracy"] or 0) for row in states[lr])) not in whole
+    assert max(of_rate, key=lambda lr: max(float(row["val_accuracy"] or 0) for row in of_rate[lr])) not in whole
     assert left.best.objective == whole[best]
     assert f"optimizer.lr={best}" in left.best.overrides
     before, _, after = outcome.stdout.partition("Run the best again:")
@@ -81,7 +81,7 @@ def test_a_sweep_names_a_whole_configuration_as_its_best(sweep) -> None:
     assert places == sorted(places)
     assert places.count(True) == 10 - len(whole)
     (last,) = [line for line in outcome.stdout.splitlines() if line.startswith("30/30 done")]
-    numbers = ", ".join(row["number"] for row in states[best])
+    numbers = ", ".join(row["number"] for row in of_rate[best])
     assert f"best val_accuracy {percent(whole[best])} (trials {numbers})" in last
 
 

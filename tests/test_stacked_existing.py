@@ -106,10 +106,10 @@ def test_a_job_whose_folder_is_taken_is_refused_before_any_process_sees_it(tmp_p
     while chunks.is_composing:
         chunks.compose(8)
     assert [job.number for chunk in chunks.waiting for job in chunk.jobs] == [3, 5]
-    reasons = {refusal.job.number: refusal.reason for refusal in chunks.refused}
-    assert sorted(reasons) == [0, 1, 2, 4]
-    assert "already holds a run" in reasons[2]
-    assert "is the folder of another job, too" in reasons[4]
+    errors = {refusal.job.number: refusal.error for refusal in chunks.refused}
+    assert sorted(errors) == [0, 1, 2, 4]
+    assert "already holds a run" in errors[2]
+    assert "is the folder of another job, too" in errors[4]
     assert not any(refusal.has_folder for refusal in chunks.refused)
 
 

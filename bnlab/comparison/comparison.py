@@ -45,7 +45,7 @@ class Comparison:
         return draw(series, title, _quantities(self.arms))
 
     def failures(self) -> list[str]:
-        """Return one line per run that failed, with the reason, and per trial that wrote nothing."""
+        """Return one line per run that failed, with its error, and per trial that wrote nothing."""
         results = [result for arm in self.arms for result in arm.results]
         failed = [f"{result.name} failed: {result.error}" for result in results if result.status == Status.FAILED]
         return [*failed, *self.remarks]

@@ -14,6 +14,7 @@ from bnlab.metrics import minimizes, objectives
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.reading import read_metrics
 from bnlab.runs.summary import Summary, metric_values, read_summary
+from bnlab.runs.sweeps import check_is_current
 from bnlab.status import Status
 from bnlab.text.command_line import shown
 
@@ -36,10 +37,10 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
         results += found
         remarks += said
     if not any(result.curves for result in results):
-        reasons = [f"{result.name!r} {result.status}" for result in results]
+        statuses = [f"{result.name!r} {result.status}" for result in results]
         raise UserError(
-            f"There is nothing to compare: no run has metrics ({', '.join(reasons[:3])}"
-            f"{', ...' if len(reasons) > 3 else ''})."
+            f"There is nothing to compare: no run has metrics ({', '.join(statuses[:3])}"
+            f"{', ...' if len(statuses) > 3 else ''})."
         )
     return results, remarks
 
@@ -66,16 +67,16 @@ def _read_sweep(path: Path) -> tuple[list[Result], list[str]]:
     for name in dict.fromkeys([*rows, *numbered]):
         folder = RunFolder(path / name)
         if folder.config.is_file():
-            state = rows.get(name, {}).get("state", "")
-            results.append(_read_run(folder, shown(path), state if state in _OF_A_RUN else ""))
+            status = rows.get(name, {}).get("status", "")
+            results.append(_read_run(folder, shown(path), status if status in _OF_A_RUN else ""))
     if not results:
         raise UserError(f"The sweep in {str(path)!r} has no trial that has begun.")
     remarks = []
     for row in listed:
         name = row.get("folder") or ""
         if not (name and _is_inside(name) and RunFolder(path / name).config.is_file()):
-            reason = f": {row['reason']}" if row.get("reason") else ""
-            remarks.append(f"{shown(path)}: trial {row.get('number')}, {row.get('state')}, has no folder here{reason}")
+            error = f": {row['error']}" if row.get("error") else ""
+            remarks.append(f"{shown(path)}: trial {row.get('number')}, {row.get('status')}, has no folder here{error}")
     return results, remarks
 
 
@@ -85,18 +86,20 @@ def _is_inside(name: str) -> bool:
 
 def _rows(file: Path) -> list[dict[str, str]]:
     try:
-        return list(csv.DictReader(read_text(file).splitlines(), strict=True))
+        reader = csv.DictReader(read_text(file).splitlines(), strict=True)
+        check_is_current(reader.fieldnames or ())
+        return list(reader)
     except FileNotFoundError:
         return []
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{str(file)!r} cannot be read: {one_line(error)}") from error
 
 
-def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
+def _read_run(folder: RunFolder, owner: str, status: str = "") -> Result:
     """Read a run.
 
     Args:
-        state: its status in the sweep, which knows about retries; "" for the status that the run itself has.
+        status: its status in the sweep, which knows about retries; "" for the status that the run itself has.
     """
     try:
         config = read_yaml(folder.config)
@@ -106,7 +109,7 @@ def _read_run(folder: RunFolder, owner: str, state: str = "") -> Result:
         curves = read_metrics(folder.metrics) if folder.metrics.is_file() else {}
     except (OSError, ValueError, csv.Error, RecursionError) as error:
         raise UserError(f"The run in {str(folder.path)!r} cannot be read: {one_line(error)}") from error
-    status = state or summary.get("status")
+    status = status or summary.get("status", "")
     if status not in _OF_A_RUN:
         status = Status.RUNNING if is_locked(folder.path) else Status.UNFINISHED
     seed = config.get("seed")

@@ -130,22 +130,22 @@ class SearchView:
             panel.set_yscale("log")
         if self.factor is not None and len(self.axes) == 2:
             self._connect(panel, key)
-        for state, colour, of_group in self._groups(key):
+        for status, colour, of_group in self._groups(key):
             inside = [trial for trial in of_group if self._has_place(trial)]
             if inside:
-                self._mark(panel, key, inside, state, colour)
+                self._mark(panel, key, inside, status, colour)
         self._mark_best(panel, key)
-        for state, colour, of_group in self._groups(key):
+        for status, colour, of_group in self._groups(key):
             beyond = [self._place(trial, key) for trial in of_group if not self._has_place(trial)]
             if beyond:
                 panel.plot(
                     beyond,
                     [1 - _BEYOND if self.minimize else _BEYOND] * len(beyond),
                     linestyle="",
-                    marker=MARKERS[state] if state in _PLACELESS else self._arrow,
+                    marker=MARKERS[status] if status in _PLACELESS else self._arrow,
                     color=colour,
                     transform=panel.get_xaxis_transform(),
-                    label=f"_{state} beyond",
+                    label=f"_{status} beyond",
                     clip_on=False,
                 )
         for index, boxes in enumerate(self.rounds if len(self.rounds) > 1 else ()):
@@ -172,7 +172,7 @@ class SearchView:
         for trial in self.trials:
             if all(key in trial for key in keys):
                 groups.setdefault((trial["status"], self._colour(trial)), []).append(trial)
-        return [(state, colour, of_group) for (state, colour), of_group in groups.items()]
+        return [(status, colour, of_group) for (status, colour), of_group in groups.items()]
 
     def _has_place(self, trial: Mapping[str, Any]) -> bool:
         """Whether the trial has an objective within the axis."""
@@ -181,10 +181,10 @@ class SearchView:
             return False
         return bool(self.limits[0] <= value <= self.limits[1])
 
-    def _mark(self, panel: Axes, key: str, trials: Sequence[Mapping[str, Any]], state: str, colour: str) -> None:
+    def _mark(self, panel: Axes, key: str, trials: Sequence[Mapping[str, Any]], status: str, colour: str) -> None:
         x, y = [self._place(trial, key) for trial in trials], [trial["objective"] for trial in trials]
-        face = "none" if state == Status.INCOMPLETE else colour
-        panel.plot(x, y, MARKERS.get(state, "o"), color=colour, markerfacecolor=face, alpha=0.75, label=state)
+        face = "none" if status == Status.INCOMPLETE else colour
+        panel.plot(x, y, MARKERS.get(status, "o"), color=colour, markerfacecolor=face, alpha=0.75, label=status)
         if any(trial.get("deviation") is not None for trial in trials):
             deviations = [trial.get("deviation") or 0.0 for trial in trials]
             panel.errorbar(x, y, yerr=deviations, fmt="none", ecolor=colour, alpha=0.75, capsize=2.5, elinewidth=1)
@@ -224,9 +224,9 @@ class SearchView:
 
     def draw_plane(self, panel: Axes, across: str, up: str) -> None:
         """Draw two parameters against each other, and the boxes of the rounds."""
-        for state, colour, of_group in self._groups(across, up):
+        for status, colour, of_group in self._groups(across, up):
             x, y = [trial[across] for trial in of_group], [trial[up] for trial in of_group]
-            panel.plot(x, y, MARKERS.get(state, "o"), color=colour, alpha=0.75, label=state)
+            panel.plot(x, y, MARKERS.get(status, "o"), color=colour, alpha=0.75, label=status)
         if self.best is not None and across in self.best and up in self.best:
             panel.plot([self.best[across]], [self.best[up]], "*", **_BEST, markersize=13, label="best", zorder=4)
         for index, boxes in enumerate(self.rounds):
@@ -278,13 +278,13 @@ class SearchView:
             Line2D([], [], color=colour, marker="o", linestyle=line, linewidth=2.5, label=name)
             for name, colour in self.levels
         ]
-        states = [state for state in MARKERS if any(trial["status"] == state for trial in self.trials)]
-        for state in states if not self.levels or states != [Status.COMPLETED] else []:
-            colour = "0.3" if self.levels else self._colour({"status": state})
-            face = "none" if state == Status.INCOMPLETE else colour
-            label = "lacks seeds" if state == Status.INCOMPLETE else state
+        statuses = [status for status in MARKERS if any(trial["status"] == status for trial in self.trials)]
+        for status in statuses if not self.levels or statuses != [Status.COMPLETED] else []:
+            colour = "0.3" if self.levels else self._colour({"status": status})
+            face = "none" if status == Status.INCOMPLETE else colour
+            label = "lacks seeds" if status == Status.INCOMPLETE else status
             found.append(
-                Line2D([], [], color=colour, markerfacecolor=face, marker=MARKERS[state], linestyle="", label=label)
+                Line2D([], [], color=colour, markerfacecolor=face, marker=MARKERS[status], linestyle="", label=label)
             )
         if any(trial["status"] not in _PLACELESS and not self._has_place(trial) for trial in self.trials):
             found.append(Line2D([], [], color="0.3", marker=self._arrow, linestyle="", label="off the axis"))

@@ -11,7 +11,7 @@ from hydra.core.utils import JobReturn, JobStatus, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from bnlab.errors import reason
+from bnlab.errors import error_text
 from bnlab.internals.hydra_internals import error_of
 from bnlab.launchers.one_job import run_here
 from bnlab.process.import_path import Environment, restore_environment
@@ -75,7 +75,7 @@ def run(number: int, overrides: list[str]) -> JobReturn:
     if job_return.status == JobStatus.FAILED:
         error = error_of(job_return)
         if error is not None and not _can_travel(error):
-            job_return.return_value = JobFailedError(reason(error))
+            job_return.return_value = JobFailedError(error_text(error))
     return job_return
 
 

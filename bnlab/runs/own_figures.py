@@ -6,7 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from bnlab.errors import reason
+from bnlab.errors import error_text
 from bnlab.internals.hydra_internals import instantiate
 from bnlab.io.atomic_file import write_bytes
 
@@ -36,4 +36,4 @@ def draw_own_figures(figures: Any, folder: Path, read: Callable[[], Any]) -> Ite
                 raise TypeError(f"it must give a matplotlib Figure, but gave {figure!r}")
             write_bytes(folder / f"{name}.png", picture(figure))
         except Exception as error:
-            yield f"`figures.{name}` is not drawn: {reason(error)}"
+            yield f"`figures.{name}` is not drawn: {error_text(error)}"

@@ -15,7 +15,7 @@ from bnlab.runs.reading import Run, load
 from bnlab.text.command_line import shown
 from bnlab.text.number_format import metric
 
-__all__ = ["Sweep", "load_sweep"]
+__all__ = ["Sweep", "check_is_current", "load_sweep"]
 
 _ON_SCREEN = 10
 
@@ -73,7 +73,7 @@ class Sweep:
         test = [
             name for name in self.metrics if name.startswith("test_") and any(v is not None for v in self.metrics[name])
         ]
-        header = ["number", "state", self.objective, *self.settings, *test]
+        header = ["number", "status", self.objective, *self.settings, *test]
         values = self.metrics[self.objective]
         sign = 1 if self.minimize else -1
         order = sorted(range(len(self)), key=lambda i: (values[i] is None, sign * (values[i] or 0), i))[:limit]
@@ -106,7 +106,8 @@ def load_sweep(path: str | Path) -> Sweep:
             raise UserError(f"{str(folder)!r} is not the folder of a sweep with results: it has no {name}.")
     with user_errors(f"The sweep in {str(folder)!r} cannot be read: "):
         header, *rows = list(csv.reader(read_text(folder / "trials.csv").splitlines(), strict=True))
-        if header[:2] != ["number", "state"] or len(header) < 3 or any(len(row) != len(header) for row in rows):
+        check_is_current(header)
+        if header[:2] != ["number", "status"] or len(header) < 3 or any(len(row) != len(header) for row in rows):
             raise ValueError("trials.csv is damaged")
         columns = {name: [_value(row[i]) for row in rows] for i, name in enumerate(header)}
         definition: Any = read_yaml(folder / "sweep.yaml")
@@ -117,6 +118,16 @@ def load_sweep(path: str | Path) -> Sweep:
             raise ValueError("best.yaml is damaged")
     columns["folder"] = [row[header.index("folder")] or None for row in rows]
     return Sweep(folder, header[2], columns, overrides, value, minimize)
+
+
+def check_is_current(columns: Sequence[str]) -> None:
+    """Check the columns of trials.csv.
+
+    Raises:
+        ValueError: they have the names of an earlier version.
+    """
+    if list(columns[1:2]) == ["state"]:
+        raise ValueError("an earlier version of bnlab wrote trials.csv; search.resume=FOLDER writes it again")
 
 
 def _are_texts(value: Any) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bnlab.config.build import build_metric
 from bnlab.data.target_scale import TargetScale
-from bnlab.errors import UserError, reason
+from bnlab.errors import UserError, error_text
 
 __all__ = ["OwnMetrics"]
 
@@ -85,7 +85,7 @@ def _value(name: str, function: _Function, outputs: Tensor, y: Tensor) -> float:
     try:
         value = function(outputs, y)
     except Exception as error:
-        raise UserError(f"`metrics.{name}` cannot be computed: {reason(error)}") from error
+        raise UserError(f"`metrics.{name}` cannot be computed: {error_text(error)}") from error
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):

@@ -38,7 +38,7 @@ def carry_out(
     sweep: Owner | None = None,
     console: Console,
 ) -> Summary:
-    """Let `train` fill the folder of a run, and write its summary, with status failed and the reason if it raises.
+    """Let `train` fill the folder of a run, and write its summary, with status failed and the error if it raises.
 
     Args:
         config: a config from `bnlab.compose`.

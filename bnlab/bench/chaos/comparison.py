@@ -12,7 +12,7 @@ __all__ = ["differences", "faults"]
 
 # These differ between repetitions, or with the number of a trial.
 _MEASURED = ("seconds", "samples_per_second", "sweep")
-_NOT_PARAMETERS = ("number", "state", "test_accuracy", "seconds", "folder", "reason")
+_NOT_PARAMETERS = ("number", "status", "test_accuracy", "seconds", "folder", "error")
 _FILES = ("config.yaml", "overrides.yaml")
 
 _Row = dict[str, str]
@@ -51,8 +51,8 @@ def faults(folder: Path, num_trials: int) -> list[str]:
             continue
         summary, rows = described["summary.json"], described["metrics.csv"]
         name = summary["objective_name"]
-        if summary["status"] != row["state"]:
-            lines.append(f"{_shown(key)}: {row['state']} in trials.csv, {summary['status']} in summary.json")
+        if summary["status"] != row["status"]:
+            lines.append(f"{_shown(key)}: {row['status']} in trials.csv, {summary['status']} in summary.json")
         if summary["status"] == Status.COMPLETED and summary["best_epoch"] <= len(rows):
             best = rows[summary["best_epoch"] - 1][name]
             if not float(best) == float(row[name]) == summary["objective"]:
@@ -67,7 +67,7 @@ def faults(folder: Path, num_trials: int) -> list[str]:
 def _finished(folder: Path) -> dict[tuple[tuple[str, str], ...], _Row]:
     """Read the rows of trials.csv by their parameters, without interrupted trials."""
     with (folder / "trials.csv").open(newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["state"] not in (Status.INTERRUPTED, Status.RUNNING)]
+        rows = [row for row in csv.DictReader(file) if row["status"] not in (Status.INTERRUPTED, Status.RUNNING)]
     if not rows:
         return {}
     objective = list(rows[0])[2]
@@ -81,7 +81,7 @@ def _described(folder: Path, row: _Row) -> dict[str, Any]:
     with (run / "metrics.csv").open(newline="") as file:
         rows = [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
     return {
-        "trials.csv": {key: row[key] for key in row if key not in ("number", "seconds", "folder", "reason")},
+        "trials.csv": {key: row[key] for key in row if key not in ("number", "seconds", "folder", "error")},
         "summary.json": {key: value for key, value in summary.items() if key not in _MEASURED},
         "metrics.csv": rows,
         **{name: (run / name).read_text() for name in _FILES},

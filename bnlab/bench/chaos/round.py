@@ -316,11 +316,11 @@ def _resume(sweep: Path, retry_failed: bool) -> list[str]:
 
 
 def _failures(sweep: Path) -> list[str]:
-    """Read the reasons of the failed trials from trials.csv."""
+    """Read the errors of the failed trials from trials.csv."""
     import csv
 
     with suppress(FileNotFoundError), (sweep / "trials.csv").open(newline="") as file:
-        return [row["reason"] for row in csv.DictReader(file) if row["state"] == Status.FAILED]
+        return [row["error"] for row in csv.DictReader(file) if row["status"] == Status.FAILED]
     return []
 
 

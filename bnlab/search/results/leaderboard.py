@@ -187,7 +187,7 @@ class Leaderboard:
         seed = ["seed"] if self.seeds > 1 else []
         measured = self._measured
         names = [column.name for column in measured]
-        writer.writerow(["number", "state", self.objective, *keys, *seed, *names, "folder", "reason"])
+        writer.writerow(["number", "status", self.objective, *keys, *seed, *names, "folder", "error"])
         for trial in self.trials:
             texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
             writer.writerow(
@@ -245,7 +245,7 @@ class Leaderboard:
                 [str(trial.number), trial.status, trial.error or trial.status.meaning, _inside(trial, folder)]
                 for trial in others
             ]
-            lines += ["", "## Not completed", "", *_markdown_table(["trial", "state", "reason", "folder"], rows)]
+            lines += ["", "## Not completed", "", *_markdown_table(["trial", "status", "error", "folder"], rows)]
         return "\n".join(lines) + "\n"
 
 

@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bnlab.errors import UserError, reason
+from bnlab.errors import UserError, error_text
 from bnlab.process.outside import is_outside
 from bnlab.search.samplers.sweep_sampler import SweepSampler
 from bnlab.search.spaces.distributions import holds
@@ -71,7 +71,7 @@ class GuardedSampler(BaseSampler):
         except Exception as error:
             if isinstance(error, UserError) or is_outside(error):
                 raise
-            raise UserError(f"`search`: {self._name} failed ({reason(error)}).") from error
+            raise UserError(f"`search`: {self._name} failed ({error_text(error)}).") from error
 
     def _checked(self, name: str, distribution: BaseDistribution, value: Any) -> Any:
         """Return `value` as a plain number or text, which a NumPy scalar is not."""

@@ -12,7 +12,7 @@ from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from bnlab.errors import UserError, reason, user_errors
+from bnlab.errors import UserError, error_text, user_errors
 from bnlab.internals.hydra_internals import instantiate
 from bnlab.process.outside import is_outside
 from bnlab.search.study.definition import Definition
@@ -100,7 +100,7 @@ class Pruning:
         except Exception as error:
             if is_outside(error):
                 raise
-            raise UserError(f"`search.pruner`: {name} failed ({reason(error)}).") from error
+            raise UserError(f"`search.pruner`: {name} failed ({error_text(error)}).") from error
         if decision not in (True, False):
             raise UserError(f"`search.pruner`: {name} must say true or false, but said {decision!r}.")
         return bool(decision)

@@ -10,7 +10,7 @@ import optuna
 from optuna.samplers import BaseSampler
 from rich.console import Console
 
-from bnlab.errors import one_line, reason
+from bnlab.errors import error_text
 from bnlab.io.atomic_file import to_disk
 from bnlab.process.outside import is_outside
 from bnlab.process.signals import EXIT_INTERRUPTED
@@ -72,7 +72,7 @@ class Ending:
         except Exception as error:
             if not is_outside(error):
                 raise
-            self._say(f"The results cannot be written: {reason(error)}")
+            self._say(f"The results cannot be written: {error_text(error)}")
             self._say_how_to_go_on()
             raise SystemExit(EXIT_INTERRUPTED if self._is_interrupted else EXIT_FAILED) from None
         num_failed = leaderboard.counts()[Status.FAILED]
@@ -127,5 +127,4 @@ def _going_on(what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        logging.getLogger(__name__).warning("%s cannot be shown: %s", what, reason)
+        logging.getLogger(__name__).warning("%s cannot be shown: %s", what, error_text(error))

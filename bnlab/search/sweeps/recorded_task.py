@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from bnlab.config.confidential import conceal_files_of_hydra, learn
-from bnlab.errors import reason
+from bnlab.errors import error_text
 from bnlab.io.folder_lock import FolderLock
 from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.shared_process import restored
@@ -72,14 +72,14 @@ class RecordedTask:
                 _complete(folder, owner, result, changes=True)
                 raise UserInterrupt from error
             log.error("the trial failed", exc_info=True)
-            result = Summary(status=Status.FAILED, error=reason(error), seconds=time.monotonic() - start)
+            result = Summary(status=Status.FAILED, error=error_text(error), seconds=time.monotonic() - start)
             if is_outside(error):  # otherwise the next trial would fail, too
                 result["outside"] = True
                 wait_for_room(folder.parent, PATIENCE_S)
             _complete(folder, owner, result)
             if isinstance(error, Exception):
                 raise
-            raise JobEndedError(reason(error)) from error  # a sys.exit() ends the job, not the sweep
+            raise JobEndedError(error_text(error)) from error  # a sys.exit() ends the job, not the sweep
         result = Summary(status=Status.COMPLETED, objective=value, seconds=time.monotonic() - start)
         _complete(folder, owner, result)
         return value

@@ -18,7 +18,7 @@ class Retries:
     """Counts ends by place, (point, repeat), which all tries of a trial share.
 
     Attributes:
-        reason: the reason of the last end from outside; empty before.
+        error: that of the last trial that ended from outside; empty before.
     """
 
     def __init__(self, num_parallel: int) -> None:
@@ -28,17 +28,17 @@ class Retries:
         self._again: list[int] = []
         self._left: set[_Place] = set()
         self._lock = threading.Lock()
-        self.reason = ""
+        self.error = ""
 
     def ended(self, trial: Trial, *, is_lost: bool) -> None:
-        """Count the end of `trial`, which `is_lost` if the reason is from outside."""
+        """Count the end of `trial`, which `is_lost` if its error is from outside."""
         place = trial.place, trial.repeat
         with self._lock:
             if not is_lost:
                 if trial.status is not Status.INTERRUPTED:
                     self._row.clear()
                 return
-            self.reason = trial.error
+            self.error = trial.error
             self._row.add(place)
             self._num_ends[place] += 1
             if self._num_ends[place] <= AT_ONCE:

@@ -9,7 +9,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from rich.console import Console
 
-from bnlab.errors import UserError, one_line, reason
+from bnlab.errors import UserError, error_text, one_line
 from bnlab.internals.hydra_internals import error_of
 from bnlab.process.outside import is_outside
 from bnlab.process.shared_process import leave_removed_folder
@@ -57,7 +57,7 @@ class RunningSweep:
             search.minimize,
             search.settings.seeds,
         )
-        self._stopped = ""  # the reason, unless the user stopped it
+        self._stopped = ""  # the error, unless the user stopped it
         self._num_running = 0
 
     def run(self, launcher: Launcher) -> list[Trial]:
@@ -81,7 +81,7 @@ class RunningSweep:
                 if not is_outside(error):
                     self._results.write()  # before a mistake of the user's sampler ends the sweep
                     raise
-                self._stopped = reason(error)
+                self._stopped = error_text(error)
         why = self._why_unfinished(interrupted)
         ending = Ending(self._setup, self._console, why_unfinished=why, is_interrupted=interrupted)
         return ending.finish(self._results, self._sampler, self._own.study)
@@ -104,7 +104,7 @@ class RunningSweep:
             return f"Stopped, for reasons that are not the trials' own: {self._stopped}."
         if self._retries.num_left:
             left = count(self._retries.num_left, "trial")
-            return f"To be tried again: {left}, for reasons not their own, at last {self._retries.reason}."
+            return f"To be tried again: {left}, for reasons not their own, at last {self._retries.error}."
         return ""
 
     def _launch(self, launcher: Launcher, batch: Sequence[Trial]) -> None:
@@ -144,13 +144,13 @@ class RunningSweep:
         left = []
         for trial in unfinished:
             if self.has_started(trial.number):
-                text = f"the launcher failed: {reason(error)}"
+                text = f"the launcher failed: {error_text(error)}"
                 self.tell(trial.number, Summary(status=Status.FAILED, error=text, outside=is_outside(error)))
                 continue
             try:
                 self._setup.loader.load_sweep_config(self._setup.config, self._batches.overrides(trial))
-            except Exception as reason_of_job:
-                self.tell(trial.number, {"status": Status.FAILED, "error": one_line(reason_of_job)})
+            except Exception as of_job:
+                self.tell(trial.number, {"status": Status.FAILED, "error": one_line(of_job)})
             else:
                 left.append(trial)
         return left
@@ -161,7 +161,7 @@ class RunningSweep:
             result = Summary(status=Status.COMPLETED, objective=job_return.return_value)
         else:
             error = None if job_return is None else error_of(job_return)
-            text = "the launcher said nothing of it" if error is None else reason(error)
+            text = "the launcher said nothing of it" if error is None else error_text(error)
             result = Summary(status=Status.FAILED, error=text, outside=is_outside(error))
         self.tell(number, result)
 
@@ -178,7 +178,7 @@ class RunningSweep:
         self._progress.ended(trial, is_lost=is_lost)
         self._retries.ended(trial, is_lost=is_lost)
         if self._retries.is_no_use and not self._stopped:
-            self._stopped = self._retries.reason
+            self._stopped = self._retries.error
             for request in filter(is_for_us, REQUESTS):
                 os.kill(os.getpid(), request)  # the launcher ends as the user would end it
                 break

@@ -75,8 +75,8 @@ class Chunks:
 
     def _add(self, job: Job) -> None:
         if job.folder in self._folders:
-            reason = f"{str(job.folder)!r} is the folder of another job, too: give each a folder of its own."
-            self.refused.append(Refusal(job, reason, has_folder=False))
+            error = f"{str(job.folder)!r} is the folder of another job, too: give each a folder of its own."
+            self.refused.append(Refusal(job, error, has_folder=False))
             return
         self._folders.add(job.folder)
         try:

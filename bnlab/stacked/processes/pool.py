@@ -201,7 +201,7 @@ class Pool:
         if not self._workers:
             self._deaths.count_unforked()
 
-    def _retry(self, worker: WorkerHandle, chunks: Chunks, reason: str, is_outside: bool = False) -> None:
+    def _retry(self, worker: WorkerHandle, chunks: Chunks, error: str, is_outside: bool = False) -> None:
         """Retry once, network by network, because one network may have ended the others."""
         assert worker.chunk is not None
         jobs = worker.unfinished()
@@ -210,7 +210,7 @@ class Pool:
             chunks.retry(jobs, worker.chunk)
             return
         for job in jobs:
-            self._fail(Refusal(job, reason, is_outside=is_outside))
+            self._fail(Refusal(job, error, is_outside=is_outside))
 
     def _fail(self, refusal: Refusal, is_lost: bool = False) -> None:
         if is_lost:  # this does not interrupt a series of deaths

@@ -19,15 +19,15 @@ class Refusal:
     """
 
     job: Job
-    reason: str
+    error: str
     has_folder: bool = True
     is_outside: bool = False
 
     def write(self) -> Summary:
-        """Write a summary with the reason, if the folder permits it."""
+        """Write a summary with the error, if the folder permits it."""
         job = self.job
         summary = beginning(job.config, job.overrides, job.command, job.sweep)
-        summary |= {"error": self.reason, "seconds": None}
+        summary |= {"error": self.error, "seconds": None}
         if self.is_outside:
             summary["outside"] = True
         if self.has_folder:

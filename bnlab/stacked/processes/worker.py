@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from bnlab.curves import Curves
-from bnlab.errors import UserError, reason
+from bnlab.errors import UserError, error_text
 from bnlab.io.log_file import Concealing, LogFile
 from bnlab.process.outside import is_outside
 from bnlab.process.shared_process import restored
@@ -102,7 +102,7 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
         raise
     except BaseException as error:  # a sys.exit() of one network's code ends no other
         log.debug("a chunk broke", exc_info=True)
-        connection.send(("broke", reason(error), is_outside(error)))
+        connection.send(("broke", error_text(error), is_outside(error)))
 
 
 def _jobs(plain_jobs: Sequence[Job]) -> list[Job]:
