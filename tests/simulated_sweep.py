@@ -2,10 +2,14 @@
 
 import csv
 import math
+from pathlib import Path
 
 import optuna
 from omegaconf import OmegaConf
 
+from bnlab.config.folder import config_folder
+
+SAMPLERS = sorted(file.stem for file in Path(config_folder(), "search").glob("*.yaml") if file.stem != "grid")
 LR = "optimizer.lr=tag(log,interval(1e-4,1))"
 MOMENTUM = "optimizer.momentum=tag(one_minus_log,interval(0.9,0.999))"
 

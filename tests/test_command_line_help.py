@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from simulated_sweep import SAMPLERS
 
 from bnlab.commands import commands
 from bnlab.composing import compose
@@ -88,7 +89,7 @@ def test_it_names_sweeps_launchers_and_the_other_commands(page) -> None:
         assert f"hydra/launcher={launcher}" in text
     for command in commands():
         assert command.name == "train" or command.usage in text
-    for kind in ("grid", "random", "quasi_random", "tpe", "coarse_to_fine"):
+    for kind in ("grid", *SAMPLERS):
         assert f"  search={kind} " in text
     for left, _ in (*EXAMPLES, *SYNTAX):
         assert left in text

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from simulated_sweep import SAMPLERS
 
 import bnlab
 
@@ -50,7 +51,7 @@ def test_what_differs_in_what_no_run_reads_runs_once(arguments, left, sweep) -> 
     assert ("in what no run reads: they are left out" in outcome.stdout) == (left in (5, 3))
 
 
-@pytest.mark.parametrize("kind", ["random", "quasi_random", "tpe", "coarse_to_fine"])
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_no_sampler_draws_a_configuration_twice(kind, sweep) -> None:
     outcome, left = sweep(*SPACE, f"search={kind}", "search.num_trials=8", "search.seeds=2", task=value)
     assert outcome.exit_code == 0, outcome.stderr

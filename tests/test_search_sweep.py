@@ -11,7 +11,7 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from rich.console import Console
-from simulated_sweep import LR, MOMENTUM, smooth
+from simulated_sweep import LR, MOMENTUM, SAMPLERS, smooth
 
 from bnlab.search.study.trials import Trial
 from bnlab.search.sweeps.progress import SweepProgress
@@ -258,7 +258,7 @@ def test_seeds_rank_configurations_by_their_mean(sweep):
     assert repeated.best.objective == left.best.objective
 
 
-@pytest.mark.parametrize("kind", ["random", "quasi_random", "tpe", "coarse_to_fine"])
+@pytest.mark.parametrize("kind", SAMPLERS)
 def test_seeds_of_a_configuration_share_its_values(sweep, kind):
     _, left = sweep(f"search={kind}", "search.num_trials=6", "search.seeds=2", "search.batch_size=3", LR)
     values = [row["optimizer.lr"] for row in left.rows]

@@ -1,5 +1,6 @@
 """A folder that somebody else made runs no code, reads nothing of this machine and fills no memory, unless trusted."""
 
+import functools
 import time
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 import bnlab
+from bnlab.config import trust
 from bnlab.config.folder import config_folder
-from bnlab.config.trust import known_target, reasons_of_interpolations, reasons_of_targets
+from bnlab.config.trust import known_by_name, known_target, reasons_of_interpolations, reasons_of_targets
 from bnlab.engines.fit import fit
 from bnlab.errors import UserError
 from bnlab.evaluate import evaluate
@@ -189,6 +191,30 @@ def test_what_the_configs_of_the_package_name_is_trusted_but_for_loggers_that_ta
         settings.pop("hydra", None)  # of a command, not of a folder
         needs_trust += [path.stem for _ in (*reasons_of_targets(settings), *reasons_of_interpolations(settings))]
     assert needs_trust == ["mlflow", "wandb"]
+
+
+def test_a_class_of_the_house_is_known_once_a_config_of_the_package_chooses_it(tmp_path, monkeypatch) -> None:
+    """But not by its name alone, nor where Hydra builds it for itself, nor by a config of somebody else."""
+    sampler, launcher, callback = (
+        "bnlab.search.samplers.tpe.TPESampler",
+        "bnlab.launchers.joblib_launcher.JoblibLauncher",
+        "bnlab.engines.start.Start",
+    )
+    names = (sampler, launcher, callback, "os.system")
+    assert [known_by_name(name) for name in names] == [False] * 4
+    for group, text in (
+        ("search", f"# A sampler.\n_target_: {sampler}   # drawn\nrounds: 3\n"),
+        ("search/pruner", "_target_: os.system\n"),
+        ("hydra/launcher", f"_target_: {launcher}\n"),
+        ("task", f"callbacks:\n  start:\n    _target_: {callback}\n"),
+    ):
+        (tmp_path / group).mkdir(parents=True, exist_ok=True)
+        (tmp_path / group / "added.yaml").write_text(text)
+    monkeypatch.setattr(trust, "config_folder", lambda: str(tmp_path))
+    for cached in (trust._ours, known_target):
+        monkeypatch.setattr(trust, cached.__name__, functools.cache(cached.__wrapped__))
+    assert [known_by_name(name) for name in names] == [True, False, False, False]
+    assert trust.known_target(sampler).__name__ == "TPESampler"
 
 
 def test_a_known_target_is_itself() -> None:

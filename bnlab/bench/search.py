@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from itertools import count, pairwise
+from pathlib import Path
 from statistics import median
 from typing import Any
 from unittest.mock import patch
@@ -33,7 +34,7 @@ from bnlab.train import main as train
 __all__ = ["main"]
 
 SPACE = ("optimizer.lr=tag(log,interval(1e-4,1))", "optimizer.beta1=tag(one_minus_log,interval(0.9,0.999))")
-KINDS = ("random", "quasi_random", "coarse_to_fine", "tpe")
+KINDS = sorted(file.stem for file in Path(config_folder(), "search").glob("*.yaml") if file.stem != "grid")
 
 
 class InstantLauncher(Launcher):
@@ -116,7 +117,13 @@ def help_seconds(num_rounds: int) -> float:
 def main(arguments: list[str]) -> None:
     parser = ArgumentParser(prog="python -m bnlab.bench search", description=__doc__)
     parser.add_argument("--trials", type=int, default=2000, help="per sweep (default: %(default)s)")
-    parser.add_argument("--kinds", nargs="+", default=KINDS[:3], choices=KINDS, help="(default: all but tpe)")
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        default=[kind for kind in KINDS if kind != "tpe"],
+        choices=KINDS,
+        help="(default: all but tpe)",
+    )
     parser.add_argument(
         "--rounds", type=int, default=7, help="rounds of composing and of --help (default: %(default)s)"
     )

@@ -9,9 +9,11 @@ import functools
 import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from bnlab.data_sets import DATA_SETS, PUBLISHED
+from bnlab.config.folder import config_folder
+from bnlab.data_sets import PUBLISHED
 from bnlab.errors import UserError
 
 __all__ = [
@@ -25,21 +27,9 @@ __all__ = [
     "without_interpolations_of_this_machine",
 ]
 
-# Each under every name that our configs may use. None of them accepts code or a file of code.
-_OURS = {
-    **dict.fromkeys(("bnlab.network.MLP", "bnlab.MLP"), "bnlab.network.MLP"),
-    **{
-        f"{package}.{name}": f"bnlab.batch_norm.{name}"
-        for package in ("bnlab.batch_norm", "bnlab")
-        for name in ("BatchNorm1d", "GhostBatchNorm1d", "BatchRenorm1d")
-    },
-    **{f"bnlab.data.{name}": f"bnlab.data.{name}" for name in DATA_SETS},
-    "bnlab.training.optimizer.inverse_time": "bnlab.training.optimizer.inverse_time",
-    **{
-        f"bnlab.search.{name}": f"bnlab.search.{name}"
-        for name in ("RandomSampler", "QuasiRandomSampler", "CoarseToFineSampler", "TPESampler", "coarse_to_fine")
-    },
-}
+# Public names of ours that none of our own configs uses.
+_PUBLIC = ("bnlab.MLP", "bnlab.BatchNorm1d", "bnlab.search.CoarseToFineSampler")
+_TARGET_OF_OURS = re.compile(r"^_target_: *(bnlab(?:\.\w+)+) *(?:#.*)?$", re.MULTILINE)
 # Hydra builds these, since they belong to Lightning.
 _LIGHTNINGS = {
     "lightning.pytorch.Trainer",
@@ -60,26 +50,39 @@ _RESOLVER = re.compile(r"\$\{\s*([^\s:${}]*)\s*(:|\$\{)?")
 
 
 @functools.cache
+def _ours() -> frozenset[str]:
+    """Return the targets of ours that a folder may name: what the configs of the package choose, and `_PUBLIC`.
+
+    So a target that accepts code or a file of code must not be in those configs. What Hydra builds for itself is left
+    out: the configs under `hydra`, and targets that are nested, such as that of a callback.
+    """
+    folder = Path(config_folder())
+    files = [file for file in folder.rglob("*.yaml") if file.relative_to(folder).parts[0] != "hydra"]
+    return frozenset(_PUBLIC).union(*(_TARGET_OF_OURS.findall(file.read_text(encoding="utf-8")) for file in files))
+
+
+@functools.cache
 def known_target(name: str) -> Callable[..., Any] | None:
     """Return the object that the `_target_` `name` means, if it is a part of bnlab or a class of torch or Optuna.
 
     These classes are in `torch.nn`, `torch.optim`, and Optuna's samplers and pruners. Everything else gives None, under
     whatever name: `torch.nn.modules.module.torch.load` is no part of `torch.nn`.
     """
-    if name not in _OURS and not name.startswith((*_TORCHS, *_OPTUNAS)):
+    is_of_library = name.startswith((*_TORCHS, *_OPTUNAS))
+    if not is_of_library and name not in _ours():
         return None
-    module, _, attribute = _OURS.get(name, name).rpartition(".")
+    module, _, attribute = name.rpartition(".")
     try:
         target = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError):
         return None  # Hydra reports what is wrong
-    is_of_library = _is_of_optuna if name.startswith(_OPTUNAS) else _is_of_torch
-    return target if name in _OURS or is_of_library(target) else None
+    is_its_class = _is_of_optuna if name.startswith(_OPTUNAS) else _is_of_torch
+    return target if not is_of_library or is_its_class(target) else None
 
 
 def known_by_name(name: str) -> bool:
     """Whether `known_target` probably knows `name`, judged without an import: for advice, not for safety."""
-    return name in _OURS or _CLASS_OF_A_LIBRARY.fullmatch(name) is not None
+    return _CLASS_OF_A_LIBRARY.fullmatch(name) is not None or name in _ours()
 
 
 def _is_of_torch(target: Any) -> bool:
@@ -193,5 +196,5 @@ def _reasons_of_target(settings: Mapping[str, Any], shown: str, is_known: Callab
         return
     if not isinstance(target, str) or not is_known(target):
         yield f"asks for {target!r} in `{shown}`"
-    elif _OURS.get(target) == "bnlab.data.from_torchvision" and settings.get("name") not in UNTRUSTED_DATA_SETS:
+    elif target.endswith(".from_torchvision") and settings.get("name") not in UNTRUSTED_DATA_SETS:
         yield f"asks for torchvision's data set {settings.get('name')!r} in `{shown}`"
