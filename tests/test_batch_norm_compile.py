@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from bnlab.batch_norm import BatchNorm1d, BatchRenorm1d, GhostBatchNorm1d, batch_norm
 from bnlab.batch_norm.arithmetic import formulas
@@ -52,7 +53,7 @@ def test_compiled_layer_equals_eager(shape: tuple[int, ...], momentum: float | N
 def test_one_graph_serves_any_batch_size(backend: str) -> None:
     torch.manual_seed(0)
     layer = BatchNorm1d(5)
-    graphs = torch._dynamo.testing.CompileCounterWithBackend(backend)
+    graphs = CompileCounterWithBackend(backend)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=graphs)
     for num_samples in (8, 13, 21):
         x, g = torch.randn(num_samples, 5), torch.randn(num_samples, 5)

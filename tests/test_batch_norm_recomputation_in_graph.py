@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
 from torch.utils.checkpoint import (
     CheckpointPolicy,
@@ -271,7 +272,7 @@ def test_traced_layer_counts_once() -> None:
 
 
 def test_one_graph_serves_all_layers_alike() -> None:
-    graphs = torch._dynamo.testing.CompileCounterWithBackend("eager")
+    graphs = CompileCounterWithBackend("eager")
     network = nn.Sequential(*(BatchRenorm1d(4) for _ in range(10)))
     for layer in network:
         layer.compile(backend=graphs)

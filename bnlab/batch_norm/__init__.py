@@ -7,7 +7,7 @@ from bnlab.batch_norm.back_ends.kernel import use_kernel
 from bnlab.batch_norm.convert import convert
 from bnlab.batch_norm.fold import fold, unfold
 from bnlab.batch_norm.freeze import freeze, unfreeze
-from bnlab.batch_norm.function import BatchNormFunction, FixedStatisticsFunction
+from bnlab.batch_norm.function import BatchNormFunction
 from bnlab.batch_norm.functional import batch_norm
 from bnlab.batch_norm.ghost import GhostBatchNorm1d
 from bnlab.batch_norm.module import BatchNorm1d
@@ -18,7 +18,6 @@ __all__ = [
     "BatchNorm1d",
     "BatchNormFunction",
     "BatchRenorm1d",
-    "FixedStatisticsFunction",
     "GhostBatchNorm1d",
     "batch_norm",
     "convert",

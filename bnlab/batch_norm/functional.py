@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from bnlab.batch_norm.arithmetic import formulas, running
+from bnlab.batch_norm.arithmetic import running
 from bnlab.batch_norm.arithmetic.arguments import (
     Settings,
     check_arguments,
@@ -22,8 +22,6 @@ from bnlab.batch_norm.eager import apply_eagerly
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
-    FixedStatisticsFunction,
-    FixedStatisticsFunctionWithTangent,
 )
 from bnlab.internals.torch_internals import (
     graph_task,
@@ -122,15 +120,13 @@ def normalize(
         return apply_eagerly(input, weight, bias, (settings, in_place))
     # TorchDynamo refuses a Function that has a forward-mode derivative.
     forward_mode = not eager and not torch.compiler.is_compiling()
+    function: Any = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
     as_operations = is_tracing or (forward_mode and no_function_goes_through())  # a traced Function cannot be saved
+    statistics = (None, None) if training else (running_mean, running_var)
+    normalize_by = function.forward if as_operations else function.apply
+    y, mean, var = normalize_by(input, weight, bias, *statistics, eps, mask, stack_dims)
     if not training:
-        how = forward_mode, as_operations
-        return normalized_by(running_mean, running_var, input, weight, bias, eps, mask, stack_dims, *how)
-    if as_operations:
-        y, mean, var = BatchNormFunction.forward(input, weight, bias, eps, mask, stack_dims)
-    else:
-        batch_function = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
-        y, mean, var = batch_function.apply(input, weight, bias, eps, mask, stack_dims)
+        return y
     with torch.no_grad():
         mean, var = mean.detach(), running.unbiased(var.detach(), input, mask, stack_dims)
         if returns_statistics:
@@ -145,32 +141,6 @@ def normalize_batch(
     """Return y, the batch mean and the unbiased variance, (*stack, C); 0 where a mask leaves too few values."""
     y, mean, var = normalize(x, weight, bias, Settings(None, None, None, 0.0, eps, mask, stack_dims, True), True)
     return y, mean, var
-
-
-def normalized_by(
-    running_mean: Tensor | None,
-    running_var: Tensor | None,
-    x: Tensor,
-    weight: Tensor | None,
-    bias: Tensor | None,
-    eps: Tensor | float,
-    mask: Tensor | None,
-    stack_dims: int,
-    forward_mode: bool,
-    as_operations: bool,
-) -> Tensor:
-    """Normalize by the running statistics, as in evaluation."""
-    assert running_mean is not None
-    assert running_var is not None
-    dtype = formulas.computed_in(x)
-    # Copies are saved, because the buffers may change between forward and backward.
-    mean = running_mean.detach().to(dtype, copy=True)
-    inv_std = formulas.inverse_std(running_var.detach().to(dtype), eps)
-    if as_operations:
-        return FixedStatisticsFunction.forward(x, weight, bias, mean, inv_std, mask, stack_dims)
-    function = FixedStatisticsFunctionWithTangent if forward_mode else FixedStatisticsFunction
-    y: Tensor = function.apply(x, weight, bias, mean, inv_std, mask, stack_dims)
-    return y
 
 
 def check(*arguments: Any) -> bool:
