@@ -185,7 +185,7 @@ def fails_on_odd(config):
     return smooth(config)
 
 
-def test_a_trial_that_raises_is_a_row_with_its_reason_and_the_others_go_on(sweep):
+def test_a_trial_that_raises_is_a_row_with_its_error_and_the_others_go_on(sweep):
     outcome, left = sweep("search=random", "search.num_trials=6", LR, task=fails_on_odd)
     assert outcome.exit_code == 1
     statuses = [row["status"] for row in left.rows]
@@ -231,7 +231,8 @@ def test_a_diverged_trial_is_a_result_and_not_a_failure(sweep, objective, worst)
     assert left.study.trials[1].value == worst
     pick = max if objective == "val_accuracy" else min
     assert left.best.objective == pick(float(row[objective]) for row in left.rows if row[objective])
-    assert "| 1 | diverged |" in left.leaderboard
+    assert "| 1 | diverged |  | 1 |" in left.leaderboard
+    assert left.leaderboard.endswith("\n\n- diverged: its loss became infinite or NaN\n")
 
 
 def test_seeds_rank_configurations_by_their_mean(sweep):

@@ -241,11 +241,9 @@ class Leaderboard:
                 lines += ["", f"{len(ranking) - NUM_IN_FILE} more are in {folder.trials.name}."]
         others = [trial for trial in self.trials if trial.status.is_of_a_run and trial.status is not Status.COMPLETED]
         if others:
-            rows = [
-                [str(trial.number), trial.status, trial.error or trial.status.meaning, _inside(trial, folder)]
-                for trial in others
-            ]
-            lines += ["", "## Not completed", "", *_markdown_table(["trial", "status", "error", "folder"], rows)]
+            rows = [[str(trial.number), trial.status, trial.error, _inside(trial, folder)] for trial in others]
+            lines += ["", "## Not completed", "", *_markdown_table(["trial", "status", "error", "folder"], rows), ""]
+            lines += [f"- {status}: {status.meaning}" for status in sorted({trial.status for trial in others})]
         return "\n".join(lines) + "\n"
 
 
