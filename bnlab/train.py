@@ -24,16 +24,16 @@ def main() -> None:
         from bnlab.process.import_path import current_folder_last
         from bnlab.process.lost_reader import outlast_readers
         from bnlab.process.process_limit import report_process_limit, require_room
-        from bnlab.stacked.processes.fork_server import begun_early
-        from bnlab.text.concealing import print_concealed, withhold_from_process_list
+        from bnlab.stacked.processes.fork_server import early_fork_server
+        from bnlab.text.concealing import hide_from_process_list, print_concealed
 
         sys.path[:] = current_folder_last()
         outlast_readers()
         sys.excepthook = print_concealed
-        withhold_from_process_list(sys.argv)
+        hide_from_process_list(sys.argv)
         with report_user_errors(), report_process_limit():
             require_room("bnlab")  # before NumPy, whose import starts threads
-            with begun_early(sys.argv):
+            with early_fork_server(sys.argv):
                 _main()
 
 
@@ -96,9 +96,9 @@ def _main() -> None:
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
         if multirun:
-            from bnlab.search.definition.left_out import with_choices_for_the_absent
+            from bnlab.search.definition.left_out import add_missing_choices
 
-            arguments.overrides = with_choices_for_the_absent(arguments.overrides, origin_of(arguments))
+            arguments.overrides = add_missing_choices(arguments.overrides, origin_of(arguments))
         with known_mode(arguments):
             run_hydra(arguments, parser, task, config_folder(), CONFIG_NAME)
 
@@ -171,6 +171,6 @@ if __name__ == "__main__":
     try:
         main_of_the_module()
     finally:
-        from bnlab.process.signals import end_without_words
+        from bnlab.process.signals import exit_silently
 
-        end_without_words()
+        exit_silently()

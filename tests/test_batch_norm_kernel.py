@@ -92,7 +92,7 @@ def test_kernel_allocates_by_public_torch_where_the_private_way_is_gone(
 ) -> None:
     x, g = (torch.randn(shape, dtype=torch.float64) for _ in range(2))
     results = []
-    for empty in (torch_internals.empty_strided, torch_internals.plainly_empty):
+    for empty in (torch_internals.empty_strided, torch_internals.public_empty_strided):
         monkeypatch.setattr(kernel_by_tensors, "empty", empty)
         layer, leaf = BatchNorm1d(5, dtype=torch.float64), x.clone().requires_grad_()
         y = layer(leaf)

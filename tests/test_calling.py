@@ -21,7 +21,7 @@ QUICK = ["trainer.max_epochs=1", "trainer.accelerator=cpu", "model.hidden=[8]"]
 
 
 @pytest.fixture(autouse=True)
-def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 

@@ -4,7 +4,7 @@ import pytest
 from test_search_space import space
 
 from bnlab import UserError
-from bnlab.search.spaces.conditions import without_the_impossible
+from bnlab.search.spaces.conditions import drop_impossible
 
 GROUPS = {"optimizer": ["adam", "sgd"]}
 
@@ -12,7 +12,7 @@ GROUPS = {"optimizer": ["adam", "sgd"]}
 def possible(*texts, typed=True, **constants):
     searched = space(*texts, **constants)
     keys = [parameter.key for parameter in searched.parameters] if typed else []
-    kept = without_the_impossible(searched, keys, lambda key: GROUPS.get(key, []))
+    kept = drop_impossible(searched, keys, lambda key: GROUPS.get(key, []))
     return [parameter.key for parameter in kept.parameters]
 
 
@@ -61,7 +61,7 @@ def test_of_a_chain_the_first_link_that_cannot_hold_is_named():
         possible(*texts)
     assert possible(*texts, typed=False) == ["a"]
     with pytest.raises(UserError, match="`c` is for 'b=1', but no trial has `b` itself"):
-        without_the_impossible(space(*texts), ["c"], lambda key: [])
+        drop_impossible(space(*texts), ["c"], lambda key: [])
 
 
 def test_whole_numbers_can_meet_a_condition():

@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 
-CODE = "import os, signal; from bnlab.process.signals import end_without_words; {}; os.kill(os.getpid(), signal.SIGINT)"
+CODE = "import os, signal; from bnlab.process.signals import exit_silently; {}; os.kill(os.getpid(), signal.SIGINT)"
 
 
 def outcome_of(call: str) -> tuple[int, str]:
@@ -13,12 +13,12 @@ def outcome_of(call: str) -> tuple[int, str]:
 
 
 def test_ctrl_c_after_the_last_line_ends_the_process_without_a_word() -> None:
-    assert outcome_of("end_without_words()") == (-signal.SIGINT, "")
+    assert outcome_of("exit_silently()") == (-signal.SIGINT, "")
     assert "KeyboardInterrupt" in outcome_of("pass")[1]
 
 
 def test_a_ctrl_c_that_is_ignored_stays_ignored() -> None:
-    assert outcome_of("signal.signal(signal.SIGINT, signal.SIG_IGN); end_without_words()") == (0, "")
+    assert outcome_of("signal.signal(signal.SIGINT, signal.SIG_IGN); exit_silently()") == (0, "")
 
 
 CLEANING_UP = """
@@ -66,7 +66,7 @@ def test_a_request_that_python_swallows_amid_a_weak_references_callback_is_made_
     code = [sys.executable, "-c", SWALLOWED.format(name="interruptible", number="SIGHUP")]
     outcome = subprocess.run(code, capture_output=True, text=True, check=False)
     assert (outcome.returncode, outcome.stderr) == (130, "Interrupted.\n")
-    code = [sys.executable, "-c", SWALLOWED.format(name="answers_the_asking", number="SIGUSR2")]
+    code = [sys.executable, "-c", SWALLOWED.format(name="answering_parent", number="SIGUSR2")]
     stderr = subprocess.run(code, capture_output=True, text=True, check=False).stderr
     assert stderr.count("Traceback") == 1
     assert stderr.endswith("UserInterrupt: SIGUSR2\n")

@@ -117,7 +117,7 @@ def test_a_fork_server_that_nobody_asks_for_ends_with_the_command(train, started
     "arguments", [("-m", "seed=0"), ("hydra/launcher=stacked",), ("-mx", "hydra/launcher=stacked"), ()], ids=" ".join
 )
 def test_no_fork_server_begins_where_nothing_is_stacked(arguments, started) -> None:
-    with fork_server.begun_early(["bnlab.train", *arguments]):
+    with fork_server.early_fork_server(["bnlab.train", *arguments]):
         assert fork_server._early.get() is None
         assert started == []
 

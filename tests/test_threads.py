@@ -8,15 +8,13 @@ from rich.console import Console
 
 import bnlab
 from bnlab.engines.fit import fit
-from bnlab.training.threads import WORK_OF_A_THREAD, suitable_num_threads, use_threads
+from bnlab.training.threads import WORK_PER_THREAD, suitable_num_threads, use_threads
 
 
 def test_auto_takes_threads_in_proportion_to_the_work_of_a_step() -> None:
     with use_threads(3):
         samples = 64
-        chosen = [
-            suitable_num_threads("auto", int(work * WORK_OF_A_THREAD) // samples, samples) for work in (0.1, 2, 9)
-        ]
+        chosen = [suitable_num_threads("auto", int(work * WORK_PER_THREAD) // samples, samples) for work in (0.1, 2, 9)]
         assert chosen == [1, 2, 3]
         assert suitable_num_threads(2, 1, 1) == 2
 

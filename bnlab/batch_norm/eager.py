@@ -16,7 +16,7 @@ from bnlab.batch_norm.arithmetic import formulas, running
 from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.arithmetic.back_end import BackEnd, needed
 from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
-from bnlab.internals.torch_internals import apply_of, is_eager
+from bnlab.internals.torch_internals import fast_apply, is_eager
 
 __all__ = ["EagerBatchNormFunction", "apply_eagerly"]
 
@@ -57,4 +57,4 @@ class EagerBatchNormFunction(torch.autograd.Function):
         return *needed(found, needs), None
 
 
-apply_eagerly = apply_of(EagerBatchNormFunction)
+apply_eagerly = fast_apply(EagerBatchNormFunction)

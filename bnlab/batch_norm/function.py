@@ -52,7 +52,7 @@ class BatchNormFunction(torch.autograd.Function):
         if mean is None or var is None:
             y, _, mean, var, _ = formulas.normalize(x, weight, bias, eps, mask, stack_dims)
             return y, mean, var
-        dtype = formulas.computed_in(x)
+        dtype = formulas.compute_dtype(x)
         # Backward reads copies, because the buffers may change before it runs.
         mean, var = mean.detach().to(dtype, copy=True), var.detach().to(dtype, copy=True)
         c = formulas.centered(x, mean, mask, stack_dims)
@@ -146,7 +146,7 @@ def recall(ctx: Any, *others: Tensor) -> tuple[Tensor, Tensor | None, Tensor | N
     if ctx.by_batch and torch.is_grad_enabled() and not is_compiling:
         _, var, batch = formulas.batch_statistics(x, mask, ctx.stack_dims)
     elif ctx.by_batch:
-        batch = formulas.less_mean(x, mean, mask, ctx.stack_dims)
+        batch = formulas.subtract_mean(x, mean, mask, ctx.stack_dims)
     return x, weight, mask, mean, formulas.inverse_std(var, ctx.eps if eps is None else eps), batch
 
 

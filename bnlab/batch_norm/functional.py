@@ -12,7 +12,7 @@ from bnlab.batch_norm.arithmetic.arguments import (
     check_arguments,
     check_counter,
     check_stack_dims,
-    numbers_of_networks,
+    per_network_numbers,
 )
 from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 from bnlab.batch_norm.back_ends import in_place, kernel, kernel_by_tensors, native
@@ -28,7 +28,7 @@ from bnlab.internals.torch_internals import (
     hooks_on_saved,
     is_eager,
     is_traced,
-    no_function_goes_through,
+    requires_plain_operations,
     untraced,
 )
 
@@ -93,7 +93,7 @@ def normalize(
     if type(stack_dims) is not int or stack_dims < 0:
         check_stack_dims(stack_dims)
     if type(eps) is not float or type(momentum) is not float:
-        eps, momentum = numbers_of_networks(eps, momentum, input, stack_dims, training, eager)
+        eps, momentum = per_network_numbers(eps, momentum, input, stack_dims, training, eager)
         running_statistics = running_mean, running_var, num_batches_tracked
         settings = Settings(*running_statistics, momentum, eps, mask, stack_dims, returns_statistics)
         if momentum is None and training:
@@ -121,7 +121,7 @@ def normalize(
     # TorchDynamo refuses a Function that has a forward-mode derivative.
     forward_mode = not eager and not torch.compiler.is_compiling()
     function: Any = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction
-    as_operations = is_tracing or (forward_mode and no_function_goes_through())  # a traced Function cannot be saved
+    as_operations = is_tracing or (forward_mode and requires_plain_operations())  # a traced Function cannot be saved
     statistics = (None, None) if training else (running_mean, running_var)
     normalize_by = function.forward if as_operations else function.apply
     y, mean, var = normalize_by(input, weight, bias, *statistics, eps, mask, stack_dims)

@@ -51,7 +51,7 @@ class InstantLauncher(Launcher):
 
 
 @contextmanager
-def _in_an_empty_folder() -> Iterator[None]:
+def _in_empty_folder() -> Iterator[None]:
     with tempfile.TemporaryDirectory() as folder, chdir(folder):
         yield
 
@@ -61,7 +61,7 @@ def _sweep(*arguments: str) -> tuple[float, list[float]]:
     InstantLauncher.calls.clear()
     words = ["bnlab.train", "-m", "hydra/launcher=instant", "hydra.sweep.dir=sweep", *SPACE, *arguments]
     start = time.perf_counter()
-    with _in_an_empty_folder(), patch.object(sys, "argv", words), redirect_stdout(io.StringIO()):
+    with _in_empty_folder(), patch.object(sys, "argv", words), redirect_stdout(io.StringIO()):
         train()
     return time.perf_counter() - start, list(InstantLauncher.calls)
 

@@ -116,13 +116,13 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
         for _ in dealt
     ]
     for process, own in zip(processes, dealt, strict=True):
-        _say(process, [config, own, case.epochs])
+        _send(process, [config, own, case.epochs])
     for process in processes:
-        assert _hear(process) == "ready"
+        assert _receive(process) == "ready"
     start = time.perf_counter()
     for process in processes:
-        _say(process, "go")
-    told = [json.loads(_hear(process)) for process in processes]
+        _send(process, "go")
+    told = [json.loads(_receive(process)) for process in processes]
     wall_s = time.perf_counter() - start
     for process in processes:
         process.communicate()
@@ -130,13 +130,13 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
     return wall_s / num_steps * 1e6, sum(busy_s for busy_s, _ in told) / num_steps * 1e6
 
 
-def _say(process: "subprocess.Popen[str]", message: Any) -> None:
+def _send(process: "subprocess.Popen[str]", message: Any) -> None:
     assert process.stdin is not None
     process.stdin.write(json.dumps(message) + "\n")
     process.stdin.flush()
 
 
-def _hear(process: "subprocess.Popen[str]") -> str:
+def _receive(process: "subprocess.Popen[str]") -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
 

@@ -24,7 +24,7 @@ def _choices(group: str) -> dict[str, dict[str, Any]]:
 
 
 @functools.cache
-def _of_all() -> dict[str, Any]:
+def _common_settings() -> dict[str, Any]:
     """Return the settings that every config has, nested, without the choices of groups."""
     settings: dict[str, Any] = read_yaml(Path(config_folder(), "train.yaml"))
     return settings
@@ -32,7 +32,7 @@ def _of_all() -> dict[str, Any]:
 
 def default_of_all(key: str) -> Any:
     """Return the default of `key`, whatever is chosen; `UNKNOWN` if train.yaml does not define it."""
-    value: Any = _of_all()
+    value: Any = _common_settings()
     for part in key.split("."):
         if not isinstance(value, Mapping) or part not in value:
             return UNKNOWN

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from bnlab.comparison.labels import short_keys
-from bnlab.comparison.latex_text import latex_text, not_in_its_fonts
+from bnlab.comparison.latex_text import latex_text, unsupported_letters
 from bnlab.comparison.statistics import CONFIDENCE, Difference
 from bnlab.comparison.table import Row, Table
 from bnlab.status import Status
@@ -121,7 +121,7 @@ def to_latex(table: Table) -> str:
         r"% Where it is too wide: \usepackage{graphicx} and \resizebox{\textwidth}{!}{the tabular}.",
         *(f"% {note}" for note in table.notes()),
     ]
-    strange = not_in_its_fonts([first, *others])
+    strange = unsupported_letters([first, *others])
     if strange:
         lines.append(f"% LuaLaTeX or XeLaTeX, and a font that has them, for these letters: {strange}")
     num_texts = len(table.keys) + 1

@@ -29,7 +29,7 @@ def arms_of(results: Sequence[Result]) -> tuple[list[str], list[Arm]]:
         settings = {key: text for key, text in zip(keys, group, strict=True) if text is not None}
         for name, part in _parts(members):
             arms.append(Arm(_label(settings, name), settings, tuple(part)))
-    return keys, _with_labels_of_their_own(arms)
+    return keys, _with_unique_labels(arms)
 
 
 def _texts(key: str, results: Sequence[Result]) -> list[str | None]:
@@ -71,7 +71,7 @@ def _label(settings: Mapping[str, str], name: str) -> str:
     return ", ".join(filter(None, [*parts, name]))
 
 
-def _with_labels_of_their_own(arms: Sequence[Arm]) -> list[Arm]:
+def _with_unique_labels(arms: Sequence[Arm]) -> list[Arm]:
     """Replace labels that are empty or too long for a legend by the names of the folders."""
     taken: dict[str, int] = {}
     named = []

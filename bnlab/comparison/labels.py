@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["in_a_line", "short_keys", "value_texts"]
+__all__ = ["on_one_line", "short_keys", "value_texts"]
 
 
 _OF_TWO = ("momentum", "eps")  # both the optimizer and the norm have one
@@ -31,9 +31,9 @@ def value_texts(elements: Sequence[Any]) -> list[str]:
 def _text(element: Any, digits: int) -> str:
     if element is None or isinstance(element, bool):
         return {None: "null", True: "true", False: "false"}[element]
-    return f"{element:.{digits}g}" if isinstance(element, float) else in_a_line(str(element))
+    return f"{element:.{digits}g}" if isinstance(element, float) else on_one_line(str(element))
 
 
-def in_a_line(text: str) -> str:
+def on_one_line(text: str) -> str:
     """Escape line breaks and other control characters."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

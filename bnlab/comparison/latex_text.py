@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-__all__ = ["latex_text", "not_in_its_fonts"]
+__all__ = ["latex_text", "unsupported_letters"]
 
 _LATEX = {
     **{sign: f"\\{sign}" for sign in "&%$#_{}"},
@@ -45,7 +45,7 @@ def latex_text(text: str) -> str:
     return "".join(map(_greek, _DRAWN_TOGETHER.sub(r"\1{}", unicodedata.normalize("NFC", text).translate(_TO_LATEX))))
 
 
-def not_in_its_fonts(texts: Iterable[str]) -> str:
+def unsupported_letters(texts: Iterable[str]) -> str:
     """Return the letters in `texts`, which `latex_text` returned, that pdfLaTeX cannot typeset."""
     return "".join(sorted({sign for text in texts for sign in text if sign > _LAST_OF_LATIN} - set(_OTHERS)))
 

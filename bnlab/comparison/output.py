@@ -15,7 +15,7 @@ from bnlab.io.output_files import PICTURES
 __all__ = ["NAMES", "show", "write"]
 
 NAMES = (*(f"curves{suffix}" for suffix in PICTURES), *(f"table{suffix}" for suffix in SUFFIXES))
-_WIDTH_OF_A_FILE = 160  # characters per line, where the table is not read on a terminal
+_FILE_WIDTH = 160  # characters per line, where the table is not read on a terminal
 
 
 def show(comparison: Comparison, form: str) -> None:
@@ -24,7 +24,7 @@ def show(comparison: Comparison, form: str) -> None:
         print(FORMATS[form](comparison.table), end="")
         return
     console = Console()
-    width = console.width if console.is_terminal else _WIDTH_OF_A_FILE
+    width = console.width if console.is_terminal else _FILE_WIDTH
     console = Console(width=width)
     console.print(on_screen(comparison.table, width))
     for line in (*comparison.table.notes(), *comparison.failures()):

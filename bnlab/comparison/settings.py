@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bnlab.comparison.choices import GROUPS, choice_of, default_of, default_of_all
-from bnlab.config.trust import without_interpolations_of_this_machine
+from bnlab.config.trust import escape_machine_interpolations
 
 __all__ = ["Settings", "differing", "read_settings"]
 
@@ -34,7 +34,7 @@ class Settings:
         group, _, name = key.partition(".")
         if not name or group not in self.values or group not in GROUPS:
             return False
-        harmless = without_interpolations_of_this_machine(self.config)
+        harmless = escape_machine_interpolations(self.config)
         return bool(default_of(group, self.values[group], name, harmless) == self.values[key])
 
 

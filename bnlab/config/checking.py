@@ -18,7 +18,7 @@ __all__ = ["check"]
 
 _REQUIRED = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "logger", "seed", "objective", "num_threads")
 _KEYED_BY_NAMES = {"callbacks": "class", "metrics": "class or a function", "figures": "function"}
-_FIGURES_OF_A_RUN = ("curves",)
+_RUN_FIGURES = ("curves",)
 _WITHOUT = {"norm": "norm=none", "scheduler": "scheduler=constant", "logger": "logger=csv"}
 
 
@@ -60,7 +60,7 @@ def check(config: DictConfig) -> None:
                 raise UserError(f"`{group}` must have names of letters, digits and _, such as f1, but got {name!r}.")
             if group == "metrics":
                 _check_metric(name, node)
-            if group == "figures" and name in _FIGURES_OF_A_RUN:
+            if group == "figures" and name in _RUN_FIGURES:
                 raise UserError(f"`figures.{name}` must have another name: a run draws {name}.png itself.")
     rule = one_of(*objectives(settings))
     replace(rule, text=f"{rule.text} with task={task_of(settings)}").check("objective", settings["objective"])

@@ -34,7 +34,6 @@ from bnlab.text.concealing import (
 )
 
 __all__ = [
-    "close_to_others",
     "conceal_files_of_hydra",
     "from_environment",
     "holds_secrets",
@@ -43,6 +42,7 @@ __all__ = [
     "literal_secrets",
     "may_hold_secrets",
     "resolved",
+    "restrict_to_owner",
     "settings_to_write",
     "to_write",
     "unresolved",
@@ -216,7 +216,7 @@ def unresolved(config: DictConfig, enum_to_str: bool = False) -> dict[str, Any]:
     return settings
 
 
-def close_to_others(folder: Path) -> None:
+def restrict_to_owner(folder: Path) -> None:
     """Make the folder accessible to its owner only, if this user is the owner."""
     with suppress(PermissionError):
         folder.chmod(0o700)
@@ -242,7 +242,7 @@ def conceal_files_of_hydra(hydra: Any) -> None:
         before = file.read_text()
         after = "".join(_line_to_write(line) for line in before.splitlines(keepends=True))
         if after != before:
-            close_to_others(file.parent.parent)
+            restrict_to_owner(file.parent.parent)
             write_text(file, after)
 
 

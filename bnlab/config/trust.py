@@ -19,12 +19,12 @@ from bnlab.errors import UserError
 __all__ = [
     "UNTRUSTED_DATA_SETS",
     "check_settings",
+    "escape_machine_interpolations",
     "known_by_name",
     "known_target",
     "reasons_of_interpolations",
     "reasons_of_targets",
     "refuse",
-    "without_interpolations_of_this_machine",
 ]
 
 # Public names of ours that none of our own configs uses.
@@ -115,7 +115,7 @@ def check_settings(settings: Mapping[str, Any], owner: str, used: Sequence[str])
         settings: as returned by `bnlab.io.yaml_text.read_yaml`.
         owner: the subject of the error, such as "The run in 'folder'".
         used: the groups whose targets will be built. Interpolations are checked in all settings of training and
-            testing; elsewhere, `without_interpolations_of_this_machine` handles them.
+            testing; elsewhere, `escape_machine_interpolations` handles them.
     Raises:
         UserError: a setting needs the user's trust.
     """
@@ -137,12 +137,12 @@ def _computed_with(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key in _COMPUTED_WITH}
 
 
-def without_interpolations_of_this_machine(settings: Any) -> Any:
+def escape_machine_interpolations(settings: Any) -> Any:
     """Return the unresolved settings, with interpolations that would read the environment or files as plain text."""
     if isinstance(settings, Mapping):
-        return {key: without_interpolations_of_this_machine(value) for key, value in settings.items()}
+        return {key: escape_machine_interpolations(value) for key, value in settings.items()}
     if isinstance(settings, list):
-        return list(map(without_interpolations_of_this_machine, settings))
+        return list(map(escape_machine_interpolations, settings))
     if isinstance(settings, str) and _reads_this_machine(settings):
         return settings.replace("${", "\\${")
     return settings

@@ -12,7 +12,7 @@ from torch import nn
 from bnlab.curves import Curves
 from bnlab.data import Splits
 from bnlab.errors import UserError
-from bnlab.internals.torch_internals import spare_the_compiler
+from bnlab.internals.torch_internals import skip_compiler_import
 from bnlab.network import num_parameters
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.progress import RunProgress
@@ -65,7 +65,7 @@ def train_quickly(
         NotQuickError: before anything is written.
         UserError: what cannot work, found before any training.
     """
-    spare_the_compiler()
+    skip_compiler_import()
     data = load_data(config, is_beginning=True)
     trial = _QuickTrial(Job(0, config, run.path))
     trial.run = run  # which is locked
@@ -92,7 +92,7 @@ def train_quickly(
             try:
                 training.run()
             except BaseException:
-                _write_what_there_is(trial)
+                _write_partial_results(trial)
                 raise
         draw([trial], pictures_of)
         trial.write_results()
@@ -103,7 +103,7 @@ def train_quickly(
         raise UserError(trial.summary["error"])
 
 
-def _write_what_there_is(trial: StackedTrial) -> None:
+def _write_partial_results(trial: StackedTrial) -> None:
     trial.end_training(Status.FAILED)
     if trial.history.rows:
         trial.write_progress()

@@ -22,7 +22,7 @@ from bnlab.text.number_format import label
 __all__ = ["Series", "compare"]
 
 MOST_WITH_TRAINING = 4  # arms; the training curves of more would hide those of validation
-_LETTERS_A_LINE = 120  # in the legend
+_LETTERS_PER_LINE = 120  # in the legend
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def compare(series: Sequence[Series], title: str, quantities: Sequence[str] = ("
     if any(flag for one in series for flag in one.unsteady):
         handles.append(Line2D([], [], color="0.3", linestyle="", marker="x", label=Status.DIVERGED))
     longest = max(len(str(handle.get_label())) for handle in handles)
-    num_columns = max(1, min(len(handles), _LETTERS_A_LINE // (longest + 8)))
+    num_columns = max(1, min(len(handles), _LETTERS_PER_LINE // (longest + 8)))
     num_lines = -(-len(handles) // num_columns)
     size = 5 * len(quantities), 4.4 + 0.21 * num_lines
     figure = Figure(figsize=size, layout="constrained")

@@ -16,7 +16,7 @@ DPI = 120
 def picture(figure: Figure) -> bytes:
     """Return the PNG file of a figure."""
     buffer = io.BytesIO()
-    with _without_remarks_on_letters():
+    with _without_glyph_warnings():
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()
 
@@ -34,13 +34,13 @@ def vector_file(figure: Figure, format: str) -> bytes:
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}[format]
     buffer = io.BytesIO()
     settings = rc_context({"pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "bnlab"})
-    with _without_remarks_on_letters(), settings:
+    with _without_glyph_warnings(), settings:
         figure.savefig(buffer, format=format, metadata=undated)
     return buffer.getvalue()
 
 
 @contextmanager
-def _without_remarks_on_letters() -> Iterator[None]:
+def _without_glyph_warnings() -> Iterator[None]:
     """Silence warnings about letters that the font lacks; the picture shows a box in their place."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"Glyph .* missing from")

@@ -28,7 +28,7 @@ from bnlab.figures.training import (
     curves,
     fits_log_scale,
     quantities,
-    said_in_full,
+    with_divergence,
 )
 
 __all__ = ["pictures_of_many"]
@@ -63,7 +63,7 @@ def pictures_of_many(trainings: Sequence[Curves]) -> Iterator[bytes]:
             for line in axes.lines if training.best_epoch is not None else axes.lines[:-1]:
                 axes.draw_artist(line)
         pixels = np.array(canvas.buffer_rgba())
-        title = _title(said_in_full(training.title, training.metrics), pixels.shape[1])
+        title = _title(with_divergence(training.title, training.metrics), pixels.shape[1])
         pixels[: len(title)] = title
         yield png(pixels)
 

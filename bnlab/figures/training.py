@@ -11,7 +11,7 @@ from bnlab.figures.titles import wrapped
 from bnlab.metrics import METRICS, metric_of
 from bnlab.text.number_format import label
 
-__all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale", "quantities", "said_in_full"]
+__all__ = ["COLOURS", "TITLE_POINTS", "TITLE_WIDTH", "curves", "fits_log_scale", "quantities", "with_divergence"]
 
 TITLE_POINTS = 11
 TITLE_WIDTH = 9.5  # inches, of 10
@@ -34,7 +34,7 @@ def curves(metrics: Mapping[str, Sequence[float]], title: str, best_epoch: float
     figure = Figure(figsize=(_PANEL_WIDTH * len(shown), 4.2))
     # The places are fixed, because the runs of a stack share their axes whatever their titles are.
     figure.subplots_adjust(left=0.14 / len(shown), right=1 - 0.04 / len(shown), bottom=0.12, top=0.84)
-    figure.suptitle(wrapped(said_in_full(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
+    figure.suptitle(wrapped(with_divergence(title, metrics), TITLE_WIDTH), fontsize=TITLE_POINTS, parse_math=False)
     epochs = metrics["epoch"]
     for axes, quantity in zip(figure.subplots(1, len(shown), squeeze=False).flat, shown, strict=True):
         for split, colour in COLOURS.items():
@@ -63,7 +63,7 @@ def fits_log_scale(metrics: Mapping[str, Sequence[float]]) -> bool:
     return bool(finite) and min(finite) > 0
 
 
-def said_in_full(title: str, metrics: Mapping[str, Sequence[float]]) -> str:
+def with_divergence(title: str, metrics: Mapping[str, Sequence[float]]) -> str:
     """Add to the title the epoch whose loss is not finite, if there is one."""
     for epoch, *losses in zip(metrics["epoch"], *(metrics[f"{split}_loss"] for split in COLOURS), strict=True):
         if not all(map(math.isfinite, losses)):

@@ -14,14 +14,14 @@ from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, open_dict
 
 from bnlab.hydra_plugins.help_text import help_text
-from bnlab.internals.hydra_internals import help_by, options_in
+from bnlab.internals.hydra_internals import options_in, replacing_help
 
 __all__ = ["own_help"]
 
 
 def own_help() -> AbstractContextManager[object]:
     """Let `--help` print bnlab's page within."""
-    return help_by(_get_help)
+    return replacing_help(_get_help)
 
 
 def _get_help(self: Any, help_cfg: DictConfig, cfg: DictConfig, *arguments: Any, **named: Any) -> str:

@@ -12,7 +12,7 @@ from bnlab.config.hydra_choices import add_choice, add_choices, name_in_hydra
 from bnlab.internals.hydra_internals import end_of_failed_sweep
 from bnlab.launchers.joblib_launcher import JoblibLauncher
 from bnlab.launchers.stacked_launcher import StackedLauncher
-from bnlab.process.signals import answer_by_raising
+from bnlab.process.signals import raise_on_signals
 
 __all__ = ["SearchSweeper", "register", "register_plugin"]
 
@@ -28,7 +28,7 @@ class SearchSweeper(Sweeper):
     def sweep(self, arguments: list[str]) -> Any:
         from bnlab.search.sweeps.sweep import sweep
 
-        answer_by_raising()
+        raise_on_signals()
         try:
             return sweep(self._hydra_context, self._task_function, self._config, arguments)
         except SystemExit:  # after a failed trial or an interruption

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from bnlab.errors import UserError
-from bnlab.internals.hydra_internals import composing_as_for_a_sweep
+from bnlab.internals.hydra_internals import composing_for_multirun
 
 __all__ = ["MULTIRUN", "is_shown", "showing_a_sweep", "shows_something"]
 
@@ -30,7 +30,7 @@ def showing_a_sweep(arguments: Namespace) -> Iterator[Namespace]:
     Raises:
         UserError: this version of Hydra cannot do so.
     """
-    with composing_as_for_a_sweep() as it_does:
+    with composing_for_multirun() as it_does:
         if not it_does:
             raise UserError("This version of Hydra does not show what a sweep starts from: leave -m out.")
         mode = [] if MULTIRUN in arguments.overrides else [MULTIRUN]

@@ -14,12 +14,12 @@ from bnlab.io.output_files import PICTURES
 
 __all__ = ["show", "write"]
 
-_WIDTH_OF_A_FILE = 160  # characters per line, where the table is not read on a terminal
+_FILE_WIDTH = 160  # characters per line, where the table is not read on a terminal
 
 
 def show(inspection: Inspection) -> None:
     console = Console()
-    console = console if console.is_terminal else Console(width=_WIDTH_OF_A_FILE)
+    console = console if console.is_terminal else Console(width=_FILE_WIDTH)
     console.print(on_screen(inspection.layers, console.width))
     for line in (*meanings(inspection.layers), *inspection.notes()):
         console.print(line, highlight=False, markup=False, soft_wrap=not console.is_terminal)

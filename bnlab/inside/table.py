@@ -67,9 +67,9 @@ def on_screen(layers: Sequence[Layer], width: int) -> Table:
     cells = [_cells(row) for row in rows]
     shown = [name for name in COLUMNS if any(name in of_row for of_row in cells)]
     grid = [[Text(name) for name in shown], *([Text(of_row.get(name, "")) for name in shown] for of_row in cells)]
-    turned = [list(column) for column in zip(*grid, strict=True)]
-    if width_of(grid) > width > width_of(turned):
-        grid = turned
+    transposed = [list(column) for column in zip(*grid, strict=True)]
+    if width_of(grid) > width > width_of(transposed):
+        grid = transposed
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for place, heading in enumerate(grid[0]):
         table.add_column(heading, justify="right" if place else "left")

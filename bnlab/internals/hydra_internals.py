@@ -20,10 +20,9 @@ from bnlab.internals.private_name import private_name
 
 __all__ = [
     "application",
-    "composing_as_for_a_sweep",
+    "composing_for_multirun",
     "end_of_failed_sweep",
     "error_of",
-    "help_by",
     "initialized",
     "instantiate",
     "loader_of",
@@ -31,11 +30,12 @@ __all__ = [
     "parser_of_options",
     "raw_value",
     "register_resolver",
+    "replacing_help",
     "repository_of",
     "run_hydra",
     "setter_of_values",
+    "skipping_mode_composition",
     "store",
-    "without_composing_for_the_mode",
 ]
 
 _HYDRA = "hydra._internal.hydra:Hydra"
@@ -207,29 +207,29 @@ def _typed(arguments: Namespace) -> list[str]:
 @contextmanager
 def _replaced(owner: str, name: str, replacement: Any) -> Iterator[bool]:
     """Replace `owner.name` by `replacement` within, if it exists; yield whether it does."""
-    of_whom = private_name(owner, None)
+    target = private_name(owner, None)
     before = private_name(f"{owner}.{name}", None)
-    if of_whom is None or before is None:
+    if target is None or before is None:
         yield False
         return
-    setattr(of_whom, name, replacement)
+    setattr(target, name, replacement)
     try:
         yield True
     finally:
-        setattr(of_whom, name, before)
+        setattr(target, name, before)
 
 
-def help_by(get_help: Callable[..., str]) -> AbstractContextManager[bool]:
+def replacing_help(get_help: Callable[..., str]) -> AbstractContextManager[bool]:
     """Let `get_help(hydra, help_config, config, ...)` return the text of `--help` within, instead of a template."""
     return _replaced(_HYDRA, "get_help", get_help)
 
 
-def without_composing_for_the_mode() -> AbstractContextManager[bool]:
+def skipping_mode_composition() -> AbstractContextManager[bool]:
     """Let Hydra assume that no config sets `hydra.mode`; to find out, Hydra 1.3 composes everything twice."""
     return _replaced(_HYDRA, "get_mode", lambda *_, **__: None)
 
 
-def composing_as_for_a_sweep() -> AbstractContextManager[bool]:
+def composing_for_multirun() -> AbstractContextManager[bool]:
     """Let Hydra always compose for RunMode.MULTIRUN within; yield whether that is possible."""
     from hydra.types import RunMode
 
@@ -292,12 +292,12 @@ def setter_of_values() -> Callable[[DictConfig, Sequence[Any], Sequence[Any]], N
             exclude_keys=named.exclude_keys,
         )
 
-    if dirname is None and not _names_jobs_when_asked():
+    if dirname is None and not _computes_dirname_on_demand():
         return None
     return set_values
 
 
-def _names_jobs_when_asked() -> bool:
+def _computes_dirname_on_demand() -> bool:
     from hydra.conf import HydraConf
 
     return OmegaConf.is_interpolation(OmegaConf.structured(HydraConf).job, "override_dirname")

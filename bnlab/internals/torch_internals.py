@@ -27,14 +27,12 @@ __all__ = [
     "MODULE_OF_COMPILED_GRAPHS",
     "NORMS",
     "BatchNormBase",
-    "apply_of",
     "c_tensor",
-    "c_tensor_is_known",
-    "dispatch_modes_of_checkpoints",
-    "dispatches_proxies",
+    "c_tensor_is_reliable",
+    "checkpoint_dispatch_modes",
     "efficient_zeros",
     "empty_strided",
-    "finder_of_proxies",
+    "fast_apply",
     "fused_adam",
     "fused_adamw",
     "fused_sgd",
@@ -47,12 +45,14 @@ __all__ = [
     "is_traced",
     "is_zero_tensor",
     "log_softmax_backward",
+    "mark_as_stepped",
     "negated_view",
-    "no_function_goes_through",
     "parts_of_schedule",
-    "plainly_empty",
-    "say_that_it_stepped",
-    "spare_the_compiler",
+    "proxy_dispatch_mode",
+    "proxy_mode_getter",
+    "public_empty_strided",
+    "requires_plain_operations",
+    "skip_compiler_import",
     "untraced",
 ]
 
@@ -83,12 +83,12 @@ def _is_eager() -> bool:
     )
 
 
-def _is_never_known_to_be_eager() -> bool:
+def _assume_not_eager() -> bool:
     return False
 
 
 _knows = tracing_state is not None and private_name("torch.autograd.forward_ad:_current_level", None) is not None
-is_eager = _is_eager if _knows else _is_never_known_to_be_eager
+is_eager = _is_eager if _knows else _assume_not_eager
 
 
 def is_traced() -> bool:
@@ -112,7 +112,7 @@ def untraced() -> Iterator[None]:
         set_tracing_state(state)
 
 
-def no_function_goes_through() -> bool:
+def requires_plain_operations() -> bool:
     """Whether a transform of functorch is active that a Function cannot pass, so that plain operations must be used.
 
     In nested forward-mode derivatives torch silently takes a Function's tangent for 0 (pytorch#197867), and
@@ -139,27 +139,27 @@ MODULE_OF_COMPILED_GRAPHS = "torch._functorch._aot_autograd.runtime_wrappers"
 MODULES_OF_BACKWARD = {"torch.autograd", "torch._tensor"}
 
 
-def apply_of(function: type[torch.autograd.Function]) -> Callable[..., Any]:
+def fast_apply(function: type[torch.autograd.Function]) -> Callable[..., Any]:
     """Return `function.apply` without its search for functorch's wrappers, of which there are none if `is_eager()`."""
     if private_name("torch:_C._FunctionBase.apply", None) is None:
         return function.apply
-    past_it: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
-    return past_it
+    applied: Callable[..., Any] = super(torch.autograd.Function, function).apply  # type: ignore[misc]
+    return applied
 
 
-def finder_of_proxies() -> Callable[[], Any]:
+def proxy_mode_getter() -> Callable[[], Any]:
     """Return a function that gives the active mode that records a graph of proxies, or None."""
     found: Callable[[], Any] = private_name("torch.fx.experimental.proxy_tensor:get_proxy_mode", always)
     return found
 
 
-def dispatches_proxies() -> type | None:
+def proxy_dispatch_mode() -> type | None:
     """Return the class of the mode that records a graph of proxies."""
     found: type | None = private_name("torch.fx.experimental.proxy_tensor:ProxyTorchDispatchMode", None)
     return found
 
 
-def dispatch_modes_of_checkpoints() -> list[type]:
+def checkpoint_dispatch_modes() -> list[type]:
     """Return the classes of the modes by which selective checkpointing counts operations."""
     found = [
         private_name("torch.utils.checkpoint:_CachingTorchDispatchMode", None),
@@ -185,19 +185,19 @@ negated_view: Callable[..., Tensor] | None = private_name("torch:_neg_view", Non
 efficient_zeros: Callable[..., Tensor] | None = private_name("torch:_efficientzerotensor", None)
 
 
-def plainly_empty(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+def public_empty_strided(size: tuple[int, ...], strides: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     return torch.empty_strided(size, strides, dtype=dtype, device="cpu")
 
 
 # The allocation that Inductor's code uses skips argument parsing and the dispatcher, which cost as much as the rest.
 empty_strided: Callable[[tuple[int, ...], tuple[int, ...], torch.dtype], Tensor] = private_name(
-    "torch:_C._dynamo.guards._empty_strided_cpu", plainly_empty
+    "torch:_C._dynamo.guards._empty_strided_cpu", public_empty_strided
 )
 
-c_tensor: Callable[[Tensor], int] = attrgetter("_cdata")  # the address of the C++ tensor; see `c_tensor_is_known`
+c_tensor: Callable[[Tensor], int] = attrgetter("_cdata")  # the address of the C++ tensor; see `c_tensor_is_reliable`
 
 
-def c_tensor_is_known(tensor: Tensor) -> bool:
+def c_tensor_is_reliable(tensor: Tensor) -> bool:
     """Check on a tensor that torch makes for the purpose that `c_tensor` returns the address of the C++ tensor."""
     allocate = private_name("torch:_C._aoti.unsafe_alloc_void_ptr_from_tensor", None)
     free = private_name("torch:_C._aoti.alloc_tensor_by_stealing_from_void_ptr", None)
@@ -271,12 +271,12 @@ def parts_of_schedule(scheduler: LRScheduler) -> list[LRScheduler] | None:
     return None if parts is None else list(parts)
 
 
-def say_that_it_stepped(optimizer: Optimizer) -> None:
+def mark_as_stepped(optimizer: Optimizer) -> None:
     """Mark the optimizer as stepped; otherwise schedules warn that no step was taken."""
     optimizer._opt_called = True  # type: ignore[attr-defined]
 
 
-def spare_the_compiler() -> None:
+def skip_compiler_import() -> None:
     """Keep an optimizer from importing torch's compiler, which is slow, only to mark itself as not compiled."""
     for name in dir(Optimizer):
         inner = getattr(getattr(Optimizer, name), "__wrapped__", None)

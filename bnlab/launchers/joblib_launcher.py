@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from bnlab.internals.loky_internals import amend, in_memory, start_trackers
 from bnlab.launchers.n_jobs import N_JOBS, num_processes
-from bnlab.launchers.worker import TASKS_OF_A_WORKER, Worker
+from bnlab.launchers.worker import TASKS_PER_WORKER, Worker
 from bnlab.process.import_path import safe_for_children
 from bnlab.process.process_limit import require_room
 from bnlab.search.sweeps.launcher import SweepLauncher
@@ -43,7 +43,7 @@ class JoblibLauncher(Launcher, SweepLauncher):
         from loky import cpu_count
 
         self.num_parallel = num_processes(self._asked_for, cpu_count())
-        require_room(f"{N_JOBS}={self.num_parallel}", TASKS_OF_A_WORKER * self.num_parallel + _OTHER_TASKS, N_JOBS)
+        require_room(f"{N_JOBS}={self.num_parallel}", TASKS_PER_WORKER * self.num_parallel + _OTHER_TASKS, N_JOBS)
         self._hydra_context = hydra_context
         self._task_function = task_function
         self._config = config

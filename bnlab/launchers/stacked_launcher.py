@@ -38,7 +38,7 @@ __all__ = ["StackedLauncher", "TrialFailedError"]
 
 log = logging.getLogger(__name__)
 
-_TASKS_OF_A_WORKER = 3  # its process, its parent, and the process that plots for it
+_TASKS_PER_WORKER = 3  # its process, its parent, and the process that plots for it
 _OTHER_TASKS = 8  # the fork server, the watch of the sweep, a compiler
 
 
@@ -82,13 +82,13 @@ class StackedLauncher(Launcher, SweepLauncher):
         from bnlab.stacked.processes.memory import CHUNK_SIZE
         from bnlab.stacked.processes.pool import Pool
 
-        require_room(f"{N_JOBS}={num_workers}", _TASKS_OF_A_WORKER * num_workers + _OTHER_TASKS, N_JOBS)
+        require_room(f"{N_JOBS}={num_workers}", _TASKS_PER_WORKER * num_workers + _OTHER_TASKS, N_JOBS)
         self.num_parallel = num_workers * CHUNK_SIZE
         self.num_threads_in_a_job = 1
         self.jobs_end_together = True
         self._pool = Pool(num_workers)
         atexit.register(self._pool.close, wait=False)
-        atexit.register(_leave_garbage)
+        atexit.register(_skip_final_collection)
         self._pool.start()  # while the first configs are composed
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
@@ -122,7 +122,7 @@ class StackedLauncher(Launcher, SweepLauncher):
         self.activity = f"{report.num_networks} networks in {len(report.epochs)} stacks{epochs}"
 
 
-def _leave_garbage() -> None:
+def _skip_final_collection() -> None:
     """Keep Python from a final garbage collection, which delays its exit."""
     if "torch" not in sys.modules:  # torch's libraries would report a leak
         gc.freeze()

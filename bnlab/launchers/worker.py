@@ -21,9 +21,9 @@ from bnlab.process.outside import is_outside, wait_for_room
 from bnlab.process.process_limit import is_process_limit, require_room
 from bnlab.process.signals import ASK_TO_END
 
-__all__ = ["TASKS_OF_A_WORKER", "Worker", "WorkerDiedError"]
+__all__ = ["TASKS_PER_WORKER", "Worker", "WorkerDiedError"]
 
-TASKS_OF_A_WORKER = 5  # its process and a thread in it, and in this process its own thread and two of loky's
+TASKS_PER_WORKER = 5  # its process and a thread in it, and in this process its own thread and two of loky's
 
 # Otherwise n processes of n threads would compete for n cores. These must be set before torch or numpy is loaded.
 _ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
@@ -91,7 +91,7 @@ class Worker(threading.Thread):
             try:
                 future = self._submit(self._initial_job_idx + index, list(overrides))
                 while not wait([future], _POLL_S).done:
-                    self._look_after_process()
+                    self._check_process()
                 result = future.result()
                 if result.status == JobStatus.FAILED and is_outside(error_of(result)):
                     self._wait_for_room()  # so that the next job does not fail for the same reason
@@ -122,7 +122,7 @@ class Worker(threading.Thread):
         while True:
             try:
                 with _starting:
-                    require_room("a process of the sweep", TASKS_OF_A_WORKER, N_JOBS)
+                    require_room("a process of the sweep", TASKS_PER_WORKER, N_JOBS)
                     self._process = ProcessPoolExecutor(
                         max_workers=1,
                         initializer=worker_process.prepare,
@@ -139,7 +139,7 @@ class Worker(threading.Thread):
     def _wait_for_room(self) -> None:
         wait_for_room(self._folder, PATIENCE_S, lambda: self._stopped)
 
-    def _look_after_process(self) -> None:
+    def _check_process(self) -> None:
         """Notice that the process has ended when loky does not, because a child of it keeps loky's pipe open."""
         now = time.monotonic()
         for worker in list(processes_of(self._process).values()):

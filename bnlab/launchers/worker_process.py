@@ -16,7 +16,7 @@ from bnlab.internals.hydra_internals import error_of
 from bnlab.launchers.one_job import run_here
 from bnlab.process.import_path import Environment, restore_environment
 from bnlab.process.shared_process import leave_removed_folder
-from bnlab.process.signals import ASK_TO_END, answers_the_asking, leave_to_parent
+from bnlab.process.signals import ASK_TO_END, answering_parent, leave_to_parent
 
 __all__ = ["JobFailedError", "prepare", "run"]
 
@@ -65,7 +65,7 @@ def _end_with_parent() -> None:
         _watch = thread
 
 
-@answers_the_asking()
+@answering_parent()
 def run(number: int, overrides: list[str]) -> JobReturn:
     assert _context is not None
     _end_with_parent()

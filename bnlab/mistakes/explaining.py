@@ -54,7 +54,7 @@ def explain(lines: Sequence[str], origin: Origin, *, multirun: bool) -> str | No
                 f"--config-name must be {' or '.join(names)}, but got {origin.config_name!r}: "
                 f"{did_you_mean(likely) or 'leave it out.'}"
             )
-    told = Overrides(lines, vocabulary, multirun).what_is_wrong()
+    told = Overrides(lines, vocabulary, multirun).explain()
     return told and _without_secrets(told, lines)
 
 

@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from bnlab.mistakes.signature import arguments_of_target
-from bnlab.mistakes.syntax import what_does_not_parse
+from bnlab.mistakes.syntax import explain_syntax_error
 from bnlab.mistakes.vocabulary import Vocabulary
 from bnlab.rules import RULES
 from bnlab.text.command_line import typed
@@ -53,14 +53,14 @@ class Overrides:
             if key in self.vocabulary.choices:
                 self.chosen[key] = value
 
-    def what_is_wrong(self) -> str | None:
+    def explain(self) -> str | None:
         """Return the first mistake and the way out, in one line; None if these rules find none."""
         parsed: list[tuple[str, Override]] = []
         for index, line in enumerate(self.lines):
             try:
                 parsed.append((line, OverridesParser.create().parse_override(line)))
             except HydraException as error:
-                return what_does_not_parse(self.lines, index, error, self)
+                return explain_syntax_error(self.lines, index, error, self)
         for line, override in parsed:
             told = (
                 self._of_a_list(line, override) or self._of_a_choice(line, override) or self._of_a_key(line, override)

@@ -12,7 +12,7 @@ from bnlab.text.resemblance import closest, did_you_mean, plain
 if TYPE_CHECKING:
     from bnlab.mistakes.overrides import Overrides
 
-__all__ = ["what_does_not_parse"]
+__all__ = ["explain_syntax_error"]
 
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _ODD = {"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "–": "-", "—": "-", "−": "-", "\xa0": " "}
@@ -23,7 +23,7 @@ _GREEK = {
 }
 
 
-def what_does_not_parse(lines: Sequence[str], index: int, error: Exception, overrides: "Overrides") -> str:
+def explain_syntax_error(lines: Sequence[str], index: int, error: Exception, overrides: "Overrides") -> str:
     line = lines[index]
     odd = next((char for char in line if char in _ODD), None)
     if odd is not None:

@@ -75,7 +75,7 @@ def _check_batch_size(batch_size: int | str, num_samples: int) -> None:
 
 
 def _check_files(name: str, root: Path, hosts: tuple[str, ...]) -> None:
-    if _are_there(name, root):
+    if _files_exist(name, root):
         return
     reason = _why_not_writable(root) or _why_unreachable(hosts)
     if reason is not None:
@@ -85,7 +85,7 @@ def _check_files(name: str, root: Path, hosts: tuple[str, ...]) -> None:
         )
 
 
-def _are_there(name: str, root: Path) -> bool:
+def _files_exist(name: str, root: Path) -> bool:
     """Whether the files of the data set exist, unpacked or not."""
     if name == "CIFAR10":
         unpacked = all((root / "cifar-10-batches-py" / file).exists() for file in _CIFAR10)

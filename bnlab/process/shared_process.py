@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["away_from_the_current_folder", "forks_end_here", "leave_removed_folder", "restored"]
+__all__ = ["ending_forks", "in_root_folder", "leave_removed_folder", "restored"]
 
 try:
     _STARTED_IN = Path.cwd()
@@ -19,7 +19,7 @@ _STREAMS = {1: "stdout", 2: "stderr"}
 
 
 @contextmanager
-def forks_end_here() -> Iterator[None]:
+def ending_forks() -> Iterator[None]:
     """End any process forked within that leaves the block, so that it does not continue its parent's work."""
     process = os.getpid()
     code = 0
@@ -49,7 +49,7 @@ def leave_removed_folder() -> bool:
 
 
 @contextmanager
-def away_from_the_current_folder() -> Iterator[None]:
+def in_root_folder() -> Iterator[None]:
     """Work in the root folder, which nobody removes, while running code that fails if the current folder is removed."""
     with _same_folder():
         os.chdir(os.sep)
@@ -59,7 +59,7 @@ def away_from_the_current_folder() -> Iterator[None]:
 @contextmanager
 def restored() -> Iterator[None]:
     """Restore the current folder, the signal handlers, stdout and stderr, and end any fork of this process."""
-    with _same_streams(), _same_signals(), _same_folder(), forks_end_here():
+    with _same_streams(), _same_signals(), _same_folder(), ending_forks():
         yield
 
 

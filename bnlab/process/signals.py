@@ -9,22 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 
-from bnlab.process.torch_import import end_if_cut_short
+from bnlab.process.torch_import import exit_if_interrupted
 
 __all__ = [
     "ASK_TO_END",
     "EXIT_INTERRUPTED",
     "REQUESTS",
     "UserInterrupt",
-    "answer_by_raising",
-    "answers_the_asking",
-    "end_without_words",
+    "answering_parent",
+    "exit_silently",
+    "handled_signals",
     "interruptible",
-    "is_for_us",
+    "is_handled_here",
     "is_interrupt",
     "leave_to_parent",
     "raise_interrupt",
-    "to_answer",
+    "raise_on_signals",
 ]
 
 REQUESTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,7 +61,7 @@ def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None
     An ignored signal, such as SIGHUP under nohup, stays ignored.
 
     Args:
-        before_end: if given, a signal calls it and ends the process at once, until `answer_by_raising` is called. This
+        before_end: if given, a signal calls it and ends the process at once, until `raise_on_signals` is called. This
             is for the start of a program, where an exception during an import may have any effect, or none.
     """
     if threading.current_thread() is not threading.main_thread():  # signals reach no other thread
@@ -70,26 +70,26 @@ def interruptible(before_end: Callable[[], None] | None = None) -> Iterator[None
     previous = {number: signal.getsignal(number) for number in REQUESTS}
     try:
         for number in REQUESTS:
-            if is_for_us(number):
+            if is_handled_here(number):
                 signal.signal(number, raise_interrupt if before_end is None else _Ending(before_end))
         with _asked_again():
             yield
     except SystemExit as stop:
         if isinstance(stop.code, int):
-            end_if_cut_short(stop.code)
+            exit_if_interrupted(stop.code)
         raise
     except (Exception, UserInterrupt) as error:
         if not is_interrupt(error):
             raise
         print(INTERRUPTED, file=sys.stderr)
-        end_if_cut_short(EXIT_INTERRUPTED)
+        exit_if_interrupted(EXIT_INTERRUPTED)
         raise SystemExit(EXIT_INTERRUPTED) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-def answer_by_raising() -> None:
+def raise_on_signals() -> None:
     """Let each of the signals raise from now on, within `interruptible`: there is now something to save."""
     if threading.current_thread() is threading.main_thread():
         for number in REQUESTS:
@@ -114,13 +114,13 @@ class _Ending:
         os._exit(EXIT_INTERRUPTED)
 
 
-def end_without_words() -> None:
+def exit_silently() -> None:
     """Let Ctrl-C end the process silently from now on: everything is written, and Python would print a traceback."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def is_for_us(number: signal.Signals) -> bool:
+def is_handled_here(number: signal.Signals) -> bool:
     """Whether this process answers the signal: it is neither ignored nor left to the parent."""
     return signal.getsignal(number) not in (signal.SIG_IGN, _leave)
 
@@ -136,7 +136,7 @@ def leave_to_parent() -> None:
 
 
 @contextmanager
-def answers_the_asking() -> Iterator[None]:
+def answering_parent() -> Iterator[None]:
     """Let the parent's `ASK_TO_END` raise `UserInterrupt` in a worker; outside of the block it is ignored."""
     signal.signal(ASK_TO_END, raise_interrupt)
     try:
@@ -146,10 +146,10 @@ def answers_the_asking() -> Iterator[None]:
         signal.signal(ASK_TO_END, signal.SIG_IGN)
 
 
-def to_answer() -> list[signal.Signals]:
+def handled_signals() -> list[signal.Signals]:
     """Return the signals that ask this process to end and that it answers."""
     from_parent = [ASK_TO_END] if signal.getsignal(ASK_TO_END) is raise_interrupt else []
-    return [*filter(is_for_us, REQUESTS), *from_parent]
+    return [*filter(is_handled_here, REQUESTS), *from_parent]
 
 
 @functools.cache

@@ -7,16 +7,16 @@ half-initialized libraries may end in a segmentation fault.
 import os
 import sys
 
-__all__ = ["end_if_cut_short", "is_cut_short"]
+__all__ = ["exit_if_interrupted", "was_interrupted"]
 
 
-def is_cut_short() -> bool:
+def was_interrupted() -> bool:
     return "torch" not in sys.modules and "torch._C" in sys.modules
 
 
-def end_if_cut_short(exit_code: int) -> None:
+def exit_if_interrupted(exit_code: int) -> None:
     """End the process at once with `exit_code` if it cannot exit normally; its files must already be closed."""
-    if is_cut_short():
+    if was_interrupted():
         for stream in (sys.stdout, sys.stderr):
             try:
                 stream.flush()

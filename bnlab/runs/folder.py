@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from bnlab.config.confidential import close_to_others, written
+from bnlab.config.confidential import restrict_to_owner, written
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.io.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.io.folder_lock import FolderLock, is_locked
@@ -150,7 +150,7 @@ class RunFolder:
             remove_unfinished((self.config, self.overrides, *self.results))
             settings, is_confidential = written(config)
             if is_confidential:
-                close_to_others(self.path)
+                restrict_to_owner(self.path)
             write_text(self.config, to_yaml(settings))
             write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
 

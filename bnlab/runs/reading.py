@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from bnlab.config.trust import check_settings, without_interpolations_of_this_machine
+from bnlab.config.trust import check_settings, escape_machine_interpolations
 from bnlab.errors import UserError
 from bnlab.io.stored_file import read_text
 from bnlab.io.yaml_text import read_yaml
@@ -138,7 +138,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
         settings = _checked_settings(read_yaml(folder.config))
     if not trust:
         check_settings(settings, f"The run in {str(folder.path)!r}", used)
-        settings = without_interpolations_of_this_machine(settings)
+        settings = escape_machine_interpolations(settings)
     summary = folder.read_summary()
     with reading(folder, folder.summary):
         sample_shape, num_outputs = _checked_sizes(summary, task_of(settings))

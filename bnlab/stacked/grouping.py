@@ -10,9 +10,9 @@ from bnlab.stacked.early_stopping import early_stopping_lacks
 
 __all__ = ["data_key", "group_key", "why_alone"]
 
-_OF_NO_SHAPE = ("seed", "scheduler", "callbacks", "objective", "figures", "search")  # settings
+_WITHOUT_SHAPE = ("seed", "scheduler", "callbacks", "objective", "figures", "search")  # settings
 # Numbers that do not affect shapes, though null or not decides which tensors exist. All of an optimizer's are such.
-_OF_EACH = {
+_PER_NETWORK = {
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
 }
@@ -23,7 +23,7 @@ _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 # Arguments of Lightning's Trainer that a stack has, too, with values checked by `bnlab.rules`.
 _SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
 # The other arguments, and the values with which Lightning does what a stack does.
-_AS_IN_A_STACK: dict[str, tuple[Any, ...]] = {
+_STACK_COMPATIBLE: dict[str, tuple[Any, ...]] = {
     "accelerator": ("auto", "cpu"),
     "devices": (1,),
     "precision": ("32-true", "64-true"),
@@ -61,7 +61,7 @@ def why_alone(config: Mapping[str, Any]) -> str | None:
     if trainer.get("_target_") not in (LIGHTNINGS_TRAINER, QUICK_TRAINER):
         return f"trainer._target_={trainer.get('_target_')} is not Lightning's Trainer"
     for name, value in trainer.items():
-        if name not in _SERVED and not _is_one_of(value, _AS_IN_A_STACK.get(name, ())):
+        if name not in _SERVED and not _is_one_of(value, _STACK_COMPATIBLE.get(name, ())):
             return f"trainer.{name}={value} is for Lightning's Trainer"
     if "precision" not in trainer or "accelerator" not in trainer:
         return "trainer.precision and trainer.accelerator are for Lightning's Trainer to choose"
@@ -81,13 +81,13 @@ def _is_one_of(value: Any, values: tuple[Any, ...]) -> bool:
 
 def group_key(config: Mapping[str, Any]) -> str:
     """Return a key that is equal for networks that can be one stack: same data, shapes, rules and length."""
-    shape: dict[str, Any] = {key: config[key] for key in config if key not in _OF_NO_SHAPE}
+    shape: dict[str, Any] = {key: config[key] for key in config if key not in _WITHOUT_SHAPE}
     knows_norm = _target(config, "norm") in _NORMS and _target(config, "model") in _NETWORKS
     if is_quick(config):  # the quick trainer trains as a stack does
         shape["trainer"] = {**config["trainer"], "_target_": LIGHTNINGS_TRAINER}
     settings = config.get("optimizer") or {}
     shape["optimizer"] = {name: "a number" if _is_number(value) else value for name, value in settings.items()}
-    for group, names in _OF_EACH.items():
+    for group, names in _PER_NETWORK.items():
         if group == "norm" and not knows_norm:
             continue
         values = dict(shape.get(group) or {})

@@ -101,7 +101,7 @@ class Training:
         self._pace = Pace(rows.nbytes * (1 + len(self._optimizer.states)) * _COPIES, time.monotonic())
         self._kept: set[int] = set()  # trials that have ended
         self._could_write = True
-        self._has_said_why_not = False
+        self._has_logged_reason = False
         self._read_limits()
         self._go_on()
 
@@ -291,9 +291,9 @@ class Training:
         if self._keep is None:
             return
         if not self._model.is_all_in_stack():
-            for trial in self._trials if not self._has_said_why_not else ():
+            for trial in self._trials if not self._has_logged_reason else ():
                 trial.log("not kept to go on from: a module keeps what training changes in attributes, not in buffers")
-            self._has_said_why_not = True
+            self._has_logged_reason = True
             return
         for trial in self.all_trials:
             if trial.status not in (None, Status.FAILED) and id(trial) not in self._kept:

@@ -16,7 +16,7 @@ from bnlab.config.build import arguments_of, build_network, check_batch_sizes
 from bnlab.config.checking import check
 from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
-from bnlab.internals.torch_internals import say_that_it_stepped
+from bnlab.internals.torch_internals import mark_as_stepped
 from bnlab.io.atomic_file import write_bytes, write_text
 from bnlab.io.log_file import Concealing
 from bnlab.metrics import columns_of, minimizes
@@ -102,7 +102,7 @@ class StackedTrial:
         check_batch_sizes(network, Batches(splits.train, self.batch_size).sizes)
         with user_errors("`optimizer`, `scheduler`: "):
             self.optimizer: Optimizer = build_optimizer(config.optimizer, network.parameters())
-            say_that_it_stepped(self.optimizer)
+            mark_as_stepped(self.optimizer)
             self.scheduler: LRScheduler | None = build_scheduler(config.scheduler, self.optimizer)
             check_length(self.scheduler, config.trainer.max_epochs)
         with user_errors("`callbacks`: "):

@@ -15,6 +15,7 @@ __all__ = [
     "MASK",
     "conceal",
     "conceal_address",
+    "hide_from_process_list",
     "holds_address_secret",
     "is_literal_secret",
     "is_masked",
@@ -26,7 +27,6 @@ __all__ = [
     "remember_address",
     "remember_all",
     "revealed",
-    "withhold_from_process_list",
 ]
 
 MASK = "***"
@@ -123,7 +123,7 @@ def holds_address_secret(value: str) -> bool:
     return conceal_address(value) != value
 
 
-def withhold_from_process_list(arguments: Iterable[str]) -> None:
+def hide_from_process_list(arguments: Iterable[str]) -> None:
     """Remove the secrets among the command line's `arguments` from what `ps` shows of this process (Linux only)."""
     secrets = [line for line in arguments if override_to_write(line) != line]
     if not secrets or sys.platform != "linux":

@@ -5,7 +5,7 @@ import threading
 from types import FrameType
 from typing import Any, Self
 
-from bnlab.process.signals import UserInterrupt, answer_by_raising, to_answer
+from bnlab.process.signals import UserInterrupt, handled_signals, raise_on_signals
 
 __all__ = ["InterruptRequest", "Interrupted"]
 
@@ -28,8 +28,8 @@ class InterruptRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # no other thread handles signals
-            answer_by_raising()  # afterwards, too: from now on there is something to save
-            for number in to_answer():
+            raise_on_signals()  # afterwards, too: from now on there is something to save
+            for number in handled_signals():
                 self._previous[number] = signal.signal(number, self._request)
         return self
 

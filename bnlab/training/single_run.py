@@ -15,7 +15,7 @@ from bnlab.config.checking import check
 from bnlab.config.confidential import learn
 from bnlab.config.settings import plain, plain_to_write
 from bnlab.errors import UserError, one_line
-from bnlab.process.shared_process import forks_end_here
+from bnlab.process.shared_process import ending_forks
 from bnlab.runs.closing import show
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.own_figures import draw_own_figures
@@ -57,11 +57,11 @@ def carry_out(
     if overrides is None:
         overrides = overrides_of(plain(config), plain_to_write(config))
     learn(config)
-    with run.locked(), _user_errors_of_the_disk(run):
+    with run.locked(), _disk_errors_as_user_errors(run):
         run.create(config, overrides)
         summary = beginning(config, overrides, command, sweep)
         try:
-            with forks_end_here():
+            with ending_forks():
                 train(run, summary)
         except BaseException as error:
             summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
@@ -80,7 +80,7 @@ def carry_out(
 
 
 @contextmanager
-def _user_errors_of_the_disk(run: RunFolder) -> Iterator[None]:
+def _disk_errors_as_user_errors(run: RunFolder) -> Iterator[None]:
     """Make a `UserError` of a full disk or a removed folder, neither of which is a bug."""
     try:
         yield

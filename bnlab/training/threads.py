@@ -7,9 +7,9 @@ import torch
 
 from bnlab.process.process_limit import require_room
 
-__all__ = ["WORK_OF_A_THREAD", "suitable_num_threads", "use_threads"]
+__all__ = ["WORK_PER_THREAD", "suitable_num_threads", "use_threads"]
 
-WORK_OF_A_THREAD = 2**22
+WORK_PER_THREAD = 2**22
 """Parameters times samples per step that justify one more thread.
 
 Below it, further threads gain little, and the step waits for each of them when another process has its core. Figures:
@@ -18,10 +18,10 @@ bnlab/bench/records/threads.md.
 
 
 def suitable_num_threads(wanted: int | str, num_parameters: int, batch_size: int) -> int:
-    """Return `wanted` or, for "auto", one thread per `WORK_OF_A_THREAD`, at most as many as torch would use."""
+    """Return `wanted` or, for "auto", one thread per `WORK_PER_THREAD`, at most as many as torch would use."""
     if wanted != "auto":
         return int(wanted)
-    return max(1, min(torch.get_num_threads(), num_parameters * batch_size // WORK_OF_A_THREAD))
+    return max(1, min(torch.get_num_threads(), num_parameters * batch_size // WORK_PER_THREAD))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.formulas import count
 
-__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "numbers_of_networks"]
+__all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "per_network_numbers"]
 
 
 class Settings(NamedTuple):
@@ -106,7 +106,7 @@ def check_eps(eps: Tensor | float, training: bool) -> None:
         raise ValueError(f"batch_norm eps must be non-negative, but got {eps}")
 
 
-def numbers_of_networks(
+def per_network_numbers(
     eps: Tensor | float,
     momentum: Tensor | float | None,
     x: Tensor,

@@ -13,7 +13,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Centered", "affine", "backward", "batch_statistics", "centered", "computed_in", "less_mean", "normalize"]
+__all__ = [
+    "Centered",
+    "affine",
+    "backward",
+    "batch_statistics",
+    "centered",
+    "compute_dtype",
+    "normalize",
+    "subtract_mean",
+]
 
 
 class Centered(NamedTuple):
@@ -24,7 +33,7 @@ class Centered(NamedTuple):
     num_values: Tensor | int
 
 
-def computed_in(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of the computation: fp32 for half types, as in torch's own layer."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
@@ -62,7 +71,7 @@ def total(values: Tensor, stack_dims: int) -> Tensor:
 def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
     """Count the values per channel: a number, or (*stack, 1) if there is a mask. At least 1, to divide by."""
     if mask is not None:
-        return num_valid(mask, stack_dims).clamp(min=1).to(computed_in(x))
+        return num_valid(mask, stack_dims).clamp(min=1).to(compute_dtype(x))
     result = x.shape[stack_dims]
     for size in x.shape[stack_dims + 2 :]:
         result = result * size
@@ -88,7 +97,7 @@ def centered(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> T
     return masked(x.to(mean.dtype) - per_channel(mean, x, stack_dims), mask, stack_dims)
 
 
-def less_mean(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Centered:
+def subtract_mean(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Centered:
     """A batch less its mean, which was rounded."""
     c = centered(x, mean, mask, stack_dims)
     number = count(x, mask, stack_dims)
@@ -97,10 +106,10 @@ def less_mean(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> 
 
 def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[Tensor, Tensor, Centered]:
     """The rounded mean and the biased variance of a batch, (*stack, C), and the batch less that mean."""
-    x = x.to(computed_in(x))
+    x = x.to(compute_dtype(x))
     # The mean's own rounding cancels against the residual in value, and in derivative too: it is a constant here.
     mean = (total(masked(x, mask, stack_dims), stack_dims) / count(x, mask, stack_dims)).detach()
-    batch = less_mean(x, mean, mask, stack_dims)
+    batch = subtract_mean(x, mean, mask, stack_dims)
     c, residual, number = batch
     return mean, (total(c * c, stack_dims) / number - residual * residual).clamp(min=0), batch
 

@@ -11,7 +11,7 @@ from bnlab.batch_norm.arithmetic.back_end import Saved
 from bnlab.batch_norm.arithmetic.plain import are_in_memory
 from bnlab.internals.torch_internals import is_batched
 
-__all__ = ["are_readable", "are_readable_back"]
+__all__ = ["are_readable", "are_readable_in_backward"]
 
 DTYPES = {torch.float32, torch.float64}
 
@@ -55,7 +55,7 @@ def are_readable(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings
     return True
 
 
-def are_readable_back(saved: Saved, grad_y: Tensor, stack_dims: int) -> bool:
+def are_readable_in_backward(saved: Saved, grad_y: Tensor, stack_dims: int) -> bool:
     """Whether a backward may read these, after x and grad_y were made contiguous.
 
     The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data

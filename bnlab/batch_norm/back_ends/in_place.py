@@ -39,7 +39,7 @@ def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, stack_dims: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """As `formulas.normalize`, but with what the rounding took from the mean, in place of the mean."""
-    dtype = formulas.computed_in(x)
+    dtype = formulas.compute_dtype(x)
     upcast = x if x.dtype == dtype else x.to(dtype)
     rounded = upcast.mean(batch_dims(x, stack_dims))
     y = minus(upcast, per_channel(rounded, x, stack_dims), overwrite=upcast is not x)
@@ -71,7 +71,7 @@ def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gra
     check_memory(x, grad_y, weight)
     grad_y = in_memory(grad_y)
     if mask is not None:
-        batch = formulas.less_mean(x, mean, mask, stack_dims)
+        batch = formulas.subtract_mean(x, mean, mask, stack_dims)
         return needed(formulas.backward(grad_y, batch, inv_std, weight, mask, stack_dims), needs)
     same = x.dtype == mean.dtype
     upcast, g = (x, grad_y) if same else (x.to(mean.dtype), grad_y.to(mean.dtype))

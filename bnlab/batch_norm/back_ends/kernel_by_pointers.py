@@ -1,6 +1,6 @@
 """The CPU kernel as a back end that is told in Python where the numbers are, for one network or a stack of them.
 
-Its arguments have to be as `takes` and `are_readable_back` say: C reads whatever is at the addresses.
+Its arguments have to be as `takes` and `are_readable_in_backward` say: C reads whatever is at the addresses.
 """
 
 from typing import Any

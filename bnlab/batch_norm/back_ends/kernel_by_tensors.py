@@ -8,7 +8,7 @@ from torch import Tensor
 from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.arithmetic.back_end import Found, Gradients, Needs, Saved
 from bnlab.batch_norm.arithmetic.plain import PLAIN, check_memory
-from bnlab.batch_norm.arithmetic.readable import are_readable_back
+from bnlab.batch_norm.arithmetic.readable import are_readable_in_backward
 from bnlab.batch_norm.back_ends import kernel, kernel_by_pointers
 from bnlab.batch_norm.back_ends.kernel_check import BACKWARD, FORWARD
 from bnlab.batch_norm.back_ends.tensors_in_c import pack_tensors
@@ -134,6 +134,6 @@ def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gra
             check_memory(x, grad_y)
             return backward((x.contiguous(), weight, statistics), grad_y.contiguous(), stack_dims, needs)
     check_memory(x, grad_y, weight, statistics)
-    if not are_readable_back(saved, grad_y, stack_dims):
+    if not are_readable_in_backward(saved, grad_y, stack_dims):
         return None
     return kernel_by_pointers.backward(saved, grad_y, stack_dims, needs)

@@ -13,7 +13,7 @@ from bnlab.batch_norm.arithmetic.arguments import Settings
 from bnlab.batch_norm.arithmetic.back_end import Gradients, Needs, Saved
 from bnlab.batch_norm.arithmetic.formulas import per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory
-from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_back
+from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_in_backward
 from bnlab.batch_norm.arithmetic.running import count_batch
 from bnlab.batch_norm.back_ends.of_each import of_each
 
@@ -74,7 +74,7 @@ def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gra
     x, weight, *statistics = saved
     assert x is not None
     check_memory(x, grad_y, weight)
-    if not are_readable_back(saved, grad_y, stack_dims):
+    if not are_readable_in_backward(saved, grad_y, stack_dims):
         return None
     stack = x.shape[:stack_dims]
     grad_x, grad_weight, grad_bias = of_each(backward_of_one, stack, x, grad_y, weight, *statistics, [*needs])

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bnlab.batch_norm.back_ends.kernel_check import FORWARD, size_in
-from bnlab.internals.torch_internals import c_tensor, c_tensor_is_known, efficient_zeros, negated_view
+from bnlab.internals.torch_internals import c_tensor, c_tensor_is_reliable, efficient_zeros, negated_view
 
 __all__ = ["Tensors", "connect", "pack_tensors"]
 
@@ -63,7 +63,7 @@ def connect(library: Any) -> Run | None:
             *(ctypes.cast(getattr(torch_in_c, name), ctypes.c_void_p).value for name in FUNCTIONS)
         )
         codes = (ctypes.c_int32 * len(CODES))(*(getattr(torch_in_c, f"aoti_torch_{name}")() for name in CODES))
-        if not c_tensor_is_known(torch.zeros(1)) or size_in(library, "tensors") != ctypes.sizeof(Tensors):
+        if not c_tensor_is_reliable(torch.zeros(1)) or size_in(library, "tensors") != ctypes.sizeof(Tensors):
             return None
         library.configure_tensors(functions, codes)
         run: Run = library.run_tensors

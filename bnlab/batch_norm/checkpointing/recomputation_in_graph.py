@@ -18,24 +18,24 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from bnlab.batch_norm.checkpointing.regions import is_in_compiled_backward, regions
 from bnlab.internals.torch_internals import (
-    dispatch_modes_of_checkpoints,
-    dispatches_proxies,
-    finder_of_proxies,
+    checkpoint_dispatch_modes,
     graph_task,
     hooks_on_saved,
     is_traced,
+    proxy_dispatch_mode,
+    proxy_mode_getter,
 )
 
 __all__ = ["as_at_first", "is_tracing", "recomputing", "unknown"]
 
-proxy_mode = finder_of_proxies()
+proxy_mode = proxy_mode_getter()
 
 # A CUDA graph would replay the answer that it recorded.
 TAGS = tuple(tag for tag in (getattr(torch.Tag, "cudagraph_unsafe", None),) if tag is not None)
 KINDS = "CompositeExplicitAutograd"
 
 
-def outside_of_regions() -> bool:
+def outside_regions() -> bool:
     return graph_task() == -1 and hooks_on_saved(True) is None
 
 
@@ -46,7 +46,7 @@ torch.library.define("bnlab::is_recomputed", "(Tensor like) -> Tensor", tags=TAG
 
 @torch.library.impl("bnlab::is_recomputed", KINDS)
 def _(like: Tensor) -> Tensor:
-    again = not outside_of_regions() and regions().recomputed is not None
+    again = not outside_regions() and regions().recomputed is not None
     return torch.full((), again, dtype=torch.bool, device=like.device)
 
 
@@ -104,7 +104,7 @@ recorded: WeakKeyDictionary[object, Recorded] = WeakKeyDictionary()
 
 @torch.library.impl("bnlab::as_at_first", KINDS)
 def _(seen: Tensor, constants: Tensor) -> Tensor:
-    if outside_of_regions() and torch.is_grad_enabled():
+    if outside_regions() and torch.is_grad_enabled():
         return constants.clone()
     entered, recomputed = regions()
     if recomputed is not None:
@@ -160,15 +160,15 @@ def unrecorded(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> 
     return operator(*args, **kwargs)
 
 
-def marked_to_be_kept(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
+def marked_as_saved(mode: Any, operator: Any, types: Any, args: Any, kwargs: Any) -> Any:
     """Mark the result as selective checkpointing does, so that it is always saved, never recomputed in backward."""
     result = mode.__torch_dispatch__(operator, types, args, kwargs)
     next(iter(reversed(mode.tracer.graph.nodes))).meta["recompute"] = CheckpointPolicy.MUST_SAVE
     return result
 
 
-for kind in dispatch_modes_of_checkpoints():
+for kind in checkpoint_dispatch_modes():
     for name in ("bnlab::is_recomputed", "bnlab::as_at_first"):
         torch.library.register_torch_dispatch(name, kind, unrecorded)
-if (kind_of_proxies := dispatches_proxies()) is not None:
-    torch.library.register_torch_dispatch("bnlab::as_at_first", kind_of_proxies, marked_to_be_kept)
+if (kind_of_proxies := proxy_dispatch_mode()) is not None:
+    torch.library.register_torch_dispatch("bnlab::as_at_first", kind_of_proxies, marked_as_saved)

@@ -192,14 +192,14 @@ def _run(
         if any(_LOKYS not in traceback for traceback in output.split("Traceback")[1:]):
             round_.faults.append(f"attempt {index} shows a traceback")
             return
-        is_without_folder = name == "removed working folder" and code == 2 and _NOWHERE in output
-        is_torchs = name == "removed working folder" and _TORCHS in output
-        is_databases = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
-        is_without_room = name == "full disk" and code == 2 and bool(_NO_ROOM.search(output))
-        if code not in _FAIR_CODES and not (is_torchs or is_databases or is_without_room or is_without_folder):
+        has_no_folder = name == "removed working folder" and code == 2 and _NOWHERE in output
+        is_torch_error = name == "removed working folder" and _TORCHS in output
+        is_database_error = name == OF_THE_DATABASE and code == 2 and _NO_DATABASE in output
+        has_no_room = name == "full disk" and code == 2 and bool(_NO_ROOM.search(output))
+        if code not in _FAIR_CODES and not (is_torch_error or is_database_error or has_no_room or has_no_folder):
             round_.faults.append(f"attempt {index} ended with {code}: {output.strip().splitlines()[-1:]}")
             return
-        left = attempt.left_after()
+        left = attempt.surviving_roles()
         if left:
             round_.faults.append(f"attempt {index} left {', '.join(left)} behind")
             return
@@ -288,7 +288,7 @@ class _Attempt:
         self.seconds = self.age
         return self._process.returncode
 
-    def left_after(self) -> list[str]:
+    def surviving_roles(self) -> list[str]:
         """Return the roles of processes that outlive the command."""
         deadline = time.monotonic() + _ENDS_WITHIN_S
         while (left := find(self._mark)) and time.monotonic() < deadline:

@@ -10,12 +10,12 @@ from bnlab.preflight.data import num_training_samples
 from bnlab.search.spaces.scales import Scale
 from bnlab.search.spaces.space import Space
 
-__all__ = ["within_the_data"]
+__all__ = ["limit_to_training_set"]
 
 _KEY = "data.batch_size"
 
 
-def within_the_data(space: Space, config: DictConfig, typed: Collection[str]) -> tuple[Space, list[str]]:
+def limit_to_training_set(space: Space, config: DictConfig, typed: Collection[str]) -> tuple[Space, list[str]]:
     """Limit the batch size in `space` to the training set; return the space, and a sentence if that changed it.
 
     Args:

@@ -20,12 +20,12 @@ from bnlab.search.spaces.parameter import Point
 from bnlab.search.spaces.space import Space
 from bnlab.text.command_line import Origin
 
-__all__ = ["without_the_ineffective"]
+__all__ = ["drop_ineffective"]
 
 log = logging.getLogger(__name__)
 
 
-def without_the_ineffective(
+def drop_ineffective(
     search: Search, given: Sequence[Override], config: DictConfig, loader: SweepConfigLoader, *, is_new: bool
 ) -> Space:
     """Drop the parameters that make no difference to any trial, each with a warning.

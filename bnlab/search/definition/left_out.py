@@ -15,10 +15,10 @@ from bnlab.search.spaces.from_override import fixed_parameter
 from bnlab.search.spaces.parameter import Choice, Condition, Parameter
 from bnlab.text.command_line import Origin
 
-__all__ = ["conditional_on_choices", "with_choices_for_the_absent"]
+__all__ = ["add_missing_choices", "conditional_on_choices"]
 
 
-def with_choices_for_the_absent(lines: Sequence[str], origin: Origin) -> list[str]:
+def add_missing_choices(lines: Sequence[str], origin: Origin) -> list[str]:
     """Rewrite the overrides of a sweep so that Hydra can compose them, which it does before it calls the sweeper.
 
     Hydra applies an override with one value to the default choice of each searched group: with optimizer=sgd,momentum,

@@ -15,15 +15,15 @@ from bnlab.errors import UserError, user_errors
 from bnlab.metrics import minimizes, objectives
 from bnlab.mistakes.added import is_interpolated
 from bnlab.rules import RULES, one_of
-from bnlab.search.definition.batch_sizes import within_the_data
+from bnlab.search.definition.batch_sizes import limit_to_training_set
 from bnlab.search.definition.composition import SweepConfigLoader
 from bnlab.search.definition.effects import without_equals
-from bnlab.search.definition.ineffective import without_the_ineffective
+from bnlab.search.definition.ineffective import drop_ineffective
 from bnlab.search.definition.left_out import conditional_on_choices
 from bnlab.search.definition.search import Search
 from bnlab.search.definition.searched_keys import check_is_no_secret, check_is_no_setting_of_the_search, is_of_search
 from bnlab.search.definition.settings import SearchSettings
-from bnlab.search.spaces.conditions import without_the_impossible
+from bnlab.search.spaces.conditions import drop_impossible
 from bnlab.search.spaces.from_override import parameter_of
 from bnlab.search.spaces.parameter import Parameter
 from bnlab.search.spaces.space import Space
@@ -55,7 +55,7 @@ def read_search(
             check_is_no_secret(override.key_or_group)
     kind = config.hydra.runtime.choices.get("search")
     settings = SearchSettings.read(node, kind)
-    given = _last_of_each([override for override in overrides if not is_of_search(override.key_or_group)])
+    given = _last_overrides([override for override in overrides if not is_of_search(override.key_or_group)])
     named = {override.key_or_group for override in given}
     entries = [_entry(parser, key, value) for key, value in _space_of(node).items() if key not in named]
     swept = [override for override in (*given, *entries) if override.is_sweep_override()]
@@ -68,17 +68,17 @@ def read_search(
         raise UserError("`seed` is set by search.seeds: search one of the two.")
     # Values fixed in a space file are not in `config`.
     base = config if all(entry in swept for entry in entries) else loader.load_sweep_config(config, fixed)
-    space = without_the_impossible(
+    space = drop_impossible(
         Space(parameters, _constants(base, parameters)), named, partial(loader.options, master_config=config)
     )
     for parameter in space.parameters:
         parameter.check_rule()
-    space, of_batches = within_the_data(space, base, named)
+    space, of_batches = limit_to_training_set(space, base, named)
     notes += of_batches
     RULES["seed"].check("seed", base.seed)
     names = _names_of_folders(given, config)
     search = Search(settings, space, fixed, None, objective, minimizes(config), base.seed, tuple(notes), names)
-    search = replace(search, space=without_the_ineffective(search, given, config, loader, is_new=is_new))
+    search = replace(search, space=drop_ineffective(search, given, config, loader, is_new=is_new))
     if settings.sampler is not None and not search.space.parameters:
         raise UserError(
             f"search={kind} has no space: name settings, such as 'optimizer.lr=tag(log,interval(1e-4,1))', or "
@@ -121,7 +121,7 @@ def _names_of_folders(given: Sequence[Override], config: DictConfig) -> frozense
     )
 
 
-def _last_of_each(overrides: Sequence[Override]) -> list[Override]:
+def _last_overrides(overrides: Sequence[Override]) -> list[Override]:
     """Keep the last override of each searched key, as a single run does; Hydra handles the other keys."""
     last = {override.get_key_element(): override for override in overrides}
     return [

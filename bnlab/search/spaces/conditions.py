@@ -9,10 +9,10 @@ from bnlab.search.spaces.parameter import Choice, Condition, Parameter
 from bnlab.search.spaces.scales import Integers, LogIntegers
 from bnlab.search.spaces.space import Space
 
-__all__ = ["without_the_impossible"]
+__all__ = ["drop_impossible"]
 
 
-def without_the_impossible(space: Space, typed: Collection[str], options_of: Callable[[str], Sequence[str]]) -> Space:
+def drop_impossible(space: Space, typed: Collection[str], options_of: Callable[[str], Sequence[str]]) -> Space:
     """Drop the parameters that no trial can have, such as Adam's in a ready-made space with optimizer=sgd.
 
     Args:

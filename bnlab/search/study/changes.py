@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bnlab.search.definition.composition import SweepConfigLoader
     from bnlab.search.definition.search import Search
 
-__all__ = ["Settings", "changes", "composed", "of_the_task"]
+__all__ = ["Settings", "changes", "composed", "shared_settings"]
 
 Settings = dict[str, dict[str, Any]]
 """For each choice of groups, written as overrides: all settings by their keys in the config, unresolved."""
@@ -87,7 +87,7 @@ def _shown(settings: Mapping[str, Any], key: str) -> str:
     return json.dumps(settings[key], ensure_ascii=False) if key in settings else "not there"
 
 
-def of_the_task(settings: Settings) -> Settings:
+def shared_settings(settings: Settings) -> Settings:
     """Return the settings that sweeps on several machines must share, which excludes where data or a GPU are."""
     return {
         label: {key: value for key, value in flat.items() if not _is(key, _WHERE)} for label, flat in settings.items()

@@ -18,7 +18,7 @@ from bnlab.status import Status
 
 __all__ = ["PATIENCE_S", "OwnStudy"]
 
-_NOBODYS_AFTER_S = 5.0
+_ABANDONED_AFTER_S = 5.0
 PATIENCE_S = 60.0  # how long to retry a failing storage
 
 
@@ -75,7 +75,7 @@ class OwnStudy:
 
     def owner(self, trial: FrozenTrial) -> str | None:
         """Return the id of the sweep that runs `trial`, which it may have taken just now; None if no sweep does."""
-        deadline = time.monotonic() + (0 if self.is_private else _NOBODYS_AFTER_S)
+        deadline = time.monotonic() + (0 if self.is_private else _ABANDONED_AFTER_S)
         owner: str | None = trial.user_attrs.get(SWEEP)
         while owner is None:
             owner = self.storage.get_trial(self.id_of(trial)).user_attrs.get(SWEEP)

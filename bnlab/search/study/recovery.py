@@ -14,7 +14,7 @@ from bnlab.status import Status
 __all__ = ["MOST_ENDS", "recover"]
 
 MOST_ENDS = 5  # times that the process may end within the same trial
-_ENDED_WITH_ITS_PROCESS = "its process was killed or ended; its values are tried again"
+_PROCESS_DIED = "its process was killed or ended; its values are tried again"
 
 
 def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
@@ -48,17 +48,17 @@ def recover(own: OwnStudy, plan: Plan, folder: SweepFolder) -> None:
     for trial in half_done:
         if len(half_done) > 1 or goes_on:
             own.tell(trial.number, again)
-        elif _num_ends_with_its_process(own, trial) + 1 >= MOST_ENDS:
+        elif _num_process_deaths(own, trial) + 1 >= MOST_ENDS:
             error = f"its process was killed or ended, {MOST_ENDS} times"
             own.tell(trial.number, {"status": Status.FAILED, "error": error})
         else:
-            own.tell(trial.number, {"status": Status.INTERRUPTED, "error": _ENDED_WITH_ITS_PROCESS})
+            own.tell(trial.number, {"status": Status.INTERRUPTED, "error": _PROCESS_DIED})
 
 
-def _num_ends_with_its_process(own: OwnStudy, trial: FrozenTrial) -> int:
+def _num_process_deaths(own: OwnStudy, trial: FrozenTrial) -> int:
     """Count the unfinished tries of this trial that ended with their process."""
     return sum(
-        result_of(earlier).get("error") == _ENDED_WITH_ITS_PROCESS
+        result_of(earlier).get("error") == _PROCESS_DIED
         and [earlier.user_attrs.get(key) for key in (POINT, REPEAT)]
         == [trial.user_attrs.get(key) for key in (POINT, REPEAT)]
         for earlier in own.trials((TrialState.FAIL,))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 __all__ = ["Arrivals"]
 
-_LISTINGS_OF_A_STATE = 10  # since more entries may come within one tick of the file system's clock
+_LISTINGS_PER_STATE = 10  # since more entries may come within one tick of the file system's clock
 _LISTED_AT_ONCE = 5000  # a folder with more entries is listed less often
 
 
@@ -73,7 +73,7 @@ def _changed(path: str, parent: _Parent) -> list[str]:
         if parent.num_skips:
             parent.num_skips -= 1
             return []
-        if parent.num_listings >= _LISTINGS_OF_A_STATE:
+        if parent.num_listings >= _LISTINGS_PER_STATE:
             return []
         there = os.listdir(path)
     except OSError:  # it is missing, perhaps only for now

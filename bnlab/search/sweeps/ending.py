@@ -73,12 +73,12 @@ class Ending:
             if not is_outside(error):
                 raise
             self._say(f"The results cannot be written: {error_text(error)}")
-            self._say_how_to_go_on()
+            self._print_resume_command()
             raise SystemExit(EXIT_INTERRUPTED if self._is_interrupted else EXIT_FAILED) from None
         num_failed = leaderboard.counts()[Status.FAILED]
         self._show(leaderboard, num_failed, sampler, study)
         if self._why_unfinished:
-            self._say_how_to_go_on()
+            self._print_resume_command()
         else:
             shutil.rmtree(folder.unfinished, ignore_errors=True)  # the states of trials that failed
             if leaderboard.best is not None:
@@ -94,16 +94,16 @@ class Ending:
 
     def _show(self, leaderboard: Leaderboard, num_failed: int, sampler: BaseSampler, study: optuna.Study) -> None:
         folder = self._setup.folder
-        with _going_on("the table"):
+        with _log_failure("the table"):
             table = leaderboard.table(self._console.width)
             if table is not None:
                 self._console.print(table)
         if num_failed:
             self._say(f"{num_failed} of {len(leaderboard.trials)} trials failed: see {shown(folder.leaderboard)}")
-        with _going_on(folder.ablation[0].name):
+        with _log_failure(folder.ablation[0].name):
             if write_ablation(leaderboard, folder):
                 self._say(f"Mean ± deviation over seeds, with differences: {shown(folder.ablation[0])}")
-        with _going_on(folder.figures[0].name):
+        with _log_failure(folder.figures[0].name):
             rounds, trials_per_round = rounds_of(sampler, study, self._setup.search.space, leaderboard.trials)
             write_figure(leaderboard, folder, rounds, trials_per_round)
             if folder.figures[0].is_file():
@@ -112,7 +112,7 @@ class Ending:
         for line in draw_own_figures(own, folder.path, partial(load_sweep, folder.path)):
             self._say(line)
 
-    def _say_how_to_go_on(self) -> None:
+    def _print_resume_command(self) -> None:
         definition = self._setup.definition
         trust = needs_trust(definition, self._setup.config)
         is_unknown = definition.storage is not None and holds_address_secret(definition.storage)
@@ -122,7 +122,7 @@ class Ending:
 
 
 @contextmanager
-def _going_on(what: str) -> Iterator[None]:
+def _log_failure(what: str) -> Iterator[None]:
     """Log in one line that `what` cannot be shown, and go on, since the results are written."""
     try:
         yield

@@ -1,6 +1,6 @@
 """Opens the study of a sweep, with every trial that it still needs enqueued."""
 
-from bnlab.search.study.changes import of_the_task
+from bnlab.search.study.changes import shared_settings
 from bnlab.search.study.design import Design
 from bnlab.search.study.own_study import OwnStudy
 from bnlab.search.study.plan import Plan
@@ -23,7 +23,7 @@ def open_study(setup: Setup) -> tuple[OwnStudy, Plan]:
         definition.study,
         search.minimize,
         search.signature(),
-        of_the_task(setup.settings),
+        shared_settings(setup.settings),
         resumes=resumes,
         must_exist=resumes and not folder.lost_trials and (folder.trials.is_file() or bool(folder.numbered())),
     )

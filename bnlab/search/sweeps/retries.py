@@ -53,7 +53,7 @@ class Retries:
             return again
 
     @property
-    def is_no_use(self) -> bool:
+    def is_hopeless(self) -> bool:
         return len(self._row) >= self._in_a_row
 
     @property

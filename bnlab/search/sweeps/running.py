@@ -13,7 +13,7 @@ from bnlab.errors import UserError, error_text, one_line
 from bnlab.internals.hydra_internals import error_of
 from bnlab.process.outside import is_outside
 from bnlab.process.shared_process import leave_removed_folder
-from bnlab.process.signals import REQUESTS, is_for_us
+from bnlab.process.signals import REQUESTS, is_handled_here
 from bnlab.runs.summary import Summary
 from bnlab.search.samplers.guard import GuardedSampler
 from bnlab.search.study.pruning import waits_for_completed
@@ -66,7 +66,7 @@ class RunningSweep:
         num_parallel = self._offers.num_parallel
         self._retries = Retries(num_parallel)
         interrupted = False
-        self._say_what_comes(num_parallel)
+        self._announce(num_parallel)
         with self._progress:
             try:
                 while batch := self._batches.take(num_parallel):
@@ -86,7 +86,7 @@ class RunningSweep:
         ending = Ending(self._setup, self._console, why_unfinished=why, is_interrupted=interrupted)
         return ending.finish(self._results, self._sampler, self._own.study)
 
-    def _say_what_comes(self, num_parallel: int) -> None:
+    def _announce(self, num_parallel: int) -> None:
         lines = [f"{count(self._num_trials, 'trial')} in {shown(self._folder.path)}", *self._setup.search.notes]
         if self._offers.jobs_end_together and waits_for_completed(self._setup.definition.pruner):
             lines.append(
@@ -177,9 +177,9 @@ class RunningSweep:
         self._results.have_changed = True
         self._progress.ended(trial, is_lost=is_lost)
         self._retries.ended(trial, is_lost=is_lost)
-        if self._retries.is_no_use and not self._stopped:
+        if self._retries.is_hopeless and not self._stopped:
             self._stopped = self._retries.error
-            for request in filter(is_for_us, REQUESTS):
+            for request in filter(is_handled_here, REQUESTS):
                 os.kill(os.getpid(), request)  # the launcher ends as the user would end it
                 break
 

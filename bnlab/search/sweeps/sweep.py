@@ -13,7 +13,7 @@ from hydra.core.plugins import Plugins
 from hydra.types import HydraContext, RunMode, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from bnlab.config.confidential import close_to_others, learn, may_hold_secrets, warn_of_literals
+from bnlab.config.confidential import learn, may_hold_secrets, restrict_to_owner, warn_of_literals
 from bnlab.config.folder import config_folder
 from bnlab.config.trust import refuse
 from bnlab.errors import UserError, user_errors
@@ -70,7 +70,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         loader = SweepConfigLoader(loader_for(stored.origin, hydra_context.config_loader))
         called = set(config.hydra.callbacks or ())
         config, arguments = _resumed(config, arguments, stored, loader)
-        _say_who_is_not_called(set(config.hydra.callbacks or ()) - called)
+        _warn_of_skipped_callbacks(set(config.hydra.callbacks or ()) - called)
         if not trusts:
             _refuse_unless_trusted(folder, reasons_of_configs(config))
     else:
@@ -108,7 +108,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
         warn_of_literals(config)
     with folder.lock():
         if may_hold_secrets(config):
-            close_to_others(folder.path)
+            restrict_to_owner(folder.path)
         mend(folder.journal)
         address = stored.storage if stored and keeps_storage else _storage(search, config, folder)
         definition = _definition(search, arguments, folder, sweep_id, origin, address, stored)
@@ -131,7 +131,7 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
             close(storage)
 
 
-def _say_who_is_not_called(names: set[str]) -> None:
+def _warn_of_skipped_callbacks(names: set[str]) -> None:
     """Warn of stored callbacks, since Hydra made its callbacks before they were read."""
     if names:
         log.warning(

@@ -74,21 +74,21 @@ class Watch:
             if number in self.open:
                 self._running[number] = None
         for place, job_return in self._sweep.returned(self._num_returned).items():
-            self._tell_if_ended(self._numbers[place], job_return)
+            self._report_if_ended(self._numbers[place], job_return)
             self._num_returned += 1
         for _ in range(min(_LOOKS, len(self._running))):
             number = next(iter(self._running))
             self._running.move_to_end(number)  # first, so that a failure here does not block the others
-            self._tell_if_ended(number)
+            self._report_if_ended(number)
         self._sweep.seen(len(self._running))
 
     def collect(self) -> None:
         """Look at all open trials, started or not."""
         returned = self._sweep.returned(0)
         for place, number in enumerate(self._numbers):
-            self._tell_if_ended(number, returned.get(place))
+            self._report_if_ended(number, returned.get(place))
 
-    def _tell_if_ended(self, number: int, job_return: JobReturn | None = None) -> None:
+    def _report_if_ended(self, number: int, job_return: JobReturn | None = None) -> None:
         if number not in self.open:
             return
         result = self._sweep.result(number)

@@ -11,7 +11,7 @@ from bnlab.stacked.formulas.squared_error import squared_error, squared_error_an
 
 __all__ = ["CLASSES", "NUMBERS", "Criterion"]
 
-_OfABatch = Callable[[Tensor, Tensor], Tensor]
+_BatchFunction = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -26,9 +26,9 @@ class Criterion:
         keeps_outputs: whether a model keeps its newest outputs for metrics that need them.
     """
 
-    losses: _OfABatch
+    losses: _BatchFunction
     losses_and_gradient: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    counts: _OfABatch
+    counts: _BatchFunction
     takes_classes: bool
     keeps_outputs: bool = False
 

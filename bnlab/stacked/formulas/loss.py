@@ -38,15 +38,15 @@ def cross_entropy_and_gradient(logits: Tensor, classes: Tensor) -> tuple[Tensor,
 def _log_p(logits: Tensor) -> tuple[Tensor, int]:
     """Return log softmax(z) and the dimension of its classes."""
     K, N, num_classes = logits.shape
-    if logits.is_cpu and not _same_turned(num_classes, logits.dtype):
+    if logits.is_cpu and not _transposing_is_exact(num_classes, logits.dtype):
         return torch.log_softmax(logits, 2), 2
-    turned = logits.new_zeros(K, num_classes, _padded(N))
-    turned[..., :N].copy_(logits.mT)
-    return torch.log_softmax(turned, 1), 1
+    transposed = logits.new_zeros(K, num_classes, _padded(N))
+    transposed[..., :N].copy_(logits.mT)
+    return torch.log_softmax(transposed, 1), 1
 
 
 @cache
-def _same_turned(num_classes: int, dtype: torch.dtype) -> bool:
+def _transposing_is_exact(num_classes: int, dtype: torch.dtype) -> bool:
     """Test whether transposed logits give the same bits, which depends on the processor."""
     logits = torch.randn(1024, num_classes, dtype=dtype, generator=torch.Generator().manual_seed(0))
     return torch.equal(torch.log_softmax(logits.T.contiguous(), 0), torch.log_softmax(logits, 1).T)

@@ -64,12 +64,12 @@ class Stack:
             raise UserError(
                 f"The parameters of a stacked network must have one dtype, but got {sorted(map(str, dtypes))}."
             )
-        self.rows = _in_lines(
+        self.rows = _aligned_rows(
             torch.stack(
                 [torch.cat([parameter.detach().flatten() for parameter in state.values()]) for state in states]
             ).to(dtype=dtype)
         )
-        self.gradients = _in_lines(torch.zeros_like(self.rows))
+        self.gradients = _aligned_rows(torch.zeros_like(self.rows))
         self.buffers = {name: torch.stack([of_network[name] for of_network in buffers]) for name in buffers[0]}
         self.buffers = {
             name: buffer.to(dtype=dtype) if buffer.is_floating_point() else buffer
@@ -108,7 +108,7 @@ class Stack:
     def keep(self, indices: Sequence[int]) -> None:
         """Keep only the networks at `indices`."""
         chosen = torch.tensor(indices, device=self.rows.device)
-        self.rows, self.gradients = _in_lines(self.rows[chosen]), _in_lines(self.gradients[chosen])
+        self.rows, self.gradients = _aligned_rows(self.rows[chosen]), _aligned_rows(self.gradients[chosen])
         self.buffers = {name: buffer[chosen] for name, buffer in self.buffers.items()}
 
     def state_dict(self, index: int) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ class Stack:
                 buffer[index] = state[name]
 
 
-def _in_lines(rows: Tensor) -> Tensor:
+def _aligned_rows(rows: Tensor) -> Tensor:
     """Align each of `rows` to a cache line, because the rounding of BLAS may depend on alignment.
 
     A network's results in the compiled step are then equal, to the bit, wherever in the stack it is.

@@ -23,13 +23,13 @@ from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 from bnlab.process.import_path import python, safe_environment
-from bnlab.process.shared_process import away_from_the_current_folder, leave_removed_folder, restored
+from bnlab.process.shared_process import in_root_folder, leave_removed_folder, restored
 from bnlab.process.signals import REQUESTS, leave_to_parent
 
 if TYPE_CHECKING:
     from bnlab.stacked.processes.plotter import Plotter
 
-__all__ = ["CANNOT_FORK", "ForkServer", "NoProcessError", "begun_early", "fork_server", "main"]
+__all__ = ["CANNOT_FORK", "ForkServer", "NoProcessError", "early_fork_server", "fork_server", "main"]
 
 CANNOT_FORK = os.EX_TEMPFAIL  # exit code of a fork server that could not start
 
@@ -102,12 +102,12 @@ _early: ContextVar[ForkServer | None] = ContextVar("_early", default=None)
 
 
 @contextmanager
-def begun_early(arguments: Sequence[str]) -> Iterator[None]:
+def early_fork_server(arguments: Sequence[str]) -> Iterator[None]:
     """Start a fork server early if the command line's `arguments` ask for stacked training.
 
     It imports torch while this process reads the configs. If it is not used, it is ended on leaving the block.
     """
-    token = _early.set(ForkServer() if _asks_for_stacks(arguments) else None)
+    token = _early.set(ForkServer() if _requests_stacks(arguments) else None)
     try:
         yield
     finally:
@@ -117,7 +117,7 @@ def begun_early(arguments: Sequence[str]) -> Iterator[None]:
             unused.close()
 
 
-def _asks_for_stacks(arguments: Sequence[str]) -> bool:
+def _requests_stacks(arguments: Sequence[str]) -> bool:
     """Guess before Hydra is imported: a config may ask for stacks, too, and an option may end the command."""
     parser = ArgumentParser(add_help=False, exit_on_error=False)
     parser.add_argument("-m", "--multirun", action="store_true")
@@ -148,14 +148,14 @@ def main() -> None:
     from bnlab.stacked.processes.plotter import Plotter, start_plot_server
 
     try:
-        plot_server = start_plot_server(not_its=[orders, parent])
+        plot_server = start_plot_server(close_in_child=[orders, parent])
     except OSError:
         os._exit(CANNOT_FORK)
-    with away_from_the_current_folder():  # torch asks for the current folder when it is imported
+    with in_root_folder():  # torch asks for the current folder when it is imported
         import torch
 
         from bnlab.batch_norm.back_ends import kernel
-        from bnlab.internals.torch_internals import spare_the_compiler
+        from bnlab.internals.torch_internals import skip_compiler_import
         from bnlab.stacked.compiled.c_functions import functions_of
         from bnlab.stacked.processes import worker
 
@@ -163,9 +163,9 @@ def main() -> None:
     # Loaded once for all workers, so that a broken compiler is reported once.
     if kernel.is_available():
         functions_of(torch.float32)
-    spare_the_compiler()
+    skip_compiler_import()
 
-    def fork_worker(key: str, *not_its: socket.socket) -> None:
+    def fork_worker(key: str, *close_in_child: socket.socket) -> None:
         try:
             is_worker = os.fork() == 0
         except OSError:
@@ -173,7 +173,7 @@ def main() -> None:
             return
         if is_worker:
             try:
-                for each in not_its:
+                for each in close_in_child:
                     each.close()
                 orders.close()
                 _work(key, parent, plot_server, Plotter(plot_server), worker.serve)

@@ -61,12 +61,12 @@ def train(
     if num_workers is not None and num_workers < 1:
         raise UserError(f"`num_workers` must be a whole number >= 1, or None for one a core, but got {num_workers!r}.")
     root = Path(folder).absolute()
-    with _alone_in(root):
+    with _locked_root(root):
         return _train(configs, root, exist, num_workers, report)
 
 
 @contextmanager
-def _alone_in(root: Path) -> Iterator[None]:
+def _locked_root(root: Path) -> Iterator[None]:
     """Lock `root`: two trainings at a time would mistake each other's folders for leftovers of a killed process.
 
     Raises:

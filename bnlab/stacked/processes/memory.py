@@ -35,7 +35,7 @@ def bytes_per_network(config: Mapping[str, Any], num_classes: int = 10) -> int:
     return numbers * _itemsize(config)
 
 
-def bytes_of_an_update(config: Mapping[str, Any], num_classes: int = 10) -> int:
+def bytes_per_update(config: Mapping[str, Any], num_classes: int = 10) -> int:
     """Return the bytes of parameters, gradients and one moment of a network, all of which a step traverses."""
     return 3 * _num_parameters(_widths(config, num_classes)) * _itemsize(config)
 
@@ -60,7 +60,7 @@ def chunk_size(config: Mapping[str, Any], num_workers: int) -> int:
     Raises:
         UserError: not even one fits.
     """
-    in_cache = max(1, CACHE // bytes_of_an_update(config))
+    in_cache = max(1, CACHE // bytes_per_update(config))
     size = min(CHUNK_SIZE, 2 ** math.floor(math.log2(in_cache)))
     free = available_memory()
     if free is None:

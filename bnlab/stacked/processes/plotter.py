@@ -44,12 +44,12 @@ class Plotter:
             return plot_here(trainings)  # it was killed or failed; a failure is raised here
 
 
-def start_plot_server(not_its: Sequence[Any] = ()) -> socket.socket:
-    """Fork the process that plotters are forked from; return the socket to it. It closes the files `not_its`."""
+def start_plot_server(close_in_child: Sequence[Any] = ()) -> socket.socket:
+    """Fork the process that plotters are forked from; return the socket to it. It closes the files `close_in_child`."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         try:
-            for file in not_its:
+            for file in close_in_child:
                 file.close()
             ours.close()
             _fork_plotters(theirs)

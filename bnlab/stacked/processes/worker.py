@@ -190,7 +190,7 @@ def _train(
         return Training(trials, of_trials, data, look=look, after_epoch=is_behind, keep=keep)
 
     try:
-        trainings = [training_of(in_step) for in_step in _in_step(ready)]
+        trainings = [training_of(in_step) for in_step in _by_epoch_reached(ready)]
     except UserError as error:
         raise NotStackableError(str(error)) from error
     is_interrupted = False
@@ -222,7 +222,7 @@ def _go_on(trial: StackedTrial, network: nn.Module, unfinished: Unfinished, say:
         return trial.begin_anew(trial.data)
 
 
-def _in_step(trials: Sequence[StackedTrial]) -> list[list[StackedTrial]]:
+def _by_epoch_reached(trials: Sequence[StackedTrial]) -> list[list[StackedTrial]]:
     """Group the trials that have reached the same epoch, and so can be one stack; ended ones go into any group."""
     by_epoch: dict[int, list[StackedTrial]] = {}
     for trial in trials:
