@@ -30,7 +30,7 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
         UserError: an override that does not parse, or names something that does not exist.
     """
     with _composing:
-        outer = GlobalHydra.instance().hydra  # of the program that calls this
+        outer = GlobalHydra.instance().hydra  # the calling program may use Hydra, too
         GlobalHydra.instance().clear()
         add_choices()
         try:
@@ -56,10 +56,10 @@ _composed: dict[bytes, list[str]] = {}
 
 
 def overrides_of(settings: dict[str, Any], written: dict[str, Any] | None = None) -> list[str] | None:
-    """Overrides that make `python -m bnlab.train` train with these settings (of `plain`); None where none do.
+    """Return the overrides that make `python -m bnlab.train` use these settings (from `plain`); None if none do.
 
-    They are those that `compose` was given or, of a config that was changed or made by hand, its differences from the
-    defaults; for these, `written` are the settings as they may be written down (of `plain_to_write`).
+    They are the overrides passed to `compose` or, for a config that was changed or made by hand, its differences from
+    the defaults. The differences use `written`, the settings as they may be stored (from `plain_to_write`).
     """
     composed = _composed.get(_digest(settings))
     if composed is not None:

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["evaluate", "main"]
 
 
-# What testing needs of the trainer; the rest is for training, and may name files or code.
+# The settings of the trainer that testing needs; the others are for training, and may name files or code.
 _FOR_TESTING = ("_target_", "accelerator", "devices", "precision")
 
 
 def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
-    """{"test_loss", "test_accuracy" or "test_r2"} of the best weights of the run in `folder`, as its training did.
+    """Test the best weights of the run in `folder` again; return "test_loss", and "test_accuracy" or "test_r2".
 
-    Where the data are others of the same shape, a line on stderr says so.
+    If the data have changed but still have the same shape, a line on stderr says so.
 
     Args:
-        trust: let the run name code of any kind; see `bnlab.load`.
+        trust: allow the run to name any code; see `bnlab.load`.
     Raises:
-        UserError: the folder holds no run, or its data are not there any more, or others, or it needs trust.
+        UserError: the folder holds no run, its data are missing or of another shape, or it needs trust.
     """
     from omegaconf import OmegaConf
 
@@ -40,11 +40,11 @@ def evaluate(folder: str | Path, *, trust: bool = False) -> dict[str, float]:
     from bnlab.runs.reading import load
 
     run = load(folder, trust=trust, used=("data", "model", "norm", "metrics"))
-    _ = run.network  # which says so where there is none to test
+    _ = run.network  # raises an error if there are no weights to test
     ready = _by_lightning
     if is_quick(run.config) and why_lightning(run.config) is None:
         ready = _quickly
-    run.config.logger, run.config.callbacks = {"_target_": None}, {}  # which watch a training
+    run.config.logger, run.config.callbacks = {"_target_": None}, {}  # these are for training
     run.config.trainer = {key: value for key, value in run.config.trainer.items() if key in _FOR_TESTING}
     if not trust:
         trainer_alone = {"trainer": OmegaConf.to_container(run.config.trainer)}

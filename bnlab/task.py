@@ -1,4 +1,4 @@
-"""What is learned: classes or real numbers."""
+"""The two tasks: classification and regression."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,5 +9,5 @@ TASKS = ("classification", "regression")
 
 
 def task_of(config: Mapping[str, Any]) -> str:
-    """The task of a config; one without `task` learns classes."""
+    """Return the task of a config; the default is classification."""
     return config.get("task") or "classification"

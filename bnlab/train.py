@@ -65,7 +65,7 @@ def _main() -> None:
     # Two runs that start in the same second must not share a folder.
     register_resolver("unique", lambda: os.urandom(3).hex(), use_cache=True, replace=True)
     register()
-    if (start := sys.modules.get("bnlab.engines.start")) is not None:  # of a command before, in this process
+    if (start := sys.modules.get("bnlab.engines.start")) is not None:  # left by an earlier command of this process
         start.forget()
     parser, arguments = read_command_line(sys.argv[1:])
     multirun = arguments.multirun or MULTIRUN in arguments.overrides
@@ -76,7 +76,7 @@ def _main() -> None:
                 "with hydra.run.dir= or hydra.sweep.dir=."
             )
         for line in arguments.overrides:
-            # An escaped interpolation is none, until Hydra reads the folder's name again.
+            # Hydra would resolve an escaped interpolation when it reads the folder's name again.
             if key_of(line) == "hydra.run.dir" and re.search(r"(?<!\\)\\(?:\\\\)*\$\{", line):
                 raise UserError(f"A run's folder must not have ${{ in its path, which Hydra would resolve: {line!r}.")
         if arguments.experimental_rerun is not None:
@@ -105,11 +105,10 @@ def _main() -> None:
 
 @contextmanager
 def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
-    """What Hydra and OmegaConf raise is a mistake in the overrides or the configs: a `UserError`.
+    """Turn the errors of Hydra and OmegaConf, which are mistakes in the overrides or configs, into a `UserError`.
 
-    It says what was probably meant. So is a folder for the run or the sweep that cannot be written.
-
-    Hydra prints errors itself, over several lines, and exits with 1, unless HYDRA_FULL_ERROR makes it pass them on.
+    The error says what was probably meant. A folder that cannot be written is a `UserError`, too. Hydra itself would
+    print an error over several lines and exit with 1, unless HYDRA_FULL_ERROR makes it raise the error.
     """
     import errno
     import os
@@ -125,7 +124,7 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
     def explained(error: BaseException) -> str:
         told = explain(arguments.overrides, origin_of(arguments), multirun=multirun)
-        # Without Hydra's advice to add what it does not know
+        # Hydra's advice to add an unknown key is removed.
         return re.sub(r"\. To append to your config use .*", ".", one_line(error)) if told is None else told
 
     asked_for = os.environ.get("HYDRA_FULL_ERROR")
@@ -145,19 +144,19 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
         raise
     except OSError as error:
         if any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__)):
-            raise  # what the training met is no matter of its folder
+            raise  # the training raised it, not the creation of the folder
         if leave_removed_folder():
-            raise UserError("The current folder was removed: go to another, and type the command again.") from error
+            raise UserError("The current folder was removed: change to another, and run the command again.") from error
         kind = "sweep" if multirun else "run"
         way_out = f"choose another with hydra.{kind}.dir=."
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            way_out = "make room, and type the command again."
+            way_out = "free some space, and run the command again."
         raise UserError(f"A {kind}'s folder cannot be written ({error}): {way_out}") from error
     except ValueError as error:
         *_, (frame, _) = traceback.walk_tb(error.__traceback__)
         if frame.f_globals["__name__"].partition(".")[0] != "hydra":
             raise
-        raise UserError(explained(error)) from error  # such as of `norm=1`, whose value names no config
+        raise UserError(explained(error)) from error  # raised for example by `norm=1`, whose value names no config
     finally:
         if asked_for is None:
             del os.environ["HYDRA_FULL_ERROR"]
@@ -166,7 +165,7 @@ def _errors_of_hydra(arguments: "Namespace", multirun: bool) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    from bnlab.train import main as main_of_the_module  # not __main__'s, which another process could not import
+    from bnlab.train import main as main_of_the_module  # not from __main__, which another process could not import
 
     try:
         main_of_the_module()

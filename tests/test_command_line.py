@@ -288,4 +288,4 @@ def test_a_current_folder_that_was_removed_is_one_line(arguments: list[str], tmp
         [sys.executable, "-c", code, *arguments], cwd=tmp_path / "gone", capture_output=True, text=True, check=False
     )
     assert outcome.returncode == 2
-    assert outcome.stderr == "The current folder was removed: go to another, and type the command again.\n"
+    assert outcome.stderr == "The current folder was removed: change to another, and run the command again.\n"

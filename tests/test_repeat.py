@@ -45,8 +45,8 @@ def test_a_run_repeats_bit_for_bit_and_one_with_another_seed_does_not(run, tmp_p
     assert shown.exit_code == 1
     assert "different:\n" in shown.stdout
     assert "train_loss in epoch 1: " in shown.stdout
-    assert "torch was 1.0, and is " in shown.stdout
-    assert "the data are not the same" in shown.stdout
+    assert "torch was 1.0 and is now " in shown.stdout
+    assert "the data have changed" in shown.stdout
 
 
 def test_a_run_of_a_stack_repeats_alone_up_to_rounding(tmp_path) -> None:

@@ -92,9 +92,11 @@ def check_same(configs: Sequence[DictConfig], undisturbed: Path, folder: Path, a
         num_epochs = expected[0]["epochs"]
         assert [log.count(f" epoch {each}: train_") for each in range(1, num_epochs + 1)] == [1] * num_epochs
         if epoch is None:
-            assert ": goes on" not in log
+            assert ": continues" not in log
         else:
-            assert (f": goes on after epoch {epoch}\n" if num_epochs > epoch else ": goes on to its test\n") in log
+            assert (
+                f": continues after epoch {epoch}\n" if num_epochs > epoch else ": continues with its test\n"
+            ) in log
     assert not (folder / UNFINISHED).exists()
 
 
@@ -209,15 +211,15 @@ class Exploding:
         (empty, "it is damaged (EOFError)"),
         (lambda path: torch.save(Exploding(), path), "it is damaged (UnpicklingError)"),
         (lambda path: torch.save([], path), "it is damaged (TypeError)"),
-        (altered(key="another"), "it is of another config"),
-        (altered(data="others"), "the data have changed since"),
-        (altered(state={}), "it is none"),
-        (altered(rows=lambda rows: rows[1:]), "its row 1 is none"),
+        (altered(key="another"), "it belongs to another config"),
+        (altered(data="others"), "the data have changed"),
+        (altered(state={}), "it is not a state"),
+        (altered(rows=lambda rows: rows[1:]), "its row 1 is invalid"),
         (altered(rows=lambda rows: [row | {"lr": 0.5} for row in rows]), "the learning rate of epoch 1 was 0.5, not"),
-        (altered(network=lambda network: {}), "its numbers have other names"),
+        (altered(network=lambda network: {}), "its tensors have other names"),
         (altered(moments=lambda moments: {name: row[1:] for name, row in moments.items()}), "its exp_avg has another"),
-        (altered(best=None), "its best epoch is not what its rows say"),
-        (altered(status="completed"), "its status and its last epoch do not go together"),
+        (altered(best=None), "its best epoch contradicts its rows"),
+        (altered(status="completed"), "its status contradicts its last epoch"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -230,9 +232,9 @@ def test_what_is_no_state_of_this_training_is_refused_and_removed(spoil, reason,
     assert _go_on(trial, network, unfinished, said.append) is not network
     assert (trial.going_on, trial.status, trial.history.rows, trial.lr) == (None, None, [], 0.01)
     (line,) = trial._lines
-    assert f"is removed, and the training begins anew: {reason}" in line
-    assert [line.partition(", now removed: ")[0] for line in said] == [
-        f"0 begins anew, not from where it was in {unfinished.path.relative_to(stopped)}"
+    assert f"cannot be used and is removed: {reason}" in line
+    assert [line.partition(" cannot be used and is removed: ")[0] for line in said] == [
+        f"0 starts again, because its state in {unfinished.path.relative_to(stopped)}"
     ]
     assert reason in said[0]
     assert not unfinished.path.exists()

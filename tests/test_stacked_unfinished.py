@@ -40,7 +40,7 @@ def went_on_after(folder: Path) -> int:
     log = (folder / "train.log").read_text()
     num_epochs = json.loads((folder / "summary.json").read_text())["epochs"]
     assert [log.count(f" epoch {each}: train_") for each in range(1, num_epochs + 1)] == [1] * num_epochs
-    lines = [line for line in log.splitlines() if ": goes on after epoch " in line]
+    lines = [line for line in log.splitlines() if ": continues after epoch " in line]
     return int(lines[-1].rpartition(" ")[2]) if lines else 0
 
 

@@ -32,20 +32,20 @@ def fit(
     """Train the network of `config`, test its best weights, and write the folder of a run (see `bnlab.runs`).
 
     Args:
-        config: as `bnlab.compose` gives it.
-        folder: where the run goes; it is made if missing.
-        overrides: what made the config, kept so that the run can be repeated; None to find them (summary.json's
-            "command" is null where no overrides make the config: config.yaml says what was trained).
-        command: the line that repeats the run, where it takes more than the overrides.
-        sweep: whose trial it is.
-        console: where the progress bar and the closing table go; None for stdout.
-        callbacks: Lightning's, in addition to those of the config; one that ends the training sets its `stopped`.
+        config: a config from `bnlab.compose`.
+        folder: the folder of the run, created if it does not exist.
+        overrides: the overrides that made the config, stored so that the run can be repeated; None to derive them
+            (summary.json's "command" is null if no overrides give the config, which config.yaml contains).
+        command: the command that repeats the run, if it takes more than the overrides.
+        sweep: the sweep that the run belongs to.
+        console: the console for the progress bar and the closing table; None for stdout.
+        callbacks: Lightning callbacks in addition to those of the config; one that ends the training sets `stopped`.
         pruning: the rule of a sweep that may end the training.
     Returns:
         the content of summary.json; its "status" is completed, diverged, pruned or interrupted.
     Raises:
-        UserError: something that cannot work, found before any training, or the folder cannot be written any more; the
-            folder's summary says status failed and why. Where another run is under way, nothing is written.
+        UserError: a setting cannot work, which is found before any training, or the folder is no longer writable; the
+            summary then has the status failed and the reason. If another run is using the folder, nothing is written.
     """
     about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
     if is_quick(config):

@@ -26,15 +26,15 @@ log = logging.getLogger(__name__)
 
 
 class QuickTrainer:
-    """The `_target_` of this way of training, which is never built: `fit_quickly` reads the settings beside it.
+    """The `_target_` of `trainer=quick`, which is never built: `fit_quickly` reads the settings beside it.
 
     Raises:
-        UserError: always; where Lightning trains, its own Trainer takes the place of this (`bnlab.config.trainer`).
+        UserError: always; if Lightning trains, its own Trainer replaces this class (`bnlab.config.trainer`).
     """
 
     def __init__(self, **settings: Any) -> None:
         raise UserError(
-            "`trainer`: bnlab.engines.quick.QuickTrainer is no Trainer of Lightning's: set trainer=default."
+            "`trainer` must be a Lightning Trainer, but got bnlab.engines.quick.QuickTrainer: set trainer=default."
         )
 
 
@@ -57,7 +57,7 @@ def fit_quickly(
     callbacks: Sequence[Any] = (),
     pruning: "Pruning | None" = None,
 ) -> Summary:
-    """Do `bnlab.engines.fit.fit` for `trainer=quick`; if that lacks anything, say so and train by Lightning."""
+    """Do `bnlab.engines.fit.fit` for `trainer=quick`; if that lacks what a run needs, say so and use Lightning."""
     console = console or Console()
     reason = why_lightning(config, callbacks)
     plotter = RunPlotter() if reason is None else None  # it loads matplotlib while this process loads torch

@@ -1,4 +1,4 @@
-"""The training behind `trainer=quick`, and its test."""
+"""Train and test one network by the engine of stacks, for `trainer=quick`."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -42,7 +42,7 @@ class NotQuickError(Exception):
 
 
 class _QuickTrial(StackedTrial):
-    """Logs as any code does: the file belongs to whoever runs it."""
+    """A trial that logs through `logging`, because the caller owns the log file."""
 
     def log(self, message: str) -> None:
         log.info(message)
@@ -59,16 +59,16 @@ def train_quickly(
     summary: Summary,
     pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]],
 ) -> None:
-    """Train, test, and write all that the folder of a run is to hold but the summary, which is filled.
+    """Train and test, write all files of the run's folder except the summary, and fill `summary`.
 
     Raises:
-        NotQuickError: before anything is written.
-        UserError: what cannot work, found before any training.
+        NotQuickError: there is no stacked form; nothing has been written.
+        UserError: a setting cannot work; this is found before any training.
     """
     skip_compiler_import()
     data = load_data(config, is_beginning=True)
     trial = _QuickTrial(Job(0, config, run.path))
-    trial.run = run  # which is locked
+    trial.run = run  # the caller has locked it
     network = trial.build(data)
     progress = RunProgress(console, max_epochs=config.trainer.max_epochs, max_steps=config.trainer.max_steps)
     batch_size = len(data.splits.train) if trial.batch_size is None else trial.batch_size
@@ -97,7 +97,7 @@ def train_quickly(
         draw([trial], pictures_of)
         trial.write_results()
     found = trial.summary
-    found.pop("command")  # and whose trial it is: they are known to whoever asks for this training
+    found.pop("command")  # the caller knows the command
     summary |= found
     if trial.status == Status.FAILED:
         raise UserError(trial.summary["error"])
@@ -114,13 +114,13 @@ def _num_threads(config: DictConfig, network: nn.Module, batch_size: int) -> int
 
 
 def tester(config: DictConfig, network: nn.Module) -> tuple[Splits, str, Callable[[], dict[str, float]]]:
-    """The data of a run, their fingerprint, and what gives the test metrics on them of a network with its weights.
+    """Return the data of a run, their fingerprint, and a function that tests `network` on them.
 
-    They are to the bit as `train_quickly` has them.
+    Its metrics equal those of `train_quickly` bit for bit.
 
     Raises:
         NotQuickError: the network has no stacked form.
-        UserError: the data are not there.
+        UserError: the data are missing.
     """
     data: Data = load_data(config, is_beginning=True)
     dtype = DTYPES[str(config.trainer.precision)]

@@ -1,4 +1,4 @@
-"""A run trained again, and how its metrics compare with those of the first time."""
+"""Train a run again, and compare its metrics with the original ones."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ __all__ = ["Difference", "Repetition", "differences", "repeat"]
 ROUNDING = 1e-4
 """The largest relative difference that a different order of summation explains, over a training in float32."""
 
-# Every group of the config that a training builds.
+# The groups of the config that a training builds.
 _BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "figures", "logger")
 _OF_THE_CLOCK = ("seconds",)
 
@@ -28,7 +28,7 @@ class Difference:
     """The first difference of a metric, in metrics.csv or, with epoch None, in summary.json.
 
     Attributes:
-        largest: relative difference in any epoch.
+        largest: the largest relative difference in any epoch.
     """
 
     name: str
@@ -47,9 +47,9 @@ class Repetition:
     """A repeated run compared with the original.
 
     Attributes:
-        folder: of the new run.
-        num_numbers: how many numbers were compared.
-        found: the first difference of each metric; empty where all numbers are the same, bit for bit.
+        folder: the folder of the new run.
+        num_numbers: the number of compared values.
+        found: the first difference of each metric; empty if all numbers are equal, bit for bit.
         reasons: known differences between the two runs: versions, the commit, the data.
     """
 
@@ -73,7 +73,7 @@ class Repetition:
             return
         largest = max(difference.largest for difference in self.found)
         if self.is_rounding:
-            yield f"the same up to rounding: {self.num_numbers} numbers agree to {largest:.1e} of their size"
+            yield f"the same up to rounding: {self.num_numbers} numbers agree to a relative difference of {largest:.1e}"
         else:
             yield "different:"
             yield from (f"  {difference}" for difference in self.found)
@@ -84,15 +84,16 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
     """Train the run in `folder` again, from its config alone, and compare every epoch and the test.
 
     Args:
-        into: where the new run goes.
-        trust: let the run name code of any kind; see `bnlab.load`.
+        into: the folder of the new run.
+        trust: allow the run to name any code; see `bnlab.load`.
     Raises:
         UserError: the folder holds no run that can be trained again.
     """
     run = load(folder, trust=trust, used=_BUILT)
     if run.summary["status"] == Status.INTERRUPTED:
         raise UserError(
-            f"The run in {str(run.folder.path)!r} was interrupted, so that there is no end to compare with."
+            f"The run in {str(run.folder.path)!r} was interrupted, so it has no results to compare with: "
+            "repeat a run that has ended."
         )
     try:
         summary = fit(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
@@ -102,7 +103,7 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
         raise UserError(f"The run in {str(run.folder.path)!r} cannot be repeated: {one_line(error)}") from error
     new = RunFolder(Path(into))
     metrics = read_metrics(new.metrics)
-    if run.summary["status"] == Status.PRUNED:  # a search ended it; its test is that of an earlier epoch
+    if run.summary["status"] == Status.PRUNED:  # it was tested on the best of the epochs before the search ended it
         num_epochs = len(run.metrics["epoch"])
         metrics = {name: column[:num_epochs] for name, column in metrics.items()}
         summary = summary | cast(Summary, {name: value for name, value in run.summary.items() if name in summary})
@@ -151,11 +152,11 @@ def _reasons(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]
     versions, versions_now = before.get("versions") or {}, now.get("versions") or {}
     for name in versions_now:
         if versions.get(name) != versions_now[name]:
-            yield f"{name} was {versions.get(name)}, and is {versions_now[name]}"
+            yield f"{name} was {versions.get(name)} and is now {versions_now[name]}"
     if before.get("data_sha256") not in (None, now.get("data_sha256")):
-        yield "the data are not the same"
+        yield "the data have changed"
     git, git_now = before.get("git") or {}, now.get("git") or {}
     if git.get("commit") != git_now.get("commit"):
-        yield f"the git commit was {git.get('commit')}, and is {git_now.get('commit')}"
+        yield f"the git commit was {git.get('commit')} and is now {git_now.get('commit')}"
     elif not git.get("is_clean", True) or not git_now.get("is_clean", True):
-        yield "files were changed since the git commit"
+        yield "files differ from the git commit"

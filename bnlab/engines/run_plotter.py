@@ -30,10 +30,10 @@ class RunPlotter:
         if os.fork() == 0:
             try:
                 for number in REQUESTS:
-                    signal.signal(number, signal.SIG_IGN)  # the parent answers these
+                    signal.signal(number, signal.SIG_IGN)  # the parent handles them
                 ours.close()
                 nothing = os.open(os.devnull, os.O_RDWR)
-                for descriptor in (0, 1, 2):  # so that a reader of the output does not wait for pictures
+                for descriptor in (0, 1, 2):  # a reader of the output must not wait for this process
                     os.dup2(nothing, descriptor)
                 plot_here([ANY])
                 answer(theirs)
@@ -55,5 +55,5 @@ class RunPlotter:
                 self._connection.send(trainings)
                 return self._connection.recv()
             except (EOFError, BrokenPipeError, ConnectionResetError):
-                pass  # it was killed or could not plot these, in which case plotting here raises the error
+                pass  # it was killed or failed; a failure is raised here
         return plot_here(trainings)

@@ -1,6 +1,6 @@
 """The start of a command, between Hydra's composing and the import of torch: a line says what follows or what is wrong.
 
-Hydra calls `Start` before it makes the folder of a run, so that what is refused leaves none.
+Hydra calls `Start` before it makes the folder of a run, so that a refused run leaves no folder.
 """
 
 import errno
@@ -48,7 +48,7 @@ class Start(Callback):
         resume = OmegaConf.select(config, "search.resume")
         with _of_hydra(config):
             if resume is not None:
-                say(f"Going on with the sweep in {shown(str(resume))}; loading Optuna and torch ...")
+                say(f"Resuming the sweep in {shown(str(resume))}; loading Optuna and torch ...")
                 return
             _require_place(Path(str(config.hydra.sweep.dir)).absolute(), "sweep")
             given = _keys(given_overrides(config.hydra.overrides.task))
@@ -99,7 +99,7 @@ def begin_run(config: DictConfig, folder: Path, hydra: Any) -> None:
     """Say in one line what will be trained; later calls do nothing. `hydra` is Hydra's node of the config.
 
     Raises:
-        UserError: what can be known to fail without torch.
+        UserError: the run is certain to fail, as far as this is known without torch.
     """
     global _begun
     if _begun is not None:
@@ -160,5 +160,5 @@ def remove_traces() -> None:
             made.rmdir()
         except FileNotFoundError:
             continue
-        except OSError:  # it holds something
+        except OSError:  # it is not empty
             return

@@ -37,7 +37,7 @@ def task(config: "DictConfig") -> float | None:
 
     hydra_config = HydraConfig.get()
     folder = Path(hydra_config.runtime.output_dir)
-    # In a sweep the error goes to the sweeper; alone, Hydra would put a line of its own before it.
+    # In a sweep, the sweeper gets the error; in a single run, Hydra would print a line of its own before it.
     with _refusing(folder, config, hydra_config) if hydra_config.mode == RunMode.RUN else nullcontext():
         learn(config)
         check(config)  # before the slow imports
@@ -45,7 +45,7 @@ def task(config: "DictConfig") -> float | None:
             warn_of_literals(config)
         conceal_files_of_hydra(hydra_config)
         with open_dict(config):
-            config.pop("search", None)  # the run itself does not depend on how it was found
+            config.pop("search", None)  # the run itself does not depend on the search
         from bnlab.engines.fit import fit
 
         overrides = given_overrides(hydra_config.overrides.task)
@@ -77,13 +77,13 @@ def task(config: "DictConfig") -> float | None:
 
 @contextmanager
 def _refusing(folder: "Path", config: "DictConfig", hydra: Any) -> Iterator[None]:
-    """Begin the run; a mistake in it ends in one line and leaves no folder if nothing was trained."""
+    """Begin the run; report a user's mistake in one line, and leave no folder if nothing was trained."""
     from bnlab.engines.start import begin_run, remove_traces
     from bnlab.errors import UserError, report_user_errors
 
     with report_user_errors():
         try:
-            begin_run(config, folder, hydra)  # unless Hydra's callback did
+            begin_run(config, folder, hydra)  # unless Hydra's callback has done so
             yield
         except UserError:
             remove_traces()

@@ -1,4 +1,4 @@
-"""The state of one network of a stack, saved as Lightning's trainer saves it, so that either can go on from it."""
+"""Save the state of one network of a stack in the format of Lightning's trainer, so that either can continue."""
 
 import io
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from bnlab.io.atomic_file import write_bytes
 
 __all__ = ["Snapshot", "SnapshotAmidEpoch", "write_checkpoint"]
 
-# The version of Lightning whose checkpoints these are: a later one migrates them, as it does its own of that version.
+# The version of Lightning whose format this is; later versions migrate these checkpoints like their own.
 _FORMAT = "2.5.0"
 
 
@@ -22,12 +22,12 @@ class Snapshot:
     """The state of one network after an epoch, copied.
 
     Attributes:
-        epoch: counted from 1.
-        step: optimizer steps so far.
-        steps_in_epoch: those of this epoch.
-        network, optimizer: give their `state_dict`s, which take longer to make than the copy; the next snapshot mostly
-            comes before anyone asks.
-        scheduler: its `state_dict`.
+        epoch: the epoch, counted from 1.
+        step: the number of optimizer steps so far.
+        steps_in_epoch: the number of steps of this epoch.
+        network, optimizer: functions that return the `state_dict`s, which take longer to make than the copy and are
+            rarely needed before the next snapshot.
+        scheduler: the `state_dict` of the scheduler.
     """
 
     epoch: int
@@ -58,13 +58,13 @@ class Snapshot:
             and isinstance(plain["scheduler"], dict | None)
         )
         if not is_one:
-            raise ValueError("a snapshot in it is none")
+            raise ValueError("it contains an invalid snapshot")
         return cls(**plain | {"network": lambda: dict(network), "optimizer": lambda: dict(optimizer)})
 
 
 @dataclass(frozen=True)
 class SnapshotAmidEpoch(Snapshot):
-    """The state after `steps_in_epoch` steps of `epoch`, which is not validated.
+    """The state after `steps_in_epoch` steps of `epoch`, before its validation.
 
     Attributes:
         is_last: whether the epoch has no further step.

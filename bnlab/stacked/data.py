@@ -1,4 +1,4 @@
-"""The data of a stack of trainings: read and normalized once, then kept for every chunk that asks for the same."""
+"""The data of a stack of trainings: read and normalized once, then kept for later chunks with the same data."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -22,7 +22,7 @@ __all__ = ["Data", "load_data"]
 
 @dataclass(frozen=True)
 class Data:
-    """Normalized `splits`, their normalization (None if they are as read), and their fingerprint."""
+    """Normalized `splits`, their normalization (None if they are unchanged), and their fingerprint."""
 
     splits: Splits
     normalization: Normalization | None
@@ -38,17 +38,17 @@ class Data:
 
 
 _Key = tuple[str, tuple[tuple[str, int, int], ...], int]
-_loaded: dict[_Key, tuple[Data, Any]] = {}  # only the newest, with the function that returned them
+_loaded: dict[_Key, tuple[Data, Any]] = {}  # the newest data only, with the function that returned them
 
 
 def load_data(config: DictConfig, *, is_beginning: bool = False) -> Data:
     """Load the data of `config.data`, or return those in memory if neither their files nor their function has changed.
 
     Args:
-        is_beginning: of a training in a process that may be a notebook: a function that is not ours is called again, as
-            what it reads may have changed.
+        is_beginning: whether a training begins in a process that may be a notebook: the user's own function is then
+            called again, because what it reads may have changed.
     Raises:
-        UserError: the data are not there or cannot be read.
+        UserError: the data are missing or cannot be read.
     """
     arguments = arguments_of(config.data)
     function = _own_function(arguments.get("_target_"))
@@ -66,7 +66,7 @@ def load_data(config: DictConfig, *, is_beginning: bool = False) -> Data:
 
 
 def _own_function(name: Any) -> Any:
-    """Return the user's function called `name`; None for ours, which return the same for the same arguments."""
+    """Return the user's function called `name`; None for bnlab's, which return the same for the same arguments."""
     if not isinstance(name, str) or known_target(name) is not None:
         return None
     with suppress(Exception):  # building it will raise the error

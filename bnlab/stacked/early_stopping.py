@@ -19,8 +19,8 @@ _TARGETS = (
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping",
 )
 _THRESHOLD = optional(number(), "none")
-# What each argument may be here. Lightning says more where it is verbose, and checks before the training's metrics of
-# the epoch are known where it is told to.
+# The supported values of each argument. A verbose callback of Lightning logs more, and `check_on_train_epoch_end=False`
+# changes when it checks.
 _SERVED: dict[str, Rule] = {
     "_target_": one_of(*_TARGETS),
     "min_delta": number(),
@@ -37,7 +37,7 @@ _SERVED: dict[str, Rule] = {
 
 
 def early_stopping_lacks(callback: Mapping[str, Any], columns: Sequence[str]) -> str | None:
-    """The first setting of a callback of the config that `EarlyStopping` cannot do; None if it can do all.
+    """Return the first setting of a callback that `EarlyStopping` does not support; None if it supports all.
 
     Args:
         columns: the metrics of an epoch (`bnlab.metrics.columns_of`).
@@ -73,7 +73,7 @@ class EarlyStopping:
 
     def should_stop(self, row: Mapping[str, float]) -> bool:
         """Whether the epoch of this row is the last."""
-        import numpy as np  # whose import a command that begins does not wait for
+        import numpy as np  # imported late, because its import would delay the start of a command
 
         sign = -1 if self.mode == "min" else 1
         current = np.float32(sign * row[self.monitor])  # larger is better

@@ -1,4 +1,4 @@
-"""Building one model of K networks, and evaluating it on a split."""
+"""Build one model from K networks, and evaluate it on a split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,7 +29,7 @@ def stacked_model(
 
 
 def criterion_of(splits: Splits, *, keeps_outputs: bool = False) -> tuple[Criterion, TargetScale | None]:
-    """Return what is minimized on these data, and the scale of their targets if these are numbers."""
+    """Return the criterion for these data, and the scale of their targets if these are numbers."""
     criterion, scale = (NUMBERS, splits.target_scale) if splits.num_classes is None else (CLASSES, None)
     return (replace(criterion, keeps_outputs=True) if keeps_outputs else criterion), scale
 
@@ -44,8 +44,8 @@ def evaluate(
     """Compute the metrics of each network on `split`, as `model.prepare` returns it.
 
     Args:
-        scale: of numbers to predict.
-        own: the metrics of the user's own for each network, which collect the outputs; none where there are none.
+        scale: the scale of the targets of a regression; None for classes.
+        own: the user's own metrics for each network, which collect the outputs; empty if there are none.
     """
     metrics = StackedMetrics(scale)
     for x, y in zip(split.x.split(EVALUATION_BATCH_SIZE), split.y.split(EVALUATION_BATCH_SIZE), strict=True):
@@ -55,7 +55,7 @@ def evaluate(
 
 
 def collect(model: StackedMLP | StackedModule, y: Tensor, own: Sequence[OwnMetrics]) -> None:
-    """Update the metrics of each network by its outputs for the newest batch, whose labels are y, (K, N) or (N,)."""
+    """Update the metrics of each network with its outputs for the newest batch, whose labels are y, (K, N) or (N,)."""
     for index, metrics in enumerate(own):
         assert model.outputs is not None
         metrics.update(model.outputs[index], y if y.dim() == 1 else y[index])

@@ -1,4 +1,4 @@
-"""Finishing trials that were trained together: drawing their curves and writing their folders to disk."""
+"""Finish trials that were trained together: draw their curves and write their folders to disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Grouping trainings into stacks: their configs may differ only in numbers that each network has for itself."""
+"""Group trainings into stacks: their configs may differ only in numbers, of which each network has its own."""
 
 import json
 from collections.abc import Mapping
@@ -11,18 +11,18 @@ from bnlab.stacked.early_stopping import early_stopping_lacks
 __all__ = ["data_key", "group_key", "why_alone"]
 
 _WITHOUT_SHAPE = ("seed", "scheduler", "callbacks", "objective", "figures", "search")  # settings
-# Numbers that do not affect shapes, though null or not decides which tensors exist. All of an optimizer's are such.
+# Numbers that do not affect shapes, although a null decides which tensors exist; so do all numbers of an optimizer.
 _PER_NETWORK = {
     "norm": ("eps", "momentum"),
     "trainer": ("gradient_clip_val",),
 }
-# The batch norms of the layer table, and the network around them; any other may do anything with its numbers. They are
-# names, since whoever groups jobs does not import torch.
+# The batch norms of the layer table, and the network around them; other classes may use their numbers in any way. These
+# are names, because jobs are grouped without importing torch.
 _NORMS = ("bnlab.batch_norm.BatchNorm1d", "bnlab.BatchNorm1d", "torch.nn.BatchNorm1d")
 _NETWORKS = ("bnlab.network.MLP", "bnlab.MLP")
 # Arguments of Lightning's Trainer that a stack has, too, with values checked by `bnlab.rules`.
 _SERVED = {"_target_", "max_epochs", "max_steps", "gradient_clip_val", "gradient_clip_algorithm"}
-# The other arguments, and the values with which Lightning does what a stack does.
+# The other arguments, with the values for which Lightning behaves like a stack.
 _STACK_COMPATIBLE: dict[str, tuple[Any, ...]] = {
     "accelerator": ("auto", "cpu"),
     "devices": (1,),

@@ -1,4 +1,4 @@
-"""A training to be done, in the same form from the caller to the worker."""
+"""A training to be done, in the form in which the caller passes it to a worker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,16 +15,16 @@ __all__ = ["Job"]
 
 @dataclass(frozen=True)
 class Job:
-    """One of several trainings, known by its number.
+    """One of several trainings, identified by its number.
 
     Attributes:
-        settings: the config; resolved and as plain containers where the job travels between processes, since a
+        settings: the config; resolved and in plain containers if the job is sent to another process, because a
             DictConfig takes far longer to pickle.
-        folder: of the run.
-        overrides, command, sweep: for the summary, as `bnlab.runs.summary.beginning` takes them.
-        from_environment: settings that the environment gives, by their keys and indices from the root on, and their
-            interpolations, which are written down in their place.
-        secrets: that may turn up anywhere, and what is shown in their place (`bnlab.text.concealing.known`).
+        folder: the folder of the run.
+        overrides, command, sweep: as in `bnlab.runs.summary.beginning`.
+        from_environment: the interpolations of settings from the environment, by keys and indices from the root; they
+            are written instead of the values.
+        secrets: the known secrets, and the text shown instead of each (`bnlab.text.concealing.known`).
     """
 
     number: int
@@ -38,13 +38,13 @@ class Job:
 
     @cached_property
     def config(self) -> DictConfig:
-        """The settings as a DictConfig."""
+        """Return the settings as a DictConfig."""
         if isinstance(self.settings, DictConfig):
             return self.settings
         return self.interpolated(OmegaConf.create(dict(self.settings)))
 
     def interpolated(self, config: DictConfig) -> DictConfig:
-        """Put the interpolations back into `config`, which was made of the settings."""
+        """Put the interpolations back into `config`, which was made from the settings."""
         for (*above, last), text in self.from_environment.items():
             node = config
             for part in above:

@@ -1,6 +1,6 @@
 """The state from which a network of a stack continues in another process as if nothing had happened.
 
-The rest is given by the config: the order of the data follows from the seed and the epoch, the schedule, early stopping
+Everything else follows from the config: the order of the data from the seed and the epoch; the schedule, early stopping
 and the best epoch from the rows of metrics.
 """
 
@@ -16,7 +16,7 @@ from bnlab.status import Status
 
 __all__ = ["State"]
 
-_COLUMNS = {"epoch", "step", "lr", "train_loss", "val_loss", "seconds"}  # which every training has
+_COLUMNS = {"epoch", "step", "lr", "train_loss", "val_loss", "seconds"}  # every training has these
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,15 @@ class State:
     """The state after an epoch, which is the last one if `status` says how the training ended.
 
     Attributes:
-        rows: of metrics.csv, one an epoch.
-        lines: of train.log.
-        status: of summary.json; None while it trains.
-        samples: that it was trained on.
-        seconds: that it has taken.
-        network: its `state_dict`; empty where it has ended.
-        moments: of its optimizer, by name, (P,).
-        best, last: as `bnlab.stacked.trial.StackedTrial` has them; the last only where it has ended.
-        rungs: what its pruner keeps of it.
+        rows: the rows of metrics.csv, one per epoch.
+        lines: the lines of train.log.
+        status: the status in summary.json; None during training.
+        samples: the number of samples it was trained on.
+        seconds: the time it has taken.
+        network: its `state_dict`; empty if the training has ended.
+        moments: the moments of its optimizer, by name, (P,).
+        best, last: as in `bnlab.stacked.trial.StackedTrial`; `last` only if the training has ended.
+        rungs: the values that its pruner stores.
     """
 
     rows: list[dict[str, float]]
@@ -67,23 +67,26 @@ class State:
         Raises:
             ValueError: it is no state.
         """
-        _require(isinstance(plain, dict) and plain.keys() == cls.__dataclass_fields__.keys(), "it is none")
+        _require(isinstance(plain, dict) and plain.keys() == cls.__dataclass_fields__.keys(), "it is not a state")
         _require(isinstance(plain["rows"], list) and len(plain["rows"]) > 0, "it has no rows")
         for number, row in enumerate(plain["rows"], start=1):
             is_row = isinstance(row, dict) and row.keys() >= _COLUMNS and all(map(_is_number, row.values()))
-            _require(is_row and row["epoch"] == number and type(row["step"]) is int, f"its row {number} is none")
+            _require(is_row and row["epoch"] == number and type(row["step"]) is int, f"its row {number} is invalid")
         lines = plain["lines"]
-        _require(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "its lines are no texts")
+        _require(isinstance(lines, list) and all(isinstance(line, str) for line in lines), "its lines are not text")
         status = None if plain["status"] is None else _status(plain["status"])
-        _require(type(plain["samples"]) is int and plain["samples"] >= 0, "its samples are no number")
-        _require(_is_number(plain["seconds"]) and 0 <= plain["seconds"] < math.inf, "its seconds are no number")
-        _require(all(_are_tensors(plain[name]) for name in ("network", "moments")), "its numbers are no tensors")
+        _require(type(plain["samples"]) is int and plain["samples"] >= 0, "its number of samples is invalid")
+        _require(_is_number(plain["seconds"]) and 0 <= plain["seconds"] < math.inf, "its time in seconds is invalid")
+        _require(
+            all(_are_tensors(plain[name]) for name in ("network", "moments")),
+            "its network or its moments are not tensors",
+        )
         rungs = plain["rungs"]
-        _require(isinstance(rungs, dict) and all(map(_is_number, rungs.values())), "its rungs are no numbers")
+        _require(isinstance(rungs, dict) and all(map(_is_number, rungs.values())), "its rungs are not numbers")
         best, last = (None if plain[name] is None else Snapshot.of(plain[name]) for name in ("best", "last"))
         state = cls(**plain | {"status": status, "best": best, "last": last})
-        _require((state.status is None) == (last is None), "its status and its last epoch do not go together")
-        _require(last is None or last.epoch == state.epoch, "its last epoch is another")
+        _require((state.status is None) == (last is None), "its status contradicts its last epoch")
+        _require(last is None or last.epoch == state.epoch, "its last epoch is not that of its rows")
         return state
 
 
@@ -93,7 +96,7 @@ def _require(holds: bool, otherwise: str) -> None:
 
 
 def _status(word: Any) -> Status:
-    _require(word in [status for status in Status if status.has_results], "its status is none")
+    _require(word in [status for status in Status if status.has_results], "its status is invalid")
     return Status(word)
 
 

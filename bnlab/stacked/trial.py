@@ -36,7 +36,7 @@ from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["StackedTrial"]
 
-_LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as conf/train.yaml has it
+_LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as in conf/train.yaml
 
 
 @dataclass
@@ -44,10 +44,10 @@ class StackedTrial:
     """A network that trains in a stack, with its optimizer, schedule, history and folder.
 
     Attributes:
-        begun: when, by `time.monotonic`.
+        begun: the start of the training, by `time.monotonic`.
         best, last: its state after the best epoch and after the newest.
-        status: of summary.json; None while it trains.
-        going_on: the state that it goes on from; None at the beginning, and when it has been taken over.
+        status: the status in summary.json; None during training.
+        going_on: the state from which it continues; None for a new training, and once the state has been restored.
     """
 
     job: Job
@@ -79,7 +79,7 @@ class StackedTrial:
         """Check the config and make the folder, which stays locked until `close`.
 
         Raises:
-            UserError: a config that cannot work, or a folder that cannot be written.
+            UserError: the config cannot work, or the folder cannot be written.
         """
         check(self.config)
         self._alone.enter_context(self.run.locked())
@@ -94,7 +94,7 @@ class StackedTrial:
         """Build the network with its initial weights, its optimizer and its schedule, which the trial keeps.
 
         Raises:
-            UserError: what cannot work, found before any training.
+            UserError: a setting cannot work; this is found before any training.
         """
         config, splits = self.config, data.splits
         self.data = data
@@ -130,7 +130,7 @@ class StackedTrial:
         """Continue from `state`; `network` and this trial must be as `build` made them.
 
         Raises:
-            ValueError: it is not the state of such a trial; then this one is to be built again.
+            ValueError: it is not the state of such a trial; this trial must then be built again.
         """
         shapes = {name: value.shape for name, value in network.state_dict().items()}
         snapshots = [snapshot for snapshot in (state.best, state.last) if snapshot is not None]
@@ -142,7 +142,7 @@ class StackedTrial:
             _require_shapes(of_network, shapes)
         columns = {"epoch", "step", "lr", *columns_of(self.config), "seconds"}
         if any(row.keys() != columns for row in state.rows):
-            raise ValueError("its rows are not those of its metrics")
+            raise ValueError("its rows have other metrics")
         self.history.go_on(state.rows, state.seconds)
         for row in state.rows if state.status is None else ():
             if row["lr"] != self.lr:
@@ -150,21 +150,21 @@ class StackedTrial:
             self.schedule(row, after_the_checkpoints=False)
             self.schedule(row, after_the_checkpoints=True)
             if True in [stopping.should_stop(row) for stopping in self.stoppings]:
-                raise ValueError(f"the training was to end with epoch {row['epoch']}")
+                raise ValueError(f"early stopping should have ended the training in epoch {row['epoch']}")
         is_diverged, best = self.history.diverged_epoch is not None, self.history.best
         if is_diverged != (state.status == Status.DIVERGED) or self.history.diverged_epoch not in (None, state.epoch):
-            raise ValueError("its status is not what its rows say")
+            raise ValueError("its status contradicts its rows")
         if (best and best["epoch"]) != (state.best and state.best.epoch):
-            raise ValueError("its best epoch is not what its rows say")
+            raise ValueError("its best epoch contradicts its rows")
         self.begun = time.monotonic() - state.seconds
         self.steps, self.samples, self.status = state.steps, state.samples, state.status
         self.best, self.last, self.going_on = state.best, state.last, state
         self._training_ended = None if self.status is None else time.monotonic()
         self._lines = [*state.lines, *self._lines]
-        self.log(f"goes on after epoch {state.epoch}" if self.status is None else "goes on to its test")
+        self.log(f"continues after epoch {state.epoch}" if self.status is None else "continues with its test")
 
     def begin_anew(self, data: Data) -> nn.Module:
-        """Build again, after `go_on` was refused."""
+        """Build the network again after `go_on` has failed."""
         self.history = self._new_history()
         return self.build(data)
 
@@ -198,12 +198,12 @@ class StackedTrial:
         self.log(f"epoch {epoch}: " + ", ".join(f"{name} {value:.5g}" for name, value in sorted(metrics.items())))
         if improved:
             self.best = snapshot()
-        if self.status is not None:  # a metric has broken off the training
+        if self.status is not None:  # a metric has failed and ended the training
             return
         if self.history.diverged_epoch is not None:
             self.log(f"the loss of epoch {epoch} is not finite: the training diverged and ends here")
             self.status = Status.DIVERGED
-        elif True in [stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]:  # each is to see it
+        elif True in [stopping.should_stop(self.history.rows[-1]) for stopping in self.stoppings]:  # all see each row
             self.log(f"epoch {epoch}: early stopping ends the training here")
             self.status = Status.COMPLETED
 
@@ -218,7 +218,7 @@ class StackedTrial:
         self.status = status
 
     def write_progress(self) -> None:
-        """Write what is known of a training that is under way."""
+        """Write the files that can be written while training."""
         if self.history.rows:
             self.run.write_metrics(self.history.rows)
         self.write_log()
@@ -282,7 +282,7 @@ def _require_shapes(tensors: Mapping[str, Tensor], shapes: Mapping[str, Sequence
         ValueError: they differ.
     """
     if tensors.keys() != shapes.keys():
-        raise ValueError("its numbers have other names")
+        raise ValueError("its tensors have other names")
     for name, shape in shapes.items():
         if tensors[name].shape != torch.Size(shape) or tensors[name].layout is not torch.strided:
             raise ValueError(f"its {name} has another shape")

@@ -1,8 +1,8 @@
 """The states of unfinished networks, one file each, from which another process continues if this one is killed.
 
-They lie in one folder beside those of the runs, by what is trained and not by where: a trial that is tried again gets a
-new folder, and other neighbours in its stack. A state is for the same config in the same sweep, and for the same data;
-to any other network it is none. Who ends removes its own.
+They are in one folder beside those of the runs, named by config and not by run folder: a trial that is retried gets a
+new folder, and other networks in its stack. A state is valid only for the same config in the same sweep, with the same
+data. A training that ends removes its own state.
 """
 
 import hashlib
@@ -45,13 +45,14 @@ class Unfinished:
 
     @property
     def path(self) -> Path:
-        """The path of its file."""
+        """Return the path of its file."""
         return self._folder / f"{self._key[:32]}.ckpt"
 
     def write(self, state: "State", data: "Data") -> None:
-        """
+        """Write the state.
+
         Raises:
-            OSError: it cannot be written; what was there before still is.
+            OSError: it cannot be written; the previous state is unchanged.
         """
         import torch
 
@@ -67,9 +68,10 @@ class Unfinished:
                     raise
 
     def read(self, data: "Data") -> "State | None":
-        """
+        """Read the state; return None if there is none.
+
         Raises:
-            ValueError: what is there cannot be read, or is of another training.
+            ValueError: the file cannot be read, or belongs to another training.
         """
         import torch
 
@@ -83,9 +85,9 @@ class Unfinished:
         except Exception as error:  # its text would advise the user to load it less safely
             raise ValueError(f"it is damaged ({type(error).__name__})") from None
         if key != self._key:
-            raise ValueError("it is of another config")
+            raise ValueError("it belongs to another config")
         if fingerprint != data.fingerprint:
-            raise ValueError("the data have changed since")
+            raise ValueError("the data have changed")
         return State.of(state)
 
     def remove(self) -> None:

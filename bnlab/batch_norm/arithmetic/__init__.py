@@ -1,1 +1,1 @@
-"""What every form of batch norm is made of: its arguments, its formulas, and its running statistics."""
+"""The parts that all forms of batch norm share: the arguments, the formulas and the running statistics."""

@@ -1,4 +1,4 @@
-"""The arguments of `batch_norm`: what it refuses, in torch's own words where torch refuses it too."""
+"""Check the arguments of `batch_norm`; an argument that torch refuses, too, is refused in torch's own words."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ __all__ = ["Settings", "check_arguments", "check_counter", "check_stack_dims", "
 
 
 class Settings(NamedTuple):
-    """What batch norm is given beside its input and its parameters; see `batch_norm`."""
+    """The arguments of batch norm other than its input and its parameters; see `batch_norm`."""
 
     running_mean: Tensor | None
     running_var: Tensor | None
@@ -20,7 +20,7 @@ class Settings(NamedTuple):
     eps: Tensor | float
     mask: Tensor | None
     stack_dims: int
-    returns_statistics: bool = False  # the batch's mean and unbiased variance too; running statistics are not moved
+    returns_statistics: bool = False  # return mean and unbiased variance, too, and leave the running statistics
 
 
 HALF = (torch.float16, torch.bfloat16)
@@ -53,7 +53,7 @@ def check_arguments(
     mask: Tensor | None,
     stack_dims: int,
 ) -> None:
-    """Raise ValueError or RuntimeError for what cannot be normalized."""
+    """Raise ValueError or RuntimeError if the input cannot be normalized with these arguments."""
     if x.dim() > stack_dims and training and mask is None and count(x, None, stack_dims) == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {x.shape}")
     if not isinstance(eps, Tensor):
@@ -95,7 +95,7 @@ def check_stack_dims(stack_dims: int) -> None:
 
 
 def check_eps(eps: Tensor | float, training: bool) -> None:
-    """In torch's words. A number that is none (NaN) passes, as it does there; in a tensor it is refused."""
+    """Check eps with torch's messages. A NaN passes as a number, as it does in torch, but not within a tensor."""
     if isinstance(eps, Tensor):
         if eps.numel() and not (eps.min() > 0 if training else eps.min() >= 0):
             rule = "positive during training" if training else "non-negative"
@@ -114,13 +114,13 @@ def per_network_numbers(
     training: bool,
     can_read: bool,
 ) -> tuple[Tensor | float, Tensor | float | None]:
-    """eps and momentum as numbers or tensors (*stack), whatever they came as; a tensor of one element is a number.
+    """Return eps and momentum as numbers or as tensors (*stack); a tensor of one element becomes a number.
 
     Args:
-        can_read: whether what is in a tensor on the CPU can be known, as nothing traces or transforms it.
+        can_read: whether the values of a tensor on the CPU can be read, because nothing traces or transforms it.
     Raises:
-        ValueError: another shape, an eps that is not positive, or a gradient asked for, which neither has.
-        TypeError: what is no number at all.
+        ValueError: a shape is wrong, eps is not positive, or one of them requires a gradient, which neither has.
+        TypeError: one of them is not a number.
     """
     stack = tuple(x.shape[:stack_dims])
     results: list[Tensor | float | None] = []
@@ -145,10 +145,10 @@ def per_network_numbers(
 
 
 def check_counter(num_batches_tracked: Tensor | None, stack: tuple[int, ...]) -> None:
-    """Refuse what cannot be averaged by: momentum None takes the one count of all networks, or one per network."""
+    """Check the shape of the counter by which momentum None averages: one for all networks, or one per network."""
     if num_batches_tracked is not None and num_batches_tracked.numel() != 1 and num_batches_tracked.shape != stack:
         raise ValueError(
-            f"`num_batches_tracked` must be one number or have the shape {tuple(stack)} of the stack, to average by, "
+            f"`num_batches_tracked` must be one number or have the shape {tuple(stack)} of the stack, "
             f"but got {tuple(num_batches_tracked.shape)}."
         )
 
@@ -178,7 +178,7 @@ def check_dtypes(
     weight: Tensor | None,
     bias: Tensor | None,
 ) -> None:
-    """All of one dtype; with a half type, parameters or buffers or both may be fp32 (torch wants both or neither)."""
+    """Check that the dtypes agree; with a half type, parameters or buffers may be fp32 (in torch, both or none)."""
     if x.dtype not in SCALAR_TYPES or not x.is_floating_point():
         raise NotImplementedError(f"\"batch_norm\" not implemented for '{SCALAR_TYPES.get(x.dtype, x.dtype)}'")
     parameters = [tensor.dtype for tensor in (weight, bias) if tensor is not None]

@@ -1,4 +1,4 @@
-"""What a back end of batch norm in eager mode is, and what travels between it, the Function and autograd."""
+"""The interface between a back end of batch norm in eager mode, the autograd Function and autograd."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
@@ -9,22 +9,22 @@ from bnlab.batch_norm.arithmetic.arguments import Settings
 
 __all__ = ["BackEnd", "Found", "Gradients", "Needs", "Saved", "needed"]
 
-Saved: TypeAlias = tuple[Tensor | None, ...]  # x, weight and what else forward hands to backward, saved by autograd
+Saved: TypeAlias = tuple[Tensor | None, ...]  # the tensors that autograd saves for backward: x, weight and others
 Found: TypeAlias = tuple[Tensor, Tensor]  # the mean and the unbiased variance of the batch, (*stack, C)
 Needs: TypeAlias = Sequence[bool]  # whether dL/dx, dL/dweight and dL/dbias are needed
-Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # these three
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]  # dL/dx, dL/dweight and dL/dbias
 
 
 class BackEnd(Protocol):
-    """A module with these two functions."""
+    """The two functions that a module must have to serve as a back end."""
 
     def forward(
         self, x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings
     ) -> tuple[Tensor, Saved, Found | None]:
-        """y, what backward needs, and the statistics; None if the back end has moved the running statistics itself."""
+        """Return y, the tensors to save, and the statistics, or None if it updated the running statistics itself."""
 
     def backward(self, saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gradients | None:
-        """The gradients that are needed; None if the back end cannot read these tensors."""
+        """Return the gradients that are needed; None if the back end cannot read these tensors."""
 
 
 def needed(gradients: tuple[Tensor, Tensor, Tensor], needs: Needs) -> Gradients:

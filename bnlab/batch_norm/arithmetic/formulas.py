@@ -1,11 +1,11 @@
 r"""The formulas of batch norm as plain torch operations: every other form in this package is tested against these.
 
 Shapes, here and in the whole package: x is (*stack, N, C) or (*stack, N, C, L), where `stack` are `stack_dims` leading
-dimensions of independent networks; what belongs to a channel (weight, bias, mean, ...) is (*stack, C); eps is a number
-or (*stack); a mask is (*stack, N) or (*stack, N, L), true where a sample counts.
+dimensions of independent networks; values per channel (weight, bias, mean, ...) are (*stack, C); eps is a number or
+(*stack); a mask is (*stack, N) or (*stack, N, L), true where a sample counts.
 
-A mean near 1e6 has a rounding error of 0.06 in fp32, and so would x - mean. `residual = mean(x - mean)` recovers that
-error, to the last bit because x - mean is small, and is subtracted everywhere.
+In fp32, the rounding error of a large mean would also be in x - mean. `residual = mean(x - mean)` recovers that error,
+to the last bit because x - mean is small, and is subtracted everywhere.
 """
 
 from typing import NamedTuple
@@ -26,7 +26,7 @@ __all__ = [
 
 
 class Centered(NamedTuple):
-    """A batch less its rounded mean: x - mean, as x; mean(x - mean), (*stack, C); and the values per channel."""
+    """A batch minus its rounded mean: x - mean; mean(x - mean), (*stack, C); and the number of values per channel."""
 
     c: Tensor
     residual: Tensor
@@ -46,9 +46,9 @@ def per_channel(values: Tensor, x: Tensor, stack_dims: int) -> Tensor:
 
 
 def per_network(values: Tensor | float, channels: Tensor) -> Tensor | float:
-    """View a number per network, (*stack), so that it broadcasts against (*stack, C), in that one's dtype.
+    """View one number per network, (*stack), in the dtype of `channels`, (*stack, C), so that it broadcasts against it.
 
-    A number alone is rounded to that dtype too, by the operation it takes part in: a stack equals single networks.
+    A plain number is rounded to the same dtype by the operation that uses it, so that a stack equals single networks.
     """
     return values.to(channels.dtype).unsqueeze(-1) if isinstance(values, Tensor) and values.dim() else values
 
@@ -69,7 +69,7 @@ def total(values: Tensor, stack_dims: int) -> Tensor:
 
 
 def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
-    """Count the values per channel: a number, or (*stack, 1) if there is a mask. At least 1, to divide by."""
+    """Count the values per channel, at least 1, so that it can divide: a number, or (*stack, 1) if there is a mask."""
     if mask is not None:
         return num_valid(mask, stack_dims).clamp(min=1).to(compute_dtype(x))
     result = x.shape[stack_dims]
@@ -79,7 +79,7 @@ def count(x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor | int:
 
 
 def num_valid(mask: Tensor, stack_dims: int) -> Tensor:
-    """How many values a mask leaves, int64, (*stack, 1)."""
+    """Count the values where the mask is true, (*stack, 1), int64."""
     return mask.sum(list(range(stack_dims, mask.dim()))).unsqueeze(-1)
 
 
@@ -88,26 +88,26 @@ def inverse_std(var: Tensor, eps: Tensor | float) -> Tensor:
 
 
 def masked(values: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
-    """Zero where the mask is false; by selection, so that a NaN in the padding stays there."""
+    """Set values to zero where the mask is false; selection, unlike a product, also removes a NaN in the padding."""
     return values if mask is None else torch.where(per_sample(mask, stack_dims), values, 0)
 
 
 def centered(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
-    """x - mean in the dtype computed in, and zero where the mask is false."""
+    """Return x - mean in the dtype of the mean, and zero where the mask is false."""
     return masked(x.to(mean.dtype) - per_channel(mean, x, stack_dims), mask, stack_dims)
 
 
 def subtract_mean(x: Tensor, mean: Tensor, mask: Tensor | None, stack_dims: int) -> Centered:
-    """A batch less its mean, which was rounded."""
+    """Return the batch minus its rounded mean, with the residual of that mean."""
     c = centered(x, mean, mask, stack_dims)
     number = count(x, mask, stack_dims)
     return Centered(c, total(c, stack_dims) / number, number)
 
 
 def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[Tensor, Tensor, Centered]:
-    """The rounded mean and the biased variance of a batch, (*stack, C), and the batch less that mean."""
+    """Return the rounded mean and the biased variance of a batch, (*stack, C), and the batch minus that mean."""
     x = x.to(compute_dtype(x))
-    # The mean's own rounding cancels against the residual in value, and in derivative too: it is a constant here.
+    # The rounded mean is a constant here: the residual cancels its rounding error in the value and its derivative.
     mean = (total(masked(x, mask, stack_dims), stack_dims) / count(x, mask, stack_dims)).detach()
     batch = subtract_mean(x, mean, mask, stack_dims)
     c, residual, number = batch
@@ -117,7 +117,7 @@ def batch_statistics(x: Tensor, mask: Tensor | None, stack_dims: int) -> tuple[T
 def normalize(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Tensor | float, mask: Tensor | None, stack_dims: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """y, and of the batch the rounded mean, the mean, the biased variance and 1 / sqrt(var + eps), each (*stack, C)."""
+    """Return y and, each (*stack, C), the batch's rounded mean, mean, biased variance and 1 / sqrt(var + eps)."""
     rounded, var, (c, residual, _) = batch_statistics(x, mask, stack_dims)
     inv_std = inverse_std(var, eps)
     scale = inv_std if weight is None else inv_std * weight
@@ -128,7 +128,7 @@ def normalize(
 def affine(
     c: Tensor, residual: Tensor | None, scale: Tensor, bias: Tensor | None, mask: Tensor | None, stack_dims: int
 ) -> Tensor:
-    """(c - residual) * scale + bias, with what is per channel multiplied out first."""
+    """Return (c - residual) * scale + bias, where the terms per channel are combined first."""
     shift = bias if residual is None else -residual * scale if bias is None else bias - residual * scale
     y = c * per_channel(scale, c, stack_dims)
     return y if shift is None else masked(y + per_channel(shift, c, stack_dims), mask, stack_dims)
@@ -142,7 +142,7 @@ def backward(
     mask: Tensor | None,
     stack_dims: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""dL/dx, dL/dweight and dL/dbias from g = dL/dy.
+    r"""Return dL/dx, dL/dweight and dL/dbias, given g = dL/dy.
 
     With x_hat = (c - residual) inv_std:
         dL/dbias = sum(g),   dL/dweight = sum(g x_hat)

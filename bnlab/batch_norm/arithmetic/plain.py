@@ -1,7 +1,7 @@
-"""Which tensors are the numbers in their memory: the one gate before a pointer is taken, and a way through it.
+"""Check that the memory of a tensor holds its values, before C code takes a pointer to it.
 
-A zero tensor (torch makes them where a gradient is known to be 0) has no memory, a negated view the opposite numbers, a
-subclass or a wrapper whatever it likes. Operations of torch know; C does not.
+A zero tensor (torch makes them where a gradient is known to be 0) has no memory, that of a negated view holds values of
+the opposite sign, and that of a subclass or a wrapper may hold anything. Torch's operations handle these; C does not.
 """
 
 from collections.abc import Iterable
@@ -21,9 +21,9 @@ is_compiling = torch.compiler.is_compiling
 
 
 def are_in_memory(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> bool:
-    """Whether each of these that is given has its numbers, of this dtype, in this process's memory as its strides say.
+    """Whether the memory of this process holds the values of all these tensors, in this dtype; None is ignored.
 
-    `tensors.c` asks the same, but for the type, which only Python knows.
+    `tensors.c` checks the same except the Python type.
     """
     for tensor in tensors:
         if tensor is not None and not (
@@ -38,9 +38,9 @@ def are_in_memory(tensors: Iterable[Tensor | None], dtype: torch.dtype) -> bool:
 
 
 def check_memory(*tensors: Tensor | None) -> None:
-    """Raise RuntimeError, as torch's own layer does, for a tensor whose memory has been freed under it.
+    """Raise RuntimeError, as torch's own layer does, if the memory of a tensor has been freed.
 
-    Many operations of torch's read it all the same, from address 0, and the process ends by SIGSEGV.
+    Many torch operations would read it nevertheless, from address 0, and the process would end by SIGSEGV.
     """
     for tensor in tensors:
         if (
@@ -61,10 +61,10 @@ def in_memory(tensor: Tensor) -> Tensor: ...
 @overload
 def in_memory(tensor: None) -> None: ...
 def in_memory(tensor: Tensor | None) -> Tensor | None:
-    """The tensor, or if it is a zero tensor the same zeros in memory.
+    """Return the tensor or, if it is a zero tensor, a copy of it in memory.
 
-    A product with a zero tensor is a zero tensor again, which cannot be written to, nor its numbers be listed: none may
-    get into what is returned.
+    A product with a zero tensor is a zero tensor, too, which can neither be written to nor converted to a list, so none
+    may reach a result.
     """
     if tensor is None or is_compiling() or not is_zero_tensor(tensor):
         return tensor

@@ -1,6 +1,6 @@
-"""Which arguments may be read by code that takes pointers: of one floating dtype, in memory, contiguous, and fitting.
+"""Check that code which takes pointers may read tensors: one float dtype, in memory, contiguous, with fitting sizes.
 
-C reads whatever is at an address, and so do operations of torch below the checks of its public functions.
+C reads whatever is at an address, and so do torch's internal operations, which skip the checks of its public functions.
 """
 
 import torch
@@ -17,9 +17,9 @@ DTYPES = {torch.float32, torch.float64}
 
 
 def are_readable(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Settings) -> bool:
-    """Whether a training forward without a mask may read these, after x was made contiguous.
+    """Whether a training forward without a mask may read these, once x is contiguous.
 
-    Nothing is wrong with them then, as `check_arguments` would find it; otherwise it may say what is.
+    If so, they also pass `check_arguments`; if not, `check_arguments` may report an error in them.
     """
     running_mean, running_var, _, _, eps, mask, stack_dims, _ = settings
     dtype, shape = x.dtype, x.shape
@@ -56,10 +56,10 @@ def are_readable(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings
 
 
 def are_readable_in_backward(saved: Saved, grad_y: Tensor, stack_dims: int) -> bool:
-    """Whether a backward may read these, after x and grad_y were made contiguous.
+    """Whether a backward may read these, once x and grad_y are contiguous.
 
-    The gradient may be anything. What was saved has been seen by forward, but a leaf may have been given other data
-    since (as `layer.double()` does), and a hook on saved tensors may return what it likes.
+    The gradient may be any tensor. Forward has checked the saved tensors, but the data of a leaf may have been replaced
+    since (as `layer.double()` does), and a hook on saved tensors may return anything.
 
     Args:
         saved: x, weight and the statistics, two numbers per channel.

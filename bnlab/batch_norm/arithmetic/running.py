@@ -1,4 +1,4 @@
-"""The one place where running statistics move in torch; in C, `finish_forward` of kernel.c moves those of its batch."""
+"""Update the running statistics in torch; in C, `finish_forward` of kernel.c does so for its batch."""
 
 import torch
 from torch import Tensor
@@ -8,11 +8,11 @@ from bnlab.batch_norm.arithmetic.formulas import count, num_valid, per_network
 
 __all__ = ["add_unless", "count_batch", "move", "unbiased"]
 
-ONE = torch.tensor(1, device="cpu")  # of a plain number, torch makes a tensor in every operation
+ONE = torch.tensor(1, device="cpu")  # torch would convert a plain number to a tensor in every operation
 
 
 def unbiased(var: Tensor, x: Tensor, mask: Tensor | None, stack_dims: int) -> Tensor:
-    """N / (N - 1) times the biased variance of the batch x; 0 where a mask leaves fewer than two values."""
+    """Return N / (N - 1) times the biased variance of the batch x; 0 where a mask leaves fewer than two values."""
     if mask is None:
         number = count(x, None, stack_dims)
         return var * (number / (number - 1))
@@ -21,8 +21,9 @@ def unbiased(var: Tensor, x: Tensor, mask: Tensor | None, stack_dims: int) -> Te
 
 
 def count_batch(num_batches_tracked: Tensor | None, momentum: Tensor | float | None) -> Tensor | float:
-    """Count a batch. Return the momentum, where None averages all batches: 1 / num_batches_tracked, (*stack) if each
-    network has its own count.
+    """Count a batch and return the momentum; None, which averages all batches, gives 1 / num_batches_tracked.
+
+    This is (*stack) if each network has its own count.
     """
     if num_batches_tracked is not None:
         num_batches_tracked.add_(ONE)
@@ -36,16 +37,17 @@ def count_batch(num_batches_tracked: Tensor | None, momentum: Tensor | float | N
 def move(
     mean: Tensor, var: Tensor, settings: Settings, *, by_lerp: bool = False, recomputed: bool | Tensor = False
 ) -> None:
-    """running += momentum * (new - running), in place; momentum None is 1 / num_batches_tracked, this batch counted.
+    """Update running += momentum * (new - running) in place; momentum None means 1 / num_batches_tracked.
 
-    Where a mask leaves no value there is no mean, and where it leaves one there is no variance: those statistics stay.
+    The count includes this batch. A mean without a value, or a variance of a single value, leaves the running statistic
+    unchanged.
 
     Args:
-        mean, var: of the batch, the variance unbiased.
-        by_lerp: where the dtypes allow, in one operation instead of three. It rounds differently, and vmap has no rule
+        mean, var: the mean and the unbiased variance of the batch.
+        by_lerp: use one operation instead of three if the dtypes allow it; it rounds differently, and vmap has no rule
             for it.
-        recomputed: the batch was counted before. It takes the same operations all the same, up to the last, because
-            selective checkpointing finds what it saved by the place of an operation among its like.
+        recomputed: whether the batch was counted before. All operations except the last are then repeated, because
+            selective checkpointing finds its saved results by counting the operations of a kind.
     """
     running_mean, running_var, num_batches_tracked, momentum, _, mask, stack_dims, _ = settings
     if mask is not None and running_mean is not None and running_var is not None:
@@ -80,8 +82,8 @@ def move(
 
 
 def add_unless(recomputed: bool | Tensor, statistic: Tensor, step: Tensor | int) -> None:
-    if isinstance(recomputed, Tensor):  # known when the graph is run
-        # Chosen last: selective checkpointing may bring back the sum of the first forward.
+    if isinstance(recomputed, Tensor):  # its value is known only when the graph runs
+        # The choice comes last, because selective checkpointing may return the sum of the first forward.
         statistic.copy_(torch.where(recomputed, statistic, statistic + step))
     elif not recomputed:
         statistic.add_(step)

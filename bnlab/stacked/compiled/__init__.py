@@ -1,1 +1,1 @@
-"""The C of stacks, and how it is called."""
+"""The C code of stacks, and the interface to it."""

@@ -1,4 +1,4 @@
-"""The functions of `step.c`, which take the structures of `step_check.py`."""
+"""Load the functions of `step.c`, which take the structures of `step_check.py`."""
 
 import ctypes
 import logging
@@ -36,9 +36,9 @@ class UpdateInC(step_check.UpdateInC):
         *,
         nesterov: bool,
     ) -> Self:
-        """Of K networks, (K, P), and their hyperparameters, each (K,); the first update to be done.
+        """Make the first update of K networks, (K, P), with their hyperparameters, (K,) each.
 
-        The gradients are those in the first network's place, where each has its own when its turn comes.
+        All networks write their gradients to the first network's row, one after another.
         """
         update = cls(of(rows), of(gradients), of(velocity), num_pieces=len(sizes), nesterov=nesterov, is_first=True)
         update.gradients.stride = 0
@@ -53,7 +53,7 @@ class UpdateInC(step_check.UpdateInC):
 
 
 class Functions(NamedTuple):
-    """The functions of step.c for one dtype, what they call, and how many numbers a vector holds."""
+    """The functions of step.c for one dtype, the functions that they call, and the number of lanes of a vector."""
 
     step: Any
     linear: Any
@@ -63,7 +63,7 @@ class Functions(NamedTuple):
     lanes: int
 
 
-# The result and the arguments of each.
+# The result and the arguments of each function.
 _SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "step": (NUMBER, [POINTER, NUMBER, POINTER, POINTER, NUMBER, NUMBER, NUMBER, POINTER, POINTER]),
     "linear": (None, [POINTER, NUMBER, POINTER, POINTER]),

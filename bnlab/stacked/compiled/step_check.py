@@ -1,7 +1,7 @@
-"""Whether a library compiled from `step.c` works: `python step_check.py step.so`.
+"""Check whether a library compiled from `step.c` works: `python step_check.py step.so`.
 
-It needs no packages. Each kind of layer and the update are compared with what they are for, in Python's own numbers;
-whether they have torch's bits, and the loss, is for `same_bits.py`. Wrong code may crash it.
+The check needs no packages. It compares each kind of layer and the update with their formulas in Python's own numbers;
+`same_bits.py` tests the loss, and whether all of them have torch's bits. Wrong code may crash the process.
 """
 
 import ctypes
@@ -17,7 +17,7 @@ POINTER, NUMBER = ctypes.c_void_p, ctypes.c_int64
 
 
 class Of(ctypes.Structure):
-    """A pointer for the first network, and the bytes to the next."""
+    """A pointer to the first network's part, and the bytes to the next network's."""
 
     _fields_ = (("start", POINTER), ("stride", NUMBER))
 
@@ -52,13 +52,13 @@ class UpdateInC(ctypes.Structure):
 
 
 class Elsewhere(ctypes.Structure):
-    """`Functions` of step.c."""
+    """The struct `Functions` of step.c."""
 
     _fields_ = tuple((name, POINTER) for name in ("gemm", "exponential", "logarithm", "batch_norm"))
 
 
 def wrong_size(library: ctypes.CDLL) -> str | None:
-    """The structure that has another size in C, or None. The order of the fields is right if the results are."""
+    """Return an error if a structure has another size in C; a wrong order of the fields shows in the results."""
     structures = {"layer": LayerInC, "loss": LossInC, "update": UpdateInC, "functions": Elsewhere}
     for name, structure in structures.items():
         size = NUMBER.in_dll(library, f"size_of_{name}").value
@@ -67,9 +67,9 @@ def wrong_size(library: ctypes.CDLL) -> str | None:
     return None
 
 
-# By the C functions' names: the type, and how large an error may be.
+# By the C functions' names: the type, and the tolerance.
 NUMBERS = {"float": (ctypes.c_float, 1e-5), "double": (ctypes.c_double, 1e-12)}
-N, IN, OUT = 13, 19, 53  # whole tiles of the products, and what is left of them
+N, IN, OUT = 13, 19, 53  # whole tiles of the products, and a remainder
 
 
 def main(path: str) -> None:
@@ -155,7 +155,7 @@ def updates(run: Any, number: Any) -> Results:
 
 
 def waves(number: Any, count: int, rate: float) -> Any:
-    """Numbers without a pattern, in -1 .. 1."""
+    """Make numbers in -1 .. 1 without a pattern."""
     return (number * count)(*(sin(rate * i * i + rate) for i in range(count)))
 
 

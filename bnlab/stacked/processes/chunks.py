@@ -1,4 +1,4 @@
-"""Cutting the jobs of a batch, as they are composed, into chunks that a worker trains at a time."""
+"""Cut the jobs of a batch, as they are composed, into chunks, each of which a worker trains at a time."""
 
 import logging
 import time
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Chunk:
-    """The jobs that a worker does at a time.
+    """The jobs that a worker trains at a time.
 
     Attributes:
         reason: why Lightning trains its only job; None for a stack.
@@ -39,14 +39,14 @@ class Chunk:
 
 
 class Chunks:
-    """The chunks still to be done, made from jobs while these are composed.
+    """The chunks that still have to be trained, made from jobs while these are composed.
 
     Args:
-        jobs: where they come from, one by one: composing takes time in which workers can be at work.
-        size: how many networks with this config a stack may have; raises UserError where not even one fits.
+        jobs: yields the jobs one by one, because workers can train while others are composed.
+        size: returns how many networks with this config fit into a stack; raises UserError if not even one does.
     Attributes:
-        waiting: to be done.
-        refused: jobs that cannot be done.
+        waiting: the chunks that no worker has taken.
+        refused: the jobs that cannot be trained.
     """
 
     def __init__(self, jobs: Iterator[Job], size: Callable[[Mapping[str, Any]], int]) -> None:

@@ -37,29 +37,30 @@ def train(
 ) -> list[Summary]:
     """Train the network of each config; those that differ only in numbers train as one.
 
-    Each leaves the run folder that `bnlab.engines.fit.fit` leaves, in `folder`/0, `folder`/1, ..., for `bnlab.load` to
-    read, and has the learning curve that it has alone, up to rounding.
+    Each writes a run folder as `bnlab.engines.fit.fit` does, in `folder`/0, `folder`/1, ..., for `bnlab.load` to read,
+    and has the same learning curve as when trained alone, up to rounding.
 
     Args:
-        configs: as `bnlab.compose` gives them.
-        folder: for the runs; it is made if missing.
-        exist: what to do where one of the folders already holds a run. "error" refuses, before anything is trained;
-            "skip" keeps complete runs of the same config, which may have diverged, and trains the others, each from
-            where a killed or interrupted call with the same folder last wrote its state, which long trainings do now
-            and then;
-            "overwrite" replaces each, folder and all, once the new run has ended with results.
-        num_workers: processes, one thread each; None for one per core.
+        configs: configs from `bnlab.compose`.
+        folder: the folder of the runs, created if it does not exist.
+        exist: what to do if one of the folders already holds a run. "error" refuses before anything is trained; "skip"
+            keeps complete runs of the same config, which may have diverged, and trains the others, each from the last
+            state that a killed or interrupted call with the same folder has written, as long trainings do now and
+            then; "overwrite" replaces each run with its whole folder once the new run has ended with results.
+        num_workers: the number of processes, of one thread each; None for one per core.
         report: called from time to time with the progress.
     Returns:
-        what each summary.json holds, in the order of the configs; the "status" of what failed is failed, its "error"
-        says why.
+        the content of each summary.json, in the order of the configs; for a training that failed, "status" is failed,
+        and "error" says why.
     Raises:
-        UserError: `num_workers` below 1, a folder in which another stack is being trained, or one that holds a run
-            which `exist` does not allow for; nothing is changed.
+        UserError: `num_workers` is below 1, another stack is being trained in the folder, or it holds a run that
+            `exist` does not allow; nothing has been changed.
     """
     one_of("error", "skip", "overwrite").check("exist", exist)
     if num_workers is not None and num_workers < 1:
-        raise UserError(f"`num_workers` must be a whole number >= 1, or None for one a core, but got {num_workers!r}.")
+        raise UserError(
+            f"`num_workers` must be a whole number >= 1, or None for one per core, but got {num_workers!r}."
+        )
     root = Path(folder).absolute()
     with _locked_root(root):
         return _train(configs, root, exist, num_workers, report)
@@ -67,7 +68,7 @@ def train(
 
 @contextmanager
 def _locked_root(root: Path) -> Iterator[None]:
-    """Lock `root`: two trainings at a time would mistake each other's folders for leftovers of a killed process.
+    """Lock `root`: two trainings at once would mistake each other's folders for leftovers of a killed process.
 
     Raises:
         UserError: another stack is being trained there, or the folder cannot be made.

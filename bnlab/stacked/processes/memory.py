@@ -15,17 +15,17 @@ CHUNK_SIZE = 16  # a larger stack saves nothing more: enough networks share Pyth
 # What a step reads and writes of all networks should stay in a core's share of the last cache, or a larger stack takes
 # longer per network (bnlab/bench/records/sweep.md).
 CACHE = 6 * 2**20
-USABLE = 0.7  # of the free memory: the data and the allocator's reserves need the rest
+USABLE = 0.7  # share of the free memory; the data and the allocator's reserves need the rest
 _EVALUATED_AT_ONCE = 1024
 
 
 def bytes_per_network(config: Mapping[str, Any], num_classes: int = 10) -> int:
     """Return an upper bound, in bytes, on the memory that one network adds to its stack.
 
-    Numbers: parameters 14 times (they, in the stack and in the module they come from, their gradients, up to two
-    moments, a scratch, they and their moments after the best and after the newest epoch, and two on their way to disk),
-    and for each layer 6 (batch, width) tensors: its result, its batch norm's, its activation's, and
-    their gradients. Evaluation takes 1,024 samples at a time.
+    It counts the parameters 14 times (in the stack and in the original module, their gradients, up to two moments,
+    scratch memory, the parameters and moments after the best and after the newest epoch, and two copies on their way to
+    disk), and for each layer 6 tensors of (batch, width): the outputs of the linear layer, the batch norm and the
+    activation, and their gradients. Evaluation takes 1,024 samples at a time.
     """
     widths = _widths(config, num_classes)
     parameters = _num_parameters(widths)

@@ -1,4 +1,4 @@
-"""A job that cannot be done, and the summary that says so."""
+"""Write the summary of a job that cannot be trained."""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +13,11 @@ __all__ = ["Refusal"]
 
 @dataclass(frozen=True)
 class Refusal:
-    """A job that cannot be done, and why; `has_folder` unless its folder is another run's.
+    """A job that cannot be trained, and the reason.
 
-    `is_outside` where that is no fault of its own (`bnlab.process.outside`).
+    Attributes:
+        has_folder: false if its folder belongs to another run.
+        is_outside: whether the job did not cause the error itself (`bnlab.process.outside`).
     """
 
     job: Job
@@ -32,7 +34,7 @@ class Refusal:
             summary["outside"] = True
         if self.has_folder:
             folder = RunFolder(job.folder)
-            with suppress(UserError, OSError), folder.locked():  # unless it has become another run's, or is full
+            with suppress(UserError, OSError), folder.locked():  # the folder may be another run's now, or the disk full
                 if not folder.config.is_file():
                     folder.create(job.config, job.overrides)
                 folder.write_summary(summary)

@@ -58,14 +58,13 @@ PicturesOf = Callable[[Sequence[Curves]], Iterable[bytes]]
 def serve(connection: Connection, pictures_of: PicturesOf = plot_here) -> None:
     """Take chunks from `connection` and answer with events until it closes; `pictures_of` plots.
 
-    Events: ("begun",): a chunk has come, ("progress", epoch, networks under way), ("said", line): for the user,
-    ("ended", number, summary), ("alone", reason): to be trained one by one by Lightning, ("broke", error, whether it
-    came from outside): something unforeseen, ("done",).
+    Events: ("begun",): a chunk has arrived; ("progress", epoch, number of networks in training); ("said", line): a line
+    for the user; ("ended", job number, summary); ("alone", reason): Lightning must train the jobs one by one;
+    ("broke", error, whether it came from outside): an unexpected error; ("done",).
     """
     leave_to_parent()
-    os.register_at_fork(
-        after_in_child=connection.close
-    )  # otherwise the parent would not notice the end of this process
+    # Otherwise the parent would not notice the end of this process.
+    os.register_at_fork(after_in_child=connection.close)
     while True:
         try:
             chunk = connection.recv()
@@ -100,8 +99,8 @@ def _answer(chunk: Chunk, connection: Connection, pictures_of: PicturesOf) -> No
         connection.send(("alone", str(error)))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         raise
-    except BaseException as error:  # a sys.exit() of one network's code ends no other
-        log.debug("a chunk broke", exc_info=True)
+    except BaseException as error:  # a sys.exit() in one network's code must not end others
+        log.debug("a chunk failed", exc_info=True)
         connection.send(("broke", error_text(error), is_outside(error)))
 
 
@@ -115,7 +114,7 @@ def _jobs(plain_jobs: Sequence[Job]) -> list[Job]:
         for key in first.keys() - plain.settings.keys():
             del config[key]
         for key, value in plain.settings.items():
-            if key not in first or repr(value) != repr(first[key]):  # 1 and 1.0 are not the same here
+            if key not in first or repr(value) != repr(first[key]):  # unlike ==, repr distinguishes 1 and 1.0
                 config[key] = value
         remember_all(plain.secrets)
         jobs.append(replace(plain, settings=plain.interpolated(config)))
@@ -130,10 +129,10 @@ def train_chunk(
 ) -> Iterator[tuple[int, Summary]]:
     """Train `jobs` as one stack, and yield the number and the summary of each when its folder is complete.
 
-    What the user should know meanwhile goes to `say`.
+    `say` gets the lines that the user should see meanwhile.
 
     Raises:
-        NotStackableError: before anything is written.
+        NotStackableError: the networks cannot be one stack; nothing has been written.
     """
     trials = [StackedTrial(job) for job in jobs]
     try:
@@ -216,8 +215,11 @@ def _go_on(trial: StackedTrial, network: nn.Module, unfinished: Unfinished, say:
         return network
     except ValueError as error:
         file = unfinished.path
-        trial.log(f"{file.name}, from which to go on, is removed, and the training begins anew: {error}")
-        say(f"{shown(trial.job.folder)} begins anew, not from where it was in {shown(file)}, now removed: {error}")
+        trial.log(f"the training starts again, because its state in {file.name} cannot be used and is removed: {error}")
+        say(
+            f"{shown(trial.job.folder)} starts again, because its state in {shown(file)} cannot be used and is "
+            f"removed: {error}"
+        )
         unfinished.remove()
         return trial.begin_anew(trial.data)
 

@@ -16,7 +16,7 @@ class WorkerHandle:
     pid: int
     data: str  # the key of the data in its memory
     chunk: Chunk | None = None
-    has_begun: bool = False  # with its chunk: a worker that was killed while idle may still be sent work
+    has_begun: bool = False  # whether it has begun its chunk; a worker killed while idle may still be sent one
     ended: set[int] = field(default_factory=set)
     epoch: int = 0
     num_networks: int = 0
@@ -25,9 +25,9 @@ class WorkerHandle:
         return [job for job in self.chunk.jobs if job.number not in self.ended] if self.chunk else []
 
     def clear(self) -> None:
-        """Clear the folders of unfinished jobs for another try, since a folder with half a run would be refused.
+        """Clear the folders of unfinished jobs for another try, because a folder with half a run would be refused.
 
-        All files there are the jobs' own: a job whose folder was not empty was refused when it was composed.
+        All files there belong to the jobs: a job whose folder was not empty was refused when it was composed.
         """
         for job in self.unfinished():
             for file in RunFolder(job.folder).results:
