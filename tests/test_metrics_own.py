@@ -167,7 +167,7 @@ def test_a_sweep_is_ranked_by_a_metric_from_a_folder_of_configs(train, tmp_path,
     )
     assert outcome.exit_code == 0, outcome.stderr
     sweep = bnlab.load_sweep(tmp_path / "sweep")
-    assert sweep.objective == "val_macro_f1"
+    assert sweep.objective_name == "val_macro_f1"
     assert sweep.settings == ["optimizer.lr"]
     low, high = sweep.metrics["val_macro_f1"]
     assert low < high == sweep.best_objective

@@ -21,7 +21,7 @@ class Result:
         error: why it failed.
         values: the available metrics, such as val_accuracy at the best epoch and test_accuracy.
         curves: the columns of metrics.csv.
-        objective: the name of the metric that determined the best epoch.
+        objective_name: the metric that determined the best epoch.
         minimize: whether a lower objective is better.
     """
 
@@ -33,7 +33,7 @@ class Result:
     error: str = ""
     values: Mapping[str, float] = field(default_factory=dict)
     curves: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    objective: str = "val_accuracy"
+    objective_name: str = "val_accuracy"
     minimize: bool = False
 
 

@@ -113,7 +113,7 @@ def _read_run(folder: RunFolder, owner: str, status: str = "") -> Result:
     if status not in _OF_A_RUN:
         status = Status.RUNNING if is_locked(folder.path) else Status.UNFINISHED
     seed = config.get("seed")
-    objective = str(summary.get("objective_name") or config.get("objective") or objectives(config)[0])
+    objective_name = str(summary.get("objective_name") or config.get("objective") or objectives(config)[0])
     return Result(
         name=shown(folder.path),
         owner=owner,
@@ -123,6 +123,6 @@ def _read_run(folder: RunFolder, owner: str, status: str = "") -> Result:
         error=str(summary.get("error") or ""),
         values=metric_values(summary),
         curves=curves,
-        objective=objective,
-        minimize=minimizes({**config, "objective": objective}),
+        objective_name=objective_name,
+        minimize=minimizes({**config, "objective": objective_name}),
     )

@@ -93,7 +93,7 @@ class Table:
 
 def metrics_of(arms: Sequence[Arm]) -> list[str]:
     """Return the objective's metric in validation and test, such as val_accuracy and test_accuracy."""
-    quantity = arms[0].results[0].objective.partition("_")[2]
+    quantity = arms[0].results[0].objective_name.partition("_")[2]
     names = [f"{split}_{quantity}" for split in ("val", "test")]
     return [name for name in names if any(arm.values(name) for arm in arms)] or names[:1]
 

@@ -26,7 +26,7 @@ class Sweep:
 
     Attributes:
         folder: the sweep's folder.
-        objective: the metric by which trials are ranked, such as val_accuracy.
+        objective_name: the metric by which trials are ranked, such as val_accuracy.
         minimize: whether a lower objective is better.
         metrics: one list per column of trials.csv: numbers as numbers, None for an empty cell.
         best: the overrides of the best configuration; None if no trial has an objective.
@@ -34,7 +34,7 @@ class Sweep:
     """
 
     folder: Path
-    objective: str
+    objective_name: str
     metrics: dict[str, list[Any]]
     best: list[str] | None
     best_objective: float | None = None
@@ -47,7 +47,7 @@ class Sweep:
     @property
     def settings(self) -> list[str]:
         """Return the settings that were searched."""
-        after_objective = dropwhile(lambda name: name != self.objective, self.metrics)
+        after_objective = dropwhile(lambda name: name != self.objective_name, self.metrics)
         return list(takewhile(lambda name: not name.startswith("test_"), after_objective))[1:]
 
     def run(self, number: int, *, trust: bool = False) -> Run:
@@ -73,15 +73,15 @@ class Sweep:
         test = [
             name for name in self.metrics if name.startswith("test_") and any(v is not None for v in self.metrics[name])
         ]
-        header = ["number", "status", self.objective, *self.settings, *test]
-        values = self.metrics[self.objective]
+        header = ["number", "status", self.objective_name, *self.settings, *test]
+        values = self.metrics[self.objective_name]
         sign = 1 if self.minimize else -1
         order = sorted(range(len(self)), key=lambda i: (values[i] is None, sign * (values[i] or 0), i))[:limit]
-        return header, [[_cell(name, self.metrics[name][i], self.objective) for name in header] for i in order]
+        return header, [[_cell(name, self.metrics[name][i], self.objective_name) for name in header] for i in order]
 
     def __repr__(self) -> str:
         value = self.best_objective
-        told = "" if value is None else f", best {self.objective} {metric(self.objective, value)}"
+        told = "" if value is None else f", best {self.objective_name} {metric(self.objective_name, value)}"
         return f"Sweep({shown(self.folder)!r}, {len(self)} trial{'s' * (len(self) != 1)}{told})"
 
     def _repr_html_(self) -> str:

@@ -53,7 +53,7 @@ def ablation_of(leaderboard: Leaderboard) -> Table | None:
 def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
     elements: Mapping[str, Any] = {key: value for key, value in trial.values.items() if key != _SEED}
     seed = int(trial.values.get(_SEED, leaderboard.base_seed + trial.repeat))
-    values = {} if trial.objective is None else {leaderboard.objective: trial.objective}
+    values = {} if trial.objective is None else {leaderboard.objective_name: trial.objective}
     if trial.test is not None:
         name, score = trial.test
         values[name] = score
@@ -65,7 +65,7 @@ def _result(trial: Trial, leaderboard: Leaderboard) -> Result:
         status=trial.status,
         error=trial.error,
         values=_all_values(trial) | values,
-        objective=leaderboard.objective,
+        objective_name=leaderboard.objective_name,
         minimize=leaderboard.minimize,
     )
 

@@ -39,7 +39,7 @@ def write_figure(
         figure = search(
             points,
             axes,
-            leaderboard.objective,
+            leaderboard.objective_name,
             minimize=leaderboard.minimize,
             title=_title(leaderboard),
             rounds=rounds,

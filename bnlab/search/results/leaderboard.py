@@ -56,7 +56,7 @@ class Leaderboard:
     Attributes:
         space: the space of the search.
         fixed: the overrides of all trials.
-        objective: the name of the metric.
+        objective_name: the metric, such as val_accuracy.
         minimize: whether a lower objective is better.
         seeds: the number of runs per configuration.
         base_seed: the seed of the first of these runs, if there are several.
@@ -68,7 +68,7 @@ class Leaderboard:
     trials: Sequence[Trial]
     space: Space
     fixed: Sequence[str]
-    objective: str
+    objective_name: str
     minimize: bool
     seeds: int
     base_seed: int
@@ -142,7 +142,7 @@ class Leaderboard:
 
     def _columns(self) -> list[str]:
         keys = [parameter.key for parameter in self.space.parameters]
-        return ["", "trial", self.objective, *(column.name for column in self._shown), *short_keys(keys)]
+        return ["", "trial", self.objective_name, *(column.name for column in self._shown), *short_keys(keys)]
 
     @property
     def _measured(self) -> list[_Column]:
@@ -172,7 +172,7 @@ class Leaderboard:
         cells = [
             str(place),
             _numbers([trial.number for trial in trials]),
-            mean_and_deviation(self.objective, configuration.mean, configuration.deviation)
+            mean_and_deviation(self.objective_name, configuration.mean, configuration.deviation)
             + ("" if configuration.is_complete else f" ({configuration.num_seeds} of {self.seeds} seeds)"),
         ]
         for column in self._shown:
@@ -187,7 +187,7 @@ class Leaderboard:
         seed = ["seed"] if self.seeds > 1 else []
         measured = self._measured
         names = [column.name for column in measured]
-        writer.writerow(["number", "status", self.objective, *keys, *seed, *names, "folder", "error"])
+        writer.writerow(["number", "status", self.objective_name, *keys, *seed, *names, "folder", "error"])
         for trial in self.trials:
             texts = [self._text(key, trial.values.get(key)) if key in trial.values else "" for key in keys]
             writer.writerow(
@@ -211,7 +211,7 @@ class Leaderboard:
         return to_yaml(
             {
                 "objective": configuration.mean,
-                "objective_name": self.objective,
+                "objective_name": self.objective_name,
                 "trials": [trial.number for trial in configuration.trials],
                 "folder": _inside(configuration.trials[0], folder),
                 "overrides": list(map(override_to_write, self.overrides(configuration.values))),
@@ -228,7 +228,7 @@ class Leaderboard:
             f"{len(self.trials)} trials: "
             + ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))
             + ".",
-            f"Ranked by {'the mean ' if self.seeds > 1 else ''}{self.objective}, "
+            f"Ranked by {'the mean ' if self.seeds > 1 else ''}{self.objective_name}, "
             f"the {'lowest' if self.minimize else 'highest'} first"
             + (f"; ± is the standard deviation over {self.seeds} seeds." if self.seeds > 1 else "."),
             "",
