@@ -50,7 +50,7 @@ def main() -> None:
             if "=" in arguments[0] or arguments[0].startswith("-"):
                 likely = [" ".join(["python -m bnlab.train", *arguments])]
             meant = did_you_mean(likely) or "python -m bnlab lists the commands."
-            raise UserError(f"{arguments[0]!r} is no command: {meant}")
+            raise UserError(f"{arguments[0]!r} is not a command: {meant}")
 
 
 if __name__ == "__main__":

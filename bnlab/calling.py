@@ -34,7 +34,7 @@ def run(overrides: Sequence[str] = (), folder: str | PathLike[str] | None = None
     Args:
         folder: the run's folder; None for a new one in outputs/runs.
     Raises:
-        UserError: an impossible setting, or a folder that contains a run already.
+        UserError: a setting is impossible, or the folder already contains a run.
         KeyboardInterrupt: the run was interrupted; its folder keeps the results so far.
 
     >>> bnlab.run(["optimizer.lr=0.01"]).summary["test_accuracy"]  # doctest: +SKIP
@@ -59,7 +59,7 @@ def sweep(overrides: Sequence[str], folder: str | PathLike[str] | None = None) -
     Args:
         folder: the sweep's folder; None for a new one in outputs/sweeps.
     Raises:
-        UserError: an impossible setting, found before any trial.
+        UserError: a setting is impossible; this is found before any trial.
         KeyboardInterrupt: the sweep was interrupted; `search.resume` continues it.
     """
     place = Path(new_folder("sweeps") if folder is None else folder)

@@ -229,9 +229,9 @@ RULES: dict[str, Rule] = {
     "trainer.num_sanity_val_steps": optional(integer(minimum=-1), "two"),
     "trainer.reload_dataloaders_every_n_epochs": integer(minimum=0),
     "trainer.fast_dev_run": fixed(
-        False, 0, why="what it does is no run; trainer.max_steps or trainer.limit_train_batches make a short one"
+        False, 0, why="it makes no complete run; trainer.max_steps or trainer.limit_train_batches make a short one"
     ),
-    "trainer.enable_checkpointing": fixed(True, None, why="best.ckpt and last.ckpt are what a run is for"),
+    "trainer.enable_checkpointing": fixed(True, None, why="every run writes best.ckpt and last.ckpt"),
     "trainer.enable_progress_bar": optional(boolean(), "true"),
     "trainer.enable_model_summary": optional(boolean(), "true"),
     "trainer.barebones": fixed(False, why="a run without metrics and checkpoints has no results"),

@@ -16,7 +16,7 @@ class Status(StrEnum):
     DIVERGED = "diverged", "its loss became infinite or NaN"
     PRUNED = "pruned", "stopped early by search.pruner"
     FAILED = "failed", "ended by an error"
-    INTERRUPTED = "interrupted", "ended from outside; a sweep tries its values again"
+    INTERRUPTED = "interrupted", "stopped by something other than the training; a sweep retries it"
     WAITING = "waiting", "not started yet"
     RUNNING = "running", "still training"
     UNFINISHED = "unfinished", "its process ended without a summary"

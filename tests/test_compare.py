@@ -221,7 +221,7 @@ def broken(folder: Path, name: str, content: bytes) -> Path:
 
 
 MISTAKES = {
-    "no folder": (lambda folder: folder, "is not there"),
+    "no folder": (lambda folder: folder, "does not exist"),
     "an empty folder": (lambda folder: (folder.mkdir(), folder)[1], "neither a run nor a sweep"),
     "a file": (lambda folder: (folder.write_text(""), folder)[1], "neither a run nor a sweep"),
     "the folder above": (
@@ -301,7 +301,7 @@ def test_a_table_fits_the_terminal_or_says_what_is_left_out(runs: Path, width: i
     cells = grid_of(text)
     assert [row[0] for row in cells if row[0].isdecimal()] == [str(number) for number in range(1, 21)]
     left_out = "1 more columns and 10 more rows" if width == 80 else "10 more rows"
-    assert f"There are {left_out} in the files." in text
+    assert f"The files contain {left_out}." in text
 
 
 def result(number: int) -> Result:

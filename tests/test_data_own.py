@@ -109,7 +109,7 @@ def test_tables_as_programs_write_them_are_read(tmp_path, content) -> None:
         ("a,y\n1,2\n1\n", "y", "has 2 columns, but 1 in line 3"),
         ("a,city,y\n1,Bern,0\n2,Rome,1\n", "y", r"column 'city' .* has 'Bern' in row 1 .* 'data.drop=\[city\]'"),
         ("a,y\n1,0\n,1\n", "y", r"column 'a' .* has nothing in row 2"),
-        ("a,y\n1,0\n2,\n3,x\n", "y", "1 are empty, the first that of sample 1"),
+        ("a,y\n1,0\n2,\n3,x\n", "y", "1 are empty, the first in sample 1"),
         ("a,y\n1,0.5\n2,1\n", "y", r"must hold classes, but sample 0 has 0.5: task=regression"),
         ("a,y\n1,nan\n2,1\n", "y", r"must hold classes, but sample 0 has nan"),
         ("y\n1\n2\n", "y", "no column beside the target"),

@@ -52,7 +52,7 @@ def test_each_trial_of_a_stack_draws_them(train, tmp_path, monkeypatch) -> None:
         ("own_figure.raises", "`figures.bad` is not drawn: ZeroDivisionError: of the figure\n"),
         (
             "own_figure.text",
-            "`figures.bad` is not drawn: TypeError: it must give a matplotlib Figure, but gave 'no",
+            "`figures.bad` is not drawn: TypeError: it must return a matplotlib Figure, but returned 'no",
         ),
     ],
 )

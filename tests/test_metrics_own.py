@@ -127,7 +127,7 @@ def test_a_metric_gives_one_number(tmp_path: Path) -> None:
     own = ["+metrics.bad._target_=torch.add", "+metrics.bad.higher_is_better=true"]
     config = tiny("trainer=quick", *own)
     OmegaConf.update(config, "metrics.bad._target_", "own_metric.both")
-    with pytest.raises(UserError, match=r"`metrics.bad` must give one number, but gave a tensor \(2,\)\."):
+    with pytest.raises(UserError, match=r"`metrics.bad` must return one number, but returned a tensor \(2,\)\."):
         fit(config, tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_a_metric_gives_one_number(tmp_path: Path) -> None:
         (["+metrics.f1._target_=own_metric.nothing", F1[1]], "own_metric has no 'nothing'"),
         (
             ["metric.f1=macro_f1"],
-            "a metric is added by +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
+            "a metric is added with +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
         ),
     ],
 )

@@ -54,7 +54,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_classifier_gives_a_number_per_sample_and_class(case, train) -> None:
     width, change, given = CASES[case]
-    told = f"one real number per sample and class, (2, 3), but gives {given}."
+    told = f"one real number per sample and class, (2, 3), but returns {given}."
     with pytest.raises(UserError, match=re.escape(told)):
         train(Own(width, change), 3)
 
@@ -66,12 +66,12 @@ def test_a_classifier_gives_a_number_per_sample_and_class(case, train) -> None:
     ids=["two", "flat", "deep"],
 )
 def test_a_regressor_gives_one_number_per_sample(width, change, given, train) -> None:
-    with pytest.raises(UserError, match=re.escape(f"one real number per sample, (2, 1), but gives {given}.")):
+    with pytest.raises(UserError, match=re.escape(f"one real number per sample, (2, 1), but returns {given}.")):
         train(Own(width, change), 1)
 
 
 def test_none_is_named() -> None:
-    with pytest.raises(UserError, match="but gives None"):
+    with pytest.raises(UserError, match="but returns None"):
         train_alone(Own(3, lambda z: None), 3)
 
 

@@ -130,7 +130,7 @@ def test_what_needs_more_processes_than_there_may_be_is_refused_in_a_line(
     assert code == 2, stderr
     assert announced or not stdout
     needs = re.fullmatch(
-        r".* needs (\d+) more processes and threads, of which .* start (\d+): raise that limit \(`ulimit -u` is (\d+)\)"
+        r".* needs (\d+) more processes and threads, but .* start only (\d+): raise that limit \(`ulimit -u` is (\d+)\)"
         r", end others of its processes, or choose a smaller (OMP_NUM_THREADS|hydra.launcher.n_jobs).\n",
         stderr,
     )
@@ -217,7 +217,7 @@ def test_a_sweep_stops_where_no_process_can_be_started_and_loses_nothing(
     sweep = user.start(100, *program, *arguments, BNLAB_TEST_SECONDS="1", BNLAB_WRITE_EVERY_S="0.05")
     lose_workers(user, sweep)
     stdout = finish(sweep, code=1)
-    assert "Stopped, for reasons that are not the trials' own: " in stdout
+    assert "Stopped for a reason outside the trials: " in stdout
     assert "trials failed" not in stdout
     finish(user.start(100, *program, "-m", "search.resume=sweep"))
     check_results(user)

@@ -163,8 +163,8 @@ def test_a_target_of_a_file_may_be_a_number(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("y", "told"),
     [
-        ([1.0, float("nan"), 2.0], "1 of 3 are not, the first that of sample 1, nan"),
-        ([1.0, 1e39, 2.0], "the first that of sample 1, 1e\\+39"),
+        ([1.0, float("nan"), 2.0], "1 of 3 are not, the first in sample 1, nan"),
+        ([1.0, 1e39, 2.0], "the first in sample 1, 1e\\+39"),
         ([2.0, 2.0, 2.0], "all 3 targets are 2"),
     ],
 )

@@ -62,7 +62,7 @@ def test_of_a_search_that_draws_the_best_is_first_and_what_the_others_differ_fro
     assert means == sorted(means, reverse=True)
     assert means[0] == left.best.objective
     assert [row["val_accuracy_difference"] == "" for row in rows] == [True, False, False, False]
-    assert ", the best, whom chance has favoured." in (left.folder / "ablation.md").read_text()
+    assert ", the best, which chance may have favoured." in (left.folder / "ablation.md").read_text()
 
 
 def test_seeds_that_are_searched_like_a_setting_are_seeds(sweep) -> None:

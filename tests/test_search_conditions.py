@@ -123,7 +123,9 @@ def test_what_the_user_adds_and_nothing_reads_is_refused_but_for_notes_and_what_
     for line in ("+who=me", "+x=1,2"):
         outcome, left = sweep(line, "seed=1,2", folder="refused", task=lambda config: 0.5)
         assert outcome.exit_code == 2
-        assert f"{line} adds what nothing reads: leave it out, or keep it as a note, +notes." in outcome.stderr
+        assert (
+            f"{line} adds a setting that nothing reads: leave it out, or keep it as a note, +notes." in outcome.stderr
+        )
         assert not (tmp_path / "refused").exists()
 
 

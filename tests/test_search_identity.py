@@ -113,7 +113,7 @@ def test_a_study_that_is_not_where_it_was_is_not_begun_anew(sweep, train, tmp_pa
     (tmp_path / "study.db").rename(tmp_path / "moved.db")
     outcome = train("-m", "search.resume=sweep", "search.trust=true")
     assert outcome.exit_code == 2
-    assert "is not where it was" in outcome.stderr
+    assert "is missing: bring it back" in outcome.stderr
     assert train("-m", "search.resume=sweep", f"search.storage=sqlite:///{tmp_path}/moved.db").exit_code == 0
     assert len(Left(tmp_path / "sweep").rows) == 4
 

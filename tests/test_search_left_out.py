@@ -48,7 +48,7 @@ def test_what_differs_in_what_no_run_reads_runs_once(arguments, left, sweep) -> 
     outcome, found = sweep(*arguments, task=lambda config: 0.5)
     assert outcome.exit_code == 0, outcome.stderr
     assert len(found.rows) == left
-    assert ("in what no run reads: they are left out" in outcome.stdout) == (left in (5, 3))
+    assert ("only in settings that no run reads: they are left out" in outcome.stdout) == (left in (5, 3))
 
 
 @pytest.mark.parametrize("kind", SAMPLERS)
@@ -67,7 +67,7 @@ def test_a_space_that_is_smaller_than_the_search_is_tried_whole(kind, sweep) -> 
     assert outcome.exit_code == 0, outcome.stderr
     assert len(left.rows) == 9
     assert set(configurations(left)) == ALL_OF_IT
-    assert "The space has 9 configurations, each of which is tried once, in place of 20." in outcome.stdout
+    assert "The space has 9 configurations, each of which is tried once, instead of 20." in outcome.stdout
 
 
 def test_where_a_choice_leaves_nothing_to_draw_it_is_tried_once(sweep) -> None:

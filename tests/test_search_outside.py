@@ -89,7 +89,7 @@ def test_a_trial_that_is_lost_each_time_waits_for_the_sweep_to_go_on(sweep, trai
     outcome, left = sweep("optimizer.lr=0.01,0.02,0.03,0.04", task=task)
     assert outcome.exit_code == 1
     assert [row["status"] for row in left.rows].count("interrupted") == 3
-    assert "To be tried again: 1 trial" in outcome.stdout
+    assert "To be retried: 1 trial" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=sweep"
     monkeypatch.setattr("bnlab.train.task", smooth)
     assert train("-m", "search.resume=sweep").exit_code == 0
@@ -112,7 +112,7 @@ def test_a_row_of_lost_trials_stops_the_sweep(sweep, train, monkeypatch):
     outcome, left = sweep("search=random", "search.num_trials=20", LR, task=task)
     assert outcome.exit_code == 1
     assert 3 <= len(tried) < 8
-    assert "Stopped, for reasons that are not the trials' own: OSError: [Errno 28]" in outcome.stdout
+    assert "Stopped for a reason outside the trials: OSError: [Errno 28]" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train -m search.resume=sweep"
     assert {row["status"] for row in left.rows} == {"interrupted"}
     monkeypatch.setattr("bnlab.train.task", smooth)

@@ -135,7 +135,9 @@ def test_what_it_does_not_take_is_refused_before_anything_is_loaded(own, train, 
     monkeypatch.chdir(tmp_path)
     outcome = train("-m", own, "search=additive", "+search.stpe=1", LR)
     assert outcome.exit_code == 2
-    said = "`search.stpe` is no setting of own_sampler.Additive: there are step, num_trials, seed, seeds, batch_size, "
+    said = (
+        "`search.stpe` is not a setting of own_sampler.Additive: there are step, num_trials, seed, seeds, batch_size, "
+    )
     assert outcome.stderr.startswith(said)
     assert outcome.stdout == ""
     assert not (tmp_path / "outputs").exists()
@@ -172,7 +174,7 @@ def rows_of_metrics(folder: Path) -> list[dict[str, str]]:
     ("answer", "told"),
     [
         ("null", "`search.pruner`: Saying failed (ZeroDivisionError: the mean of nothing)."),
-        ("perhaps", "`search.pruner`: Saying must say true or false, but said 'perhaps'."),
+        ("perhaps", "`search.pruner`: Saying must return true or false, but returned 'perhaps'."),
     ],
 )
 def test_a_pruner_that_raises_or_says_rubbish_fails_the_trial_in_a_line(

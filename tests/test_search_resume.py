@@ -121,7 +121,7 @@ def test_what_failed_is_tried_again_on_request(sweep, train, monkeypatch):
     assert "retry_failed" not in (left.folder / "sweep.yaml").read_text()
     outcome = train("-m", "search.retry_failed=true", "optimizer.lr=1,2", "hydra.sweep.dir=new")
     assert outcome.exit_code == 2
-    assert outcome.stderr.startswith("`search.retry_failed` goes with search.resume")
+    assert outcome.stderr.startswith("`search.retry_failed` needs search.resume")
 
 
 def test_resuming_refuses_other_settings(sweep, train):
@@ -153,7 +153,7 @@ def test_a_stored_callback_of_hydra_that_is_not_called_is_named(sweep, train):
     sweep("search=random", "search.num_trials=2", LR, *callback)
     outcome = train("-m", "search.resume=sweep", "search.trust=true")
     assert outcome.exit_code == 0
-    assert (outcome.stdout + outcome.stderr).count("`hydra.callbacks.mine`: not called, for Hydra makes") == 1
+    assert (outcome.stdout + outcome.stderr).count("`hydra.callbacks.mine` is not called, because Hydra makes") == 1
     outcome = train("-m", "search.resume=sweep", "search.trust=true", *callback)
     assert outcome.exit_code == 0
     assert "not called" not in outcome.stdout + outcome.stderr

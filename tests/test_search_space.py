@@ -181,7 +181,7 @@ WRONG = {
     "rule of an item": (["model.hidden=[10],[0]"], "`model.hidden` must be a list"),
     "rule of another setting": (["optimizer.lr=0.1,${optimizer._target_},0.2"], "`optimizer.lr` must be"),
     "unknown setting": (["search=random", "optimizer.larning_rate=interval(0,1)"], "optimizer.larning_rate"),
-    "unknown choice": (["optimizer=adam,momentu"], "optimizer=momentu is none of the choices adam, "),
+    "unknown choice": (["optimizer=adam,momentu"], "optimizer=momentu is not one of the choices adam, "),
     "no such setting there": (
         ["search=random", "optimizer=adam,sgd", "optimizer.beta1=tag('scheduler=cosine',interval(0,0.9))"],
         "`optimizer.beta1` does not exist with optimizer=sgd: say where it does",
@@ -214,17 +214,17 @@ WRONG = {
     "launcher": (["hydra/launcher=basic,joblib"], "hydra/launcher=basic,joblib': run one sweep for each value"),
     "folders": (["hydra.sweep.dir=a,b"], "or quote a value that has a comma in it"),
     "resume nothing": (["search.resume=nowhere"], "is not the folder of a sweep"),
-    "no search": (["seed=1,2", "~search"], "is not there, without which no sweep runs"),
-    "no target": (["search=random", "seed=1,2", "~search._target_"], "`search._target_` is not there"),
-    "unknown setting of the search": (["seed=1,2", "+search.trials=3"], "`search.trials` is no setting of a search"),
+    "no search": (["seed=1,2", "~search"], "must not be removed, because every sweep needs it"),
+    "no target": (["search=random", "seed=1,2", "~search._target_"], "`search._target_` must not be removed"),
+    "unknown setting of the search": (["seed=1,2", "+search.trials=3"], "`search.trials` is not a setting of a search"),
     "unknown setting of a sampler": (
         ["search=coarse_to_fine", "seed=1,2", "+search.width=3"],
-        "`search.width` is no setting of bnlab.search.coarse_to_fine: there are keep, rounds, shrink, num_trials, seed",
+        "`search.width` is not a setting of bnlab.search.coarse_to_fine: there are keep, rounds, shrink, num_trials,",
     ),
     "setting of another kind": (["search=tpe", "seed=1,2", "search.rounds=3"], "`search.rounds` does not exist with"),
     "setting of a pruner": (
         ["search/pruner=median", "seed=1,2", "+search.pruner.warmup=3"],
-        "`search.pruner.warmup` is no setting of optuna.pruners.MedianPruner: there are interval_steps, n_min_trials, ",
+        "`search.pruner.warmup` is not a setting of optuna.pruners.MedianPruner: there are interval_steps, ",
     ),
     "setting of no pruner": (["seed=1,2", "+search.pruner.x=3"], "search/pruner=none has none"),
     "unknown pruner": (["seed=1,2", "search/pruner=medain"], "did you mean search/pruner=median?"),
@@ -333,7 +333,7 @@ def test_a_ready_made_space_has_no_batch_that_is_larger_than_the_training_set(sw
     assert outcome.exit_code == 0, outcome.stderr
     sizes = [int(row["data.batch_size"]) for row in left.rows]
     assert 16 <= min(sizes) < 24 < 48 < max(sizes) <= 60
-    assert "`data.batch_size` is searched up to the 60 samples of the training set, in place of 512." in outcome.stdout
+    assert "`data.batch_size` is searched up to the 60 samples of the training set, instead of 512." in outcome.stdout
     few = ("data.val_fraction=0.45", "data.test_fraction=0.45")
     outcome, left = sweep(
         *("search=random", "search/space=important", "search.num_trials=2", *data, *few, "data.batch_size=8"),

@@ -114,7 +114,7 @@ def time_shape(shape: tuple[int, ...], mode: str, rounds: int, device: str) -> d
         torch.compiler.reset()
         for name, cls in {"torch compiled": nn.BatchNorm1d, "ours compiled": BatchNorm1d}.items():
             candidates[name] = step(torch.compile(cls(shape[1], device=device), fullgraph=True), x, g)
-    # Time several small steps together, or the clock and cold caches would dominate.
+    # Several small steps are timed together; otherwise the clock and cold caches would dominate.
     repeats = max(1, 200_000 // x.numel())
     repeated = {name: repeat(candidate, repeats, device) for name, candidate in candidates.items()}
     warmups = 1 if x.numel() > 1e7 else 3
@@ -193,7 +193,7 @@ def peak_bytes(layer: nn.Module, shape: tuple[int, ...]) -> int:
     """Measure the peak of bytes in tensors, from before forward to after backward."""
     x, g = torch.randn(shape, requires_grad=True), torch.randn(shape)
     with (
-        silent_stderr(),  # where the profiler reports its own starts and stops
+        silent_stderr(),  # the profiler reports its own starts and stops there
         torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
     ):
         layer(x).backward(g)

@@ -1,4 +1,4 @@
-"""Fair timing of alternatives: in turn, round after round, so that other load slows all of them alike."""
+"""Time alternatives in turn, round after round, so that other load on the machine slows all of them alike."""
 
 import time
 from collections.abc import Callable, Mapping

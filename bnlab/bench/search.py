@@ -38,7 +38,7 @@ KINDS = sorted(file.stem for file in Path(config_folder(), "search").glob("*.yam
 
 
 class InstantLauncher(Launcher):
-    """Report every job as done at once, and record when it is called: the time in between is the sweep's own."""
+    """Report every job as done at once, and record the time of each call: the sweep itself uses the time in between."""
 
     calls: list[float] = []  # noqa: RUF012  # one per process, because Hydra creates the launcher
 

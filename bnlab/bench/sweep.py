@@ -97,7 +97,7 @@ def steps(function: str, case: Case, num_networks: int, num_workers: int, root: 
     """Time the steps of one network, in `num_workers` processes that start together.
 
     Returns:
-        microseconds of wall time per step, and of processor time, which other load on the machine disturbs less.
+        microseconds per step of wall time and of processor time; other load on the machine affects the latter less.
     """
     from omegaconf import OmegaConf
 
@@ -267,7 +267,7 @@ def _descendants(pid: int) -> Iterator[int]:
 def _memory_mib(pid: int) -> float:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):  # counts a shared page in parts, one per process that has it
+            if line.startswith("Pss:"):  # divides a shared page by the number of its processes
                 return int(line.split()[1]) / 1024
     except OSError:
         pass

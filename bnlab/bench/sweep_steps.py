@@ -1,4 +1,4 @@
-"""The training steps of a sweep alone, in one process: plain PyTorch loops, and stacks."""
+"""Run only the training steps of a sweep, in one process, by plain PyTorch loops or by stacks."""
 
 import json
 import sys
@@ -75,7 +75,7 @@ def stacked_steps(config: DictConfig, rates: Sequence[float]) -> Callable[[int],
 
 
 def main(name: str) -> None:
-    """Be one of the processes of the way `name`, timed from its first step to its last; no data are read meanwhile.
+    """Run the steps of one process of the way `name`, timed from the first to the last, with the data in memory.
 
     The process reads the config, the learning rates and the epochs from stdin and, when it is ready, the word to start.
     It prints its processor time and the number of steps.
@@ -84,7 +84,7 @@ def main(name: str) -> None:
     make = {"plain_steps": plain_steps, "stacked_steps": stacked_steps}[name]
     settings, rates, num_epochs = json.loads(sys.stdin.readline())
     config = OmegaConf.create(settings)
-    make(config, rates[:1])(1)  # warm up what happens once per process: imports, first allocations
+    make(config, rates[:1])(1)  # warm up: imports and first allocations happen once per process
     prepared = make(config, rates)
     print("ready", flush=True)
     sys.stdin.readline()

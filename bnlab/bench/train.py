@@ -58,7 +58,7 @@ def _network() -> MLP:
 
 
 def plain_loop(x: Tensor, y: Tensor) -> float:
-    """Train an epoch by the loop of a PyTorch tutorial, over tensors in memory; return steps per second."""
+    """Train an epoch by the loop of a PyTorch tutorial, over tensors in memory; return the steps per second."""
     network = _network()
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     start = time.perf_counter()
@@ -117,7 +117,7 @@ def template(root: str, num_steps: int) -> float:
     loader: DataLoader = DataLoader(MNIST(root, train=True, transform=transform), batch_size=BATCH_SIZE, shuffle=True)
     clock = StepClock()
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as unseen, redirect_stdout(unseen):
-        # The Trainer's own defaults: a template leaves progress bar, logger and checkpoints on.
+        # A template keeps the Trainer's defaults: progress bar, logger and checkpoints are on.
         trainer = L.Trainer(default_root_dir=folder, max_steps=num_steps, callbacks=[clock], accelerator="cpu")
         trainer.fit(_Template(), loader)
     return clock.steps_per_second()

@@ -47,7 +47,7 @@ def read_results(paths: Sequence[Path]) -> tuple[list[Result], list[str]]:
 
 def _read(path: Path) -> tuple[list[Result], list[str]]:
     if not path.exists():
-        raise UserError(f"{str(path)!r} is not there: name the folder of a run or of a sweep.")
+        raise UserError(f"{str(path)!r} does not exist: name the folder of a run or of a sweep.")
     if (path / _DEFINITION).is_file():
         return _read_sweep(path)
     folder = RunFolder(path)

@@ -35,7 +35,7 @@ def on_screen(table: Table, width: int) -> RichTable:
     left_out = {"columns": len(headings) - num_columns, "rows": len(table.rows) - len(rows)}
     if any(left_out.values()):
         text = " and ".join(f"{number} more {noun}" for noun, number in left_out.items() if number)
-        shown.caption = f"There are {text} in the files."
+        shown.caption = f"The files contain {text}."
         shown.caption_justify = "left"
     return shown
 

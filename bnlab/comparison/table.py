@@ -134,7 +134,7 @@ def make_table(
         first = arms[min(are_baselines)]
         shown = first.label if len(are_baselines) == 1 else "the row marked baseline with the same other settings"
         if is_chosen:
-            shown += ", the best, whom chance has favoured"
+            shown += ", the best, which chance may have favoured"
     seeds = max(len(arm.results) for arm in arms)
     return Table(list(keys), list(metrics), rows, seeds, shown, arms[0].results[0].minimize)
 

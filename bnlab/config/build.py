@@ -108,7 +108,7 @@ def build_metric(name: str, settings: DictConfig) -> Any:
         metric
     ):
         raise UserError(
-            f"`metrics.{name}` must be a metric as torchmetrics has them, or a function of outputs and labels, but "
+            f"`metrics.{name}` must be a metric like those of torchmetrics, or a function of outputs and labels, but "
             f"{arguments['_target_']} is neither."
         )
     return metric

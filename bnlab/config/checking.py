@@ -33,14 +33,14 @@ def check(config: DictConfig) -> None:
     for key, value in leaves(settings):
         if is_masked(value):
             raise UserError(
-                f"`{key}` is {value!r}, where *** stands for a secret that was not written down: give it again, "
+                f"`{key}` is {value!r}, where *** stands for a secret that was not stored: give it again, "
                 f"best as {key}='${{oc.env:NAME}}'."
             )
     assert isinstance(settings, dict)
     for key in _REQUIRED:
         if key not in settings:
             without = f", or choose {_WITHOUT[key]}" if key in _WITHOUT else ""
-            raise UserError(f"`{key}` must not be taken out of the config: leave it there{without}.")
+            raise UserError(f"`{key}` must not be removed from the config: keep it{without}.")
     for key, rule in RULES.items():
         value = settings
         for part in key.split("."):
@@ -54,7 +54,7 @@ def check(config: DictConfig) -> None:
             if not isinstance(node, dict) or not isinstance(node.get("_target_"), str):
                 raise UserError(
                     f"`{group}.{name}` must name a {kind} as `_target_`, but got {node!r}: "
-                    f"+{group}.{name}._target_=... adds it, ~{group}.{name} takes it away."
+                    f"+{group}.{name}._target_=... adds it, ~{group}.{name} removes it."
                 )
             if group != "callbacks" and not re.fullmatch(NAME, str(name)):
                 raise UserError(f"`{group}` must have names of letters, digits and _, such as f1, but got {name!r}.")

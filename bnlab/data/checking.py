@@ -140,7 +140,7 @@ def check_targets(y_of: Mapping[str, Tensor]) -> None:
             first = int(is_bad.nonzero()[0])
             raise UserError(
                 f"`{name}.y` of the data must hold numbers that float32 holds, but {int(is_bad.sum())} of "
-                f"{len(y)} are not, the first that of sample {first}, {float(y[first]):g}: leave such samples out."
+                f"{len(y)} are not, the first in sample {first}, {float(y[first]):g}: leave such samples out."
             )
         if len(y) == 1:
             raise UserError(
@@ -211,7 +211,7 @@ def _as_tensor(name: str, values: object) -> Tensor:
     if array.dtype.kind not in "biufc":
         raise UserError(
             f"`{name}` of a split must hold numbers, but got an array of {array.dtype}: "
-            f"numpy.unique({name}, return_inverse=True) numbers what are names."
+            f"numpy.unique({name}, return_inverse=True) replaces names by numbers."
         )
     if array.dtype.kind == "f" and array.itemsize > 8:
         array = array.astype(np.float64)

@@ -61,7 +61,9 @@ def from_csv(
             shown = f"did you mean {near[0]!r}?" if near else f"it has {_listed(list(columns))}."
             raise UserError(f"{name} has no column {wanted!r}: {shown}")
     if target in drop:
-        raise UserError(f"`data.target` is the column {target!r}, which `data.drop` leaves out: take it out of one.")
+        raise UserError(
+            f"`data.target` is the column {target!r}, which `data.drop` leaves out: remove it from one of them."
+        )
     if "" in columns and "" not in drop:
         place = list(columns).index("") + 1
         raise UserError(
@@ -69,7 +71,7 @@ def from_csv(
         )
     features = [_numbers(name, key, cells) for key, cells in columns.items() if key != target and key not in drop]
     if not features:
-        raise UserError(f"{name} has no column beside the target {target!r}, but a network needs a feature at least.")
+        raise UserError(f"{name} has no column beside the target {target!r}, but a network needs at least one feature.")
     x = torch.from_numpy(np.column_stack(features))
     labels = f"The column {target!r} of {name}"
     if task == "regression":

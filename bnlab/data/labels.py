@@ -41,7 +41,7 @@ def number_classes(name: str, labels: NDArray[Any]) -> tuple[NDArray[np.int64], 
         raise UserError(f"{name} must hold text or whole numbers, but got an array of {labels.dtype}.")
     elif labels.dtype.kind == "U" and (missing := np.char.strip(labels) == "").any():
         raise UserError(
-            f"{name} must have a label for each sample, but {int(missing.sum())} are empty, the first that of sample "
+            f"{name} must have a label for each sample, but {int(missing.sum())} are empty, the first in sample "
             f"{int(np.argmax(missing))}: leave such samples out."
         )
     found, classes = np.unique(labels, return_inverse=True)

@@ -48,7 +48,7 @@ def cut_off(whole: Split, fraction: float, seed: int, class_names: Sequence[str]
     num_cut = math.ceil(fraction * len(whole))
     if not 0 < num_cut < len(whole):
         raise UserError(
-            f"{len(whole)} samples cannot be cut by the fraction {fraction:g}: choose another data.val_fraction or "
+            f"{len(whole)} samples cannot be split by the fraction {fraction:g}: choose another data.val_fraction or "
             "data.test_fraction."
         )
     order = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))

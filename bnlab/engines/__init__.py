@@ -1,1 +1,1 @@
-"""Training one network from its config into its folder, for all commands that do so."""
+"""Train one network from its config into its folder, for all commands that do so."""

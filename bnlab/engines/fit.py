@@ -1,4 +1,4 @@
-"""Training one network into a folder, by Lightning or by the engine of stacks, importing only the one that is used."""
+"""Train one network into a folder, by Lightning or by the engine of stacks, and import only the one that is used."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What Hydra is told of bnlab, and what of Hydra is changed."""
+"""The plugins that bnlab registers with Hydra, and its changes to Hydra."""

@@ -48,7 +48,7 @@ OPTIONS = (
     ("-m, --multirun", "sweep"),
     ("--cfg job", "show the config of a run as YAML instead of training; --resolve shows interpolated values"),
     ("--config-dir FOLDER", "a folder of configs of your own beside bnlab's"),
-    ("hydra.run.dir=FOLDER", "the run's folder; hydra.sweep.dir=FOLDER that of a sweep"),
+    ("hydra.run.dir=FOLDER", "the folder of a run; hydra.sweep.dir=FOLDER sets that of a sweep"),
     ("+notes.NAME=TEXT", "a note on the run, which config.yaml keeps and bnlab.compare shows"),
     ("--hydra-help", "Hydra's other options"),
     ("--version", "the version of bnlab"),
@@ -56,12 +56,13 @@ OPTIONS = (
 
 
 def help_text(config: DictConfig, groups: Mapping[str, Sequence[str]], folders: Sequence[Path], width: int) -> str:
-    """
+    """Return the page.
+
     Args:
-        config: composed, with its `hydra` node.
+        config: the composed config, with its `hydra` node.
         groups: the choices of each group.
         folders: the folders of configs; the first that has a file wins.
-        width: of the terminal, in columns.
+        width: the width of the terminal, in columns.
     """
     page = _Page(max(min(width, 140), 40))
     page.paragraph(_FIRST)

@@ -1,4 +1,4 @@
-"""What differs between versions of Hydra and OmegaConf: their private names, and a few public ones.
+"""Look up the names of Hydra and OmegaConf that differ between versions: private ones, and a few public ones.
 
 If a private name is missing, something takes longer or is reported in Hydra's words. Methods of Hydra are replaced
 temporarily where Hydra has no option for the purpose.
@@ -52,7 +52,7 @@ def _is_before_1_4() -> bool:
 
 
 def _of_version() -> dict[str, Any]:
-    """The `version_base` of Hydra 1.3; Hydra 1.4 has one behavior and warns of the argument."""
+    """Return the `version_base` for Hydra 1.3; Hydra 1.4 has one behavior and warns of the argument."""
     return {"version_base": "1.3"} if _is_before_1_4() else {}
 
 
@@ -71,14 +71,14 @@ def application(task: Callable[..., Any], folder: str, name: str | None) -> Call
 
 
 def initialized(folder: str) -> AbstractContextManager[Any]:
-    """`hydra.initialize_config_dir`."""
+    """Call `hydra.initialize_config_dir`."""
     from hydra import initialize_config_dir
 
     return initialize_config_dir(folder, **_of_version())
 
 
 def register_resolver(name: str, resolver: Callable[..., Any], **settings: bool) -> None:
-    """`OmegaConf.register_new_resolver`, which is called `register_resolver` since OmegaConf 2.4."""
+    """Call `OmegaConf.register_new_resolver`, which is `register_resolver` since OmegaConf 2.4."""
     is_new = "replace" in signature(OmegaConf.register_resolver).parameters
     (OmegaConf.register_resolver if is_new else OmegaConf.register_new_resolver)(name, resolver, **settings)
 
@@ -101,7 +101,7 @@ def instantiate(config: Any, **named: Any) -> Any:
 
 
 def _targets_in(config: Any) -> Iterator[str]:
-    """Every `_target_` in a config, and where it is defined if it is only imported there.
+    """List every `_target_` in a config, and the module that defines it if the named one only imports it.
 
     With this whitelist, Hydra 1.4 still refuses what it calls dangerous.
     """
@@ -174,7 +174,7 @@ def parser_of_options() -> ArgumentParser:
 
 def run_hydra(arguments: Namespace, parser: ArgumentParser, task: Callable[..., Any], folder: str, name: str) -> None:
     """Run `task` as `hydra.main` would, with parsed arguments that differ from those of the process."""
-    plainly = application(task, folder, name)  # which tells Hydra 1.3 its version, too
+    plainly = application(task, folder, name)  # this also tells Hydra 1.3 its version
     run = private_name("hydra._internal.utils:_run_hydra", None)
     if run is not None:
         with _trusting():

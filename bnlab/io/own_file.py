@@ -1,4 +1,4 @@
-"""Reading a user's data file."""
+"""Read a user's data file."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from bnlab.io.stored_file import read_bytes
 
 __all__ = ["read_own_file", "require_own_file"]
 
-_MOST_BYTES = 1 << 34  # because memory holds several copies of it
+_MOST_BYTES = 1 << 34  # memory holds several copies of the file
 
 
 def read_own_file(path: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Reading a file from a folder that anybody may have made: only regular files that fit into memory."""
+"""Read a file from a folder that anybody may have made: only regular files that fit into memory."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ def read_bytes(path: Path, most: int = _MOST_BYTES) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # a link to itself, a socket
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # for example a socket, or a link to itself
             raise ValueError(f"{path.name} is not a file") from error
         raise
     with open(descriptor, "rb") as file:

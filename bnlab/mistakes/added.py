@@ -66,7 +66,7 @@ def refuse_untaken(line: str, config: DictConfig, origin: Origin) -> None:
     likely = likely or [typed(f"+{group}.{other}={value}") for other in closest(name, sorted(taken))]
     likely = likely or Overrides([], vocabulary_of(origin)).suggestions(f"{group}.{name}", value)
     meant = did_you_mean(likely) or f"there are {', '.join(there)}."
-    raise UserError(f"{typed(line)} adds what {target} does not take: {meant}")
+    raise UserError(f"{typed(line)} adds an argument that {target} does not take: {meant}")
 
 
 _READ_BY_BNLAB = {
@@ -90,11 +90,11 @@ def refuse_unread(line: str, lines: Sequence[str], origin: Origin, reason: str) 
         raise UserError(overrides.unknown(key, value))
     likely = overrides.suggestions(key, value)
     if likely:
-        raise UserError(f"{typed(line)} adds what nothing reads: {did_you_mean(likely)}")
+        raise UserError(f"{typed(line)} adds a setting that nothing reads: {did_you_mean(likely)}")
     if reason != NOTHING_READS_IT:
         raise UserError(f"{typed(line)} has no effect, as {reason}: leave it out.")
     note = typed(f"+{_NOTES}.{key}={value}")
-    raise UserError(f"{typed(line)} adds what nothing reads: leave it out, or keep it as a note, {note}.")
+    raise UserError(f"{typed(line)} adds a setting that nothing reads: leave it out, or keep it as a note, {note}.")
 
 
 def is_interpolated(key: str, *nodes: Any) -> bool:

@@ -95,7 +95,7 @@ def refuse_what_hydra_merges(lines: Sequence[str], origin: Origin) -> None:
         if key_of(line) == "model.hidden" and re.search(r"\d_\d", value):
             listed, joined = (typed(f"{group}={re.sub(r'(?<=[0-9])_(?=[0-9])', sign, value)}") for sign in (",", ""))
             raise UserError(
-                f"{typed(line)} has a _, which joins two numbers to one: did you mean {listed} or {joined}?"
+                f"{typed(line)} has a _, which joins two numbers into one: did you mean {listed} or {joined}?"
             )
         if "." not in group and value.startswith("[") and "," in value:
             vocabulary = vocabulary_of(origin)

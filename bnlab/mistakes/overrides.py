@@ -24,9 +24,9 @@ _HINTS = {
     "+callbacks.stop.monitor=val_loss stop early.",
     "bn usebn batchnorm usebatchnorm normalize": "norm=batch and norm=none turn batch norm on and off.",
     "note comment remark description tag tags label author": "+notes.NAME=TEXT keeps a note on the run.",
-    "callback callbacks": "a callback is added by +callbacks.NAME._target_=CLASS.",
-    "metric metrics": "a metric is added by +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
-    "figure figures plot plots": "a figure of a run is added by +figures.NAME._target_=FUNCTION.",
+    "callback callbacks": "a callback is added with +callbacks.NAME._target_=CLASS.",
+    "metric metrics": "a metric is added with +metrics.NAME._target_=CLASS +metrics.NAME.higher_is_better=true.",
+    "figure figures plot plots": "a figure of a run is added with +figures.NAME._target_=FUNCTION.",
 }
 _OF_HYDRA = ("hydra.run.dir", "hydra.sweep.dir", "hydra.launcher.n_jobs")  # candidates for suggestions
 
@@ -78,7 +78,7 @@ class Overrides:
         if not self._is_there(key) and key not in self.vocabulary.choices:
             return None  # it is reported first
         if override.is_interval_sweep():
-            return f"{typed(line)} is to be searched: add -m search=random."
+            return f"{typed(line)} is a range to search: add -m search=random."
         default = self._default(key)
         if isinstance(default, list) or "a list" in getattr(RULES.get(key), "text", ""):
             listed = typed(f"{key}=[{text}]")
@@ -100,18 +100,18 @@ class Overrides:
         if options is None or override.is_delete():
             return None
         if override.is_add() and group in self.vocabulary.defaults:
-            return f"{line} adds what is there already: choose by {line.lstrip('+')}, without the +."
+            return f"{line} adds a choice that exists already: write {line.lstrip('+')}, without the +."
         wanted = [text for text in self._texts(line, override) if text not in options and "/" not in text]
         if not wanted or isinstance(override.value(), dict):
             return None
         likely = [f"{group}={option}" for option in closest(wanted[0], options)][:_AT_MOST]
         if len(options) == 1:
-            return f"{group}={wanted[0]} is not there: the only choice is {group}={options[0]}."
+            return f"{group}={wanted[0]} does not exist: the only choice is {group}={options[0]}."
         suffix = wanted[0].rpartition(".")[2]
         if suffix in options and self.vocabulary.of_choices.get(f"{group}.path", ("", {}))[1].keys() & {suffix}:
             likely = [f"{group}={suffix} {typed(f'{group}.path={wanted[0]}')}"]
         meant = did_you_mean(likely) or f"choose one of them, such as {group}={options[0]}."
-        return f"{group}={wanted[0]} is none of the choices {_listed(options, 'and')}: {meant}"
+        return f"{group}={wanted[0]} is not one of the choices {_listed(options, 'and')}: {meant}"
 
     def _of_a_key(self, line: str, override: Override) -> str | None:
         key = override.key_or_group
@@ -129,16 +129,16 @@ class Overrides:
     def unknown(self, key: str, value: str, *, deletes: bool = False) -> str:
         """Explain a key that does not exist, and what was probably meant."""
         if not key.strip():
-            return f"={value} names no setting: write such as optimizer.lr=0.01, without spaces."
+            return f"={value} names no setting: write it like optimizer.lr=0.01, without spaces."
         if key.partition(".")[0] == "notes" and not deletes:
-            return f"A note on a run is added by a +: did you mean {typed(f'+{key}={value}')}?"
+            return f"A note on a run is added with a +: did you mean {typed(f'+{key}={value}')}?"
         if key in self.vocabulary.of_choices:
             return self._elsewhere(key)
         likely = [] if deletes else self.suggestions(key, value or "VALUE")
         if likely:
             return f"There is no setting `{key}`: {did_you_mean(likely)}"
         if key in RULES and not deletes:  # an argument of the group's target
-            return f"`{key}` has no value yet, and is added by a +: did you mean {typed(f'+{key}={value}')}?"
+            return f"`{key}` has no value yet and is added with a +: did you mean {typed(f'+{key}={value}')}?"
         group, _, name = key.rpartition(".")
         hint = next((hint for words, hint in _HINTS.items() if plain(name) in words.split()), None)
         hint = hint or next((hint for words, hint in _HINTS.items() if key.partition(".")[0] in words.split()), None)
@@ -153,9 +153,9 @@ class Overrides:
                 taken = arguments_of_target(target)
                 if taken is None or name in taken:
                     meant = typed(f"+{key}={value}")
-                    return f"`{key}` has no value yet, and is added by a +: did you mean {meant}?"
+                    return f"`{key}` has no value yet and is added with a +: did you mean {meant}?"
             return f"There is no setting `{key}`: {has}"
-        return f"There is no setting `{key}`: python -m bnlab.train --help lists those that there are."
+        return f"There is no setting `{key}`: python -m bnlab.train --help lists the settings."
 
     def _elsewhere(self, key: str) -> str:
         group, by_choice = self.vocabulary.of_choices[key]

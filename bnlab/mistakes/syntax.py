@@ -35,7 +35,7 @@ def explain_syntax_error(lines: Sequence[str], index: int, error: Exception, ove
     if not equals:
         return _without_equals(lines, index, overrides)
     if not key.strip("+~ "):
-        return f"{typed(line)} names no setting before the =: write such as optimizer.lr=0.01, without spaces."
+        return f"{typed(line)} names no setting before the =: write it like optimizer.lr=0.01, without spaces."
     foreign = next((char for char in key if not char.isascii()), None)
     if foreign is not None:
         spelled = "".join(_GREEK.get(char, char) for char in key.lstrip("+~"))
@@ -55,7 +55,7 @@ def explain_syntax_error(lines: Sequence[str], index: int, error: Exception, ove
         return f"{typed(line)}: a list has square brackets, did you mean {typed(f'{key}=[{tuple_[1]}]')}?"
     distribution = re.fullmatch(r"(\w+)\((.*)\)", value)
     if distribution and (scale := _scale(distribution[1], distribution[2])):
-        return f"{typed(line)} is no space of a search: did you mean {typed(f'{key}={scale}')}?"
+        return f"{typed(line)} is not a search space: did you mean {typed(f'{key}={scale}')}?"
     unclosed = _unclosed(value)
     if unclosed:
         return f"{typed(line)} has a {unclosed} that nothing closes."
@@ -110,15 +110,17 @@ def _without_equals(lines: Sequence[str], index: int, overrides: "Overrides") ->
     programs = ("help", "version", "multirun", "resume")
     if line in programs:
         meant = {"multirun": "-m", "resume": "-m search.resume=FOLDER"}.get(line, f"--{line}")
-        return f"'{line}' is no override such as optimizer.lr=0.01: did you mean python -m bnlab.train {meant}?"
+        return f"'{line}' is not an override such as optimizer.lr=0.01: did you mean python -m bnlab.train {meant}?"
     if groups:
         likely = [f"{group}={line}" for group in groups]
-        return f"'{line}' is no override such as optimizer.lr=0.01: {did_you_mean(likely)}"
+        return f"'{line}' is not an override such as optimizer.lr=0.01: {did_you_mean(likely)}"
     names = closest(line, [name for name in COMMANDS if name != "train"])
     likely = [f"python -m bnlab.{name}" for name in names]
     if likely:
-        return f"{typed(line)} is no override such as optimizer.lr=0.01: {did_you_mean(likely)}"
-    return f"{typed(line)} is no override: settings are key=value, such as optimizer.lr=0.01, and --help lists them."
+        return f"{typed(line)} is not an override such as optimizer.lr=0.01: {did_you_mean(likely)}"
+    return (
+        f"{typed(line)} is not an override: settings are key=value, such as optimizer.lr=0.01, and --help lists them."
+    )
 
 
 def _meant(key: str, value: str, overrides: "Overrides") -> str:

@@ -9,9 +9,9 @@ from bnlab.metrics import columns_of
 __all__ = ["FOR_A_LOGGER", "REFUSED", "check_callbacks", "check_monitor", "needs_a_logger", "refused"]
 
 REFUSED = {
-    "BatchSizeFinder": ("what it finds would be in no config: compare sizes with -m data.batch_size=64,256,full"),
+    "BatchSizeFinder": ("no config would contain what it finds: compare sizes with -m data.batch_size=64,256,full"),
     "LearningRateFinder": (
-        "what it finds would be in no config: search with -m search=random search/space=learning_rate"
+        "no config would contain what it finds: search with -m search=random search/space=learning_rate"
     ),
     "ModelPruning": "it prunes what was validated before best.ckpt is saved, which would hold other weights",
     "StochasticWeightAveraging": (

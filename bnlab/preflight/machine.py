@@ -31,7 +31,9 @@ def check_logger(settings: Mapping[str, Any]) -> None:
     packages = _PACKAGES.get(target, ())
     if packages and not any(map(importlib.util.find_spec, packages)):
         name = target.rpartition(".")[2]
-        raise UserError(f"`logger` is a {name}, which needs a package: pip install {packages[0]}, or logger=csv.")
+        raise UserError(
+            f"`logger` is a {name}, which needs a package: run pip install {packages[0]}, or choose logger=csv."
+        )
 
 
 def check_accelerator(settings: Mapping[str, Any]) -> None:
@@ -52,8 +54,8 @@ def check_accelerator(settings: Mapping[str, Any]) -> None:
     }
     if missing.get(accelerator):
         raise UserError(
-            f"`trainer.accelerator` must be there, but got {accelerator!r} on a machine without one that torch can "
-            "use: trainer.accelerator=cpu, or auto, which takes what there is."
+            f"`trainer.accelerator` must be available, but got {accelerator!r} on a machine without one that torch "
+            "can use: choose trainer.accelerator=cpu, or auto."
         )
 
 

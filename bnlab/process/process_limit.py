@@ -53,7 +53,7 @@ def require_room(for_what: str, num_tasks: int | None = None, setting: str = "OM
             raise
         threads.pop()
         raise NoRoomError(
-            f"{for_what} needs {num_tasks} more processes and threads, of which the system lets this user start "
+            f"{for_what} needs {num_tasks} more processes and threads, but the system lets this user start only "
             f"{len(threads)}: {_way_out(setting)}."
         ) from error
     finally:

@@ -100,7 +100,7 @@ def _next(config: DictConfig, summary: "Summary", run: "RunFolder") -> list[str]
             "norm=batch may keep the loss finite."
         )
     elif summary["status"] == Status.INTERRUPTED:
-        lines.append("Interrupted: what there is stays in the folder. This begins the same run again:")
+        lines.append("Interrupted: the folder keeps the results so far. This starts the same run again:")
         lines.append(str(summary["command"]))
     return lines
 

@@ -33,7 +33,7 @@ def draw_own_figures(figures: Any, folder: Path, read: Callable[[], Any]) -> Ite
             subject = read() if subject is None else subject
             figure = draw(subject)
             if not hasattr(figure, "savefig"):
-                raise TypeError(f"it must give a matplotlib Figure, but gave {figure!r}")
+                raise TypeError(f"it must return a matplotlib Figure, but returned {figure!r}")
             write_bytes(folder / f"{name}.png", picture(figure))
         except Exception as error:
             yield f"`figures.{name}` is not drawn: {error_text(error)}"

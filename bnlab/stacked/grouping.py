@@ -69,7 +69,7 @@ def why_alone(config: Mapping[str, Any]) -> str | None:
         return f"logger {config['logger']['_target_']} is Lightning's"
     for name, callback in (config.get("callbacks") or {}).items():
         if not isinstance(callback, Mapping):
-            return f"callbacks.{name}={callback} is no callback"
+            return f"callbacks.{name}={callback} is not a callback"
         if (setting := early_stopping_lacks(callback, columns_of(config))) is not None:
             return f"callbacks.{name}.{setting}={callback.get(setting)} is for Lightning's Trainer"
     return None

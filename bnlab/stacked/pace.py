@@ -14,15 +14,15 @@ __all__ = ["Pace"]
 
 EVERY_S = float(os.environ.get("BNLAB_WRITE_EVERY_S") or 10.0)  # a shorter training is cheaper to repeat
 SHARE = 0.03
-BYTES_PER_S = 100e6  # of a slow disk
+BYTES_PER_S = 100e6  # the speed of a slow disk
 
 
 class Pace:
     """The times at which to write; all are of one clock, in seconds.
 
     Args:
-        num_bytes: about to be written the first time.
-        now: when the training begins.
+        num_bytes: the number of bytes of the first writing.
+        now: the time at which the training begins.
     """
 
     def __init__(self, num_bytes: int, now: float) -> None:

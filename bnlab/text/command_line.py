@@ -162,7 +162,7 @@ def written(value: Any) -> str:
         return "{" + ",".join(f"{_key(key)}:{written(item)}" for key, item in value.items()) + "}"
     if isinstance(value, Sequence) and not isinstance(value, bytes):
         return "[" + ",".join(map(written, value)) + "]"
-    raise ValueError(f"an override cannot say {value!r}.")
+    raise ValueError(f"an override cannot express {value!r}.")
 
 
 def is_number(text: str) -> bool:

@@ -26,8 +26,8 @@ def check_outputs(outputs: object, num_samples: int, num_outputs: int | None) ->
     else:
         given = "None" if outputs is None else f"an object of type {type(outputs).__name__}"
     if num_outputs == 1:
-        rule = f"With task=regression the network must give one real number per sample, ({num_samples}, 1)"
+        rule = f"With task=regression the network must return one real number per sample, ({num_samples}, 1)"
     else:
         width = "classes" if num_outputs is None else num_outputs
-        rule = f"The network must give one real number per sample and class, ({num_samples}, {width})"
-    raise UserError(f"{rule}, but gives {given}.")
+        rule = f"The network must return one real number per sample and class, ({num_samples}, {width})"
+    raise UserError(f"{rule}, but returns {given}.")

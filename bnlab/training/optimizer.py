@@ -22,7 +22,7 @@ def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> O
         if "betas" in arguments:
             raise UserError(
                 f"`optimizer.betas` must be left out where there are beta1 and beta2, but got {arguments['betas']}: "
-                "set these, or take them away with ~optimizer.beta1 ~optimizer.beta2."
+                "set these, or remove them with ~optimizer.beta1 ~optimizer.beta2."
             )
         arguments["betas"] = (float(arguments.pop("beta1")), float(arguments.pop("beta2")))  # torch refuses integers
     optimizer = instantiate(arguments, params=list(parameters), _convert_="all")

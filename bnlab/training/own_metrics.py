@@ -90,4 +90,4 @@ def _value(name: str, function: _Function, outputs: Tensor, y: Tensor) -> float:
         return float(value)
     except (TypeError, ValueError, RuntimeError):
         shown = f"a tensor {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-        raise UserError(f"`metrics.{name}` must give one number, but gave {shown}.") from None
+        raise UserError(f"`metrics.{name}` must return one number, but returned {shown}.") from None

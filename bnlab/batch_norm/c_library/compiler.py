@@ -100,7 +100,7 @@ def build(words: Sequence[str], source: Path, check: Path, folder: Path, seconds
             except OSError as error:
                 raise CompilationError(f"the {step} did not run: {error}") from None
             if not status and not (library.is_file() and library.stat().st_size):
-                status, output = 1, "it wrote nothing"
+                status, output = 1, "it printed nothing"
             if status:
                 problem = f"the {step} ended with {status}: {essence(output)}"
                 break
@@ -112,5 +112,5 @@ def build(words: Sequence[str], source: Path, check: Path, folder: Path, seconds
 def essence(output: str) -> str:
     """Return the line of a compiler's output that says what is wrong."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    line = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it said nothing")
+    line = next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "it printed nothing")
     return line[:300]

@@ -45,7 +45,7 @@ def trusted(*, make: bool) -> Iterator[Path]:
             if make or path.exists():
                 yield prepared(path, mode)
         except OSError as error:
-            log.log(logging.INFO if make else logging.DEBUG, "A folder for compiled code is passed over: %s", error)
+            log.log(logging.INFO if make else logging.DEBUG, "A folder for compiled code is skipped: %s", error)
 
 
 @contextmanager
@@ -67,7 +67,7 @@ def chosen() -> tuple[Path, int]:
     else:
         path = Path(os.path.expanduser("~"), ".cache", "bnlab")
     if not path.is_absolute():
-        raise FileNotFoundError(f"{path} depends on a folder that is not there")
+        raise FileNotFoundError(f"{path} depends on a folder that does not exist")
     return Path(os.path.normpath(path)), 0o755
 
 
@@ -126,7 +126,7 @@ def read_trusted(path: Path) -> bytes:
         about = os.fstat(handle)
         refuse_writers(path, about)
         if not stat.S_ISREG(about.st_mode) or about.st_size > LARGEST:
-            raise OSError(f"{path} is not a file of ours")
+            raise OSError(f"{path} is too large or not a regular file")
         with open(handle, "rb", closefd=False) as file:
             return file.read()
     finally:

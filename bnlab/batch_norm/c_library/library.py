@@ -83,7 +83,7 @@ def found_or_built(source: Path, check: Path, symbols: Sequence[str]) -> ctypes.
             raise CompilationError(str(error)) from None
         except OSError as error:
             problem = f"it cannot be kept: {error}"
-            log.info("A folder for compiled code is passed over: %s", error)
+            log.info("A folder for compiled code is skipped: %s", error)
         else:
             raise CompilationError("what was compiled cannot be loaded")
     raise CompilationError(problem)

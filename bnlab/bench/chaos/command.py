@@ -30,8 +30,10 @@ def main(arguments: list[str]) -> None:
         SystemExit: 1 if a sweep did not end as the undisturbed one.
     """
     parser = ArgumentParser(prog="python -m bnlab.bench chaos", description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10, help="how long to begin new rounds (default: %(default)s)")
-    parser.add_argument("--seed", type=int, help="seed of what is drawn (default: a new one each time)")
+    parser.add_argument(
+        "--minutes", type=float, default=10, help="the time in which new rounds may begin (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the draws (default: a new one each time)")
     parser.add_argument("--round", type=int, help="run only this round of the seed")
     parser.add_argument("--disturbances", nargs="+", default=[], choices=DISTURBANCES, help="(default: all)")
     parser.add_argument("--launchers", nargs="+", default=LAUNCHERS, choices=LAUNCHERS, help="(default: all)")
@@ -64,7 +66,7 @@ def _run(
     if names == [OF_THE_DATABASE]:
         storages = [DATABASE]
     if not names:
-        raise UserError("None of the chosen --disturbances can be done here: choose others.")
+        raise UserError("None of the chosen --disturbances is possible here: choose others.")
     console.print(f"seed {seed}; to repeat a round, give --seed {seed} --round NUMBER and the same other options")
     folder = Path(tempfile.mkdtemp(prefix="bnlab-chaos-"))
     references = References(folder / "undisturbed")
@@ -95,7 +97,7 @@ def _run(
 
 
 def _left_out() -> dict[str, str]:
-    """Return the disturbances that cannot be done here, and why."""
+    """Return the disturbances that are impossible here, and why."""
     left_out = {}
     with tempfile.TemporaryDirectory() as folder:
         mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder]

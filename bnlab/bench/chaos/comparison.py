@@ -1,4 +1,4 @@
-"""Comparing the results of two sweeps, bit for bit, whatever happened to them on the way."""
+"""Compare the results of two sweeps bit for bit, whatever disturbed them while they ran."""
 
 import csv
 import json
@@ -10,7 +10,7 @@ from bnlab.status import Status
 
 __all__ = ["differences", "faults"]
 
-# These differ between repetitions, or with the number of a trial.
+# These differ between repetitions, or depend on the number of a trial.
 _MEASURED = ("seconds", "samples_per_second", "sweep")
 _NOT_PARAMETERS = ("number", "status", "test_accuracy", "seconds", "folder", "error")
 _FILES = ("config.yaml", "overrides.yaml")
@@ -21,7 +21,7 @@ _Row = dict[str, str]
 def differences(expected: Path, found: Path) -> list[str]:
     """List the differences between two sweeps' folders; the numbers of trials and measured times may differ.
 
-    Of a configuration that was tried several times, the last try counts.
+    If a configuration was tried several times, the last try counts.
     """
     lines = []
     ours, theirs = _finished(found), _finished(expected)
@@ -38,7 +38,7 @@ def differences(expected: Path, found: Path) -> list[str]:
 
 
 def faults(folder: Path, num_trials: int) -> list[str]:
-    """List what is wrong with a sweep by itself: missing trials, contradictions with folders, left-over files."""
+    """List what is wrong within one sweep: missing trials, tables that contradict the folders, leftover files."""
     lines = []
     finished = _finished(folder)
     if len(finished) != num_trials:
@@ -75,7 +75,7 @@ def _finished(folder: Path) -> dict[tuple[tuple[str, str], ...], _Row]:
 
 
 def _described(folder: Path, row: _Row) -> dict[str, Any]:
-    """Read all of a trial that must be the same."""
+    """Read those results of a trial that must not differ."""
     run = folder / row["folder"]
     summary = json.loads((run / "summary.json").read_text())
     with (run / "metrics.csv").open(newline="") as file:
@@ -90,7 +90,7 @@ def _described(folder: Path, row: _Row) -> dict[str, Any]:
 
 
 def _tensors(path: Path) -> Iterator[tuple[str, Any]]:
-    """Yield the bits of each tensor in a checkpoint; nothing if there is no file, as after diverging at once."""
+    """Yield the bits of each tensor in a checkpoint; nothing if a run diverged at once and has no checkpoint."""
     if not path.is_file():
         return
     import torch

@@ -17,12 +17,15 @@ __all__ = ["NoServerError", "Server"]
 
 _PROGRAMS = "/usr/lib/postgresql/*/bin"  # where Debian keeps them, outside the users' path
 _USER = "postgres"  # because root must not run it
-_PORTS = range(20_000, 32_000)  # below the ports of clients, one of which could take it while the server is down
+_PORTS = range(
+    20_000, 32_000
+)  # below the ports that the system gives to clients, which could take one while the server is down
 _PATIENCE_S = 60  # until the processes of a killed server release its memory and its port
 
 
 def _free_port() -> int:
-    """
+    """Find a free local port.
+
     Raises:
         OSError: none is free.
     """
@@ -41,9 +44,9 @@ class Server:
     """A server that runs on a free local port, with its data in a temporary folder.
 
     Attributes:
-        url: of its database, for `search.storage`.
+        url: the address of its database, for `search.storage`.
     Raises:
-        NoServerError: it, or a driver for it, is not installed.
+        NoServerError: PostgreSQL, or a driver for it, is not installed.
     """
 
     def __init__(self) -> None:
@@ -80,18 +83,18 @@ class Server:
                 time.sleep(0.5)
 
     def stop(self) -> None:
-        """Stop it as an administrator does; clients are notified."""
+        """Stop the server as an administrator does; clients are notified."""
         self._control("-m", "fast", "-w", "stop")
 
     def kill(self) -> None:
-        """Kill it, without notice to its clients."""
+        """Kill the server without notifying its clients."""
         process = int((self._data / "postmaster.pid").read_text().split()[0])
         with suppress(ProcessLookupError):
             os.kill(process, signal.SIGKILL)
 
     def close(self) -> None:
-        """Stop it, and remove its data."""
-        with suppress(subprocess.SubprocessError):  # it may be stopped
+        """Stop the server, and remove its data."""
+        with suppress(subprocess.SubprocessError):  # a stopped process does not react to other signals
             self._control("-m", "immediate", "-w", "stop")
         shutil.rmtree(self._folder, ignore_errors=True)
 

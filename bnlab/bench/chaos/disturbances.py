@@ -1,4 +1,4 @@
-"""What can happen to a running sweep: each function does one disturbance and says what it did."""
+"""The disturbances of a running sweep: each function causes one and says what it did."""
 
 import random
 import shutil
@@ -16,7 +16,7 @@ from bnlab.bench.chaos.processes import Process, find, send
 __all__ = ["DISTURBANCES", "OF_THE_DATABASE", "Target", "damage"]
 
 _LONGEST_HOLD_S = 5.0
-_SMALL_MACHINE = 450 << 20  # bytes, with which not even one process and its workers can work
+_SMALL_MACHINE = 450 << 20  # bytes; even one process with its workers needs more
 
 
 @dataclass
@@ -109,7 +109,7 @@ def _fill_disk(target: Target, generator: random.Random) -> str:
 
 @contextmanager
 def _ballast(path: Path) -> Iterator[None]:
-    """Takes all the space that is left, and what becomes free meanwhile would be free."""
+    """Fill the disk; space that is freed later stays free."""
     try:
         with suppress(OSError), path.open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
@@ -120,18 +120,18 @@ def _ballast(path: Path) -> Iterator[None]:
 
 
 def _remove_folder(target: Target, generator: random.Random) -> str:
-    """Of a trial under way."""
+    """Remove the folder of a running trial."""
     for _ in range(50):
         begun = sorted(
             folder
-            for folder in target.folder.glob("*")  # which may not be there yet
+            for folder in target.folder.glob("*")  # the sweep's folder may not exist yet
             if folder.name.isdecimal() and not (folder / "summary.json").exists()
         )
         if begun or target.is_over():
             break
         target.wait(0.1)
     if not begun:
-        return "no trial was under way"
+        return "no trial was running"
     folder = generator.choice(begun)
     target.has_lost_files = True
     shutil.rmtree(folder, ignore_errors=True)
@@ -140,7 +140,7 @@ def _remove_folder(target: Target, generator: random.Random) -> str:
 
 def _remove_working_folder(target: Target, generator: random.Random) -> str:
     shutil.rmtree(target.working_folder, ignore_errors=True)
-    target.has_lost_files = True  # processes that begin there end: the BLAS does not find its own files
+    target.has_lost_files = True  # new processes would end, because the BLAS does not find its own files
     return "removed the working folder"
 
 
@@ -169,13 +169,13 @@ def _stop_database(target: Target, generator: random.Random) -> str:
 
 
 def _damage(target: Target, generator: random.Random) -> str:
-    """As a crash of the machine may leave it: what happens to files comes when all processes are gone (`damage`)."""
+    """Kill all processes as a crash of the machine does; `damage` then damages a file."""
     send(target.processes(), signal.SIGKILL)
     return "killed all its processes"
 
 
 def damage(folder: Path, running: list[str], generator: random.Random) -> str:
-    """Damage a file of a sweep that has been killed: the end of its journal, or what a trial of `running` wrote."""
+    """Damage a file of a killed sweep: the end of its journal, or a file of one of the trials `running`."""
     files = [
         path
         for name in running

@@ -34,22 +34,22 @@ class Kind:
 
     @property
     def has_same_draws(self) -> bool:
-        """Whether an interruption leaves its configurations as they are; a resumed TPE draws others."""
+        """Whether an interrupted search draws the same configurations; a resumed TPE draws others."""
         return self.sampler != "tpe"
 
     @property
     def undisturbed(self) -> "Kind":
-        """The kind to compare with: neither the storage nor the process of a training changes a result."""
+        """Return the kind to compare with: neither the storage nor the process of a training changes a result."""
         return replace(self, launcher="stacked" if self.launcher == "stacked" else "basic", storage="journal")
 
     @property
     def num_trials(self) -> int:
         if self.sampler == "tpe":
-            return 12  # of which 10 are random
+            return 12  # the first 10 are random
         return 16 if self.launcher == "stacked" else 4
 
     def overrides(self) -> list[str]:
-        """The overrides of the sweep, without its folder and storage."""
+        """Return the overrides of the sweep, without its folder and storage."""
         is_grid = self.sampler == "grid"
         rates = [0.001 * 2**index for index in range(self.num_trials // 2)]
         setting = SETTINGS[self.setting]
@@ -71,7 +71,7 @@ class Kind:
 
 
 def draw_kind(seed: int, number: int, launchers: Sequence[str] = LAUNCHERS, storages: Sequence[str] = STORAGES) -> Kind:
-    """Draw the kind of round `number`; several rounds in a row share a kind, and so an undisturbed sweep."""
+    """Draw the kind of round `number`; several rounds in a row share a kind, and thereby an undisturbed sweep."""
     group = number // _ROUNDS_OF_SAME_RESULTS
     of_results = random.Random(f"results {seed} {group}")
     launcher = launchers[(seed + group) % len(launchers)]

@@ -15,9 +15,10 @@ class NoGroupError(RuntimeError):
 
 
 class MemoryGroup:
-    """
+    """Limit the memory of the processes that join.
+
     Raises:
-        NoGroupError: no group can be made here, as for anybody but root.
+        NoGroupError: no group can be made here; usually only root can make one.
     """
 
     def __init__(self) -> None:
@@ -38,16 +39,16 @@ class MemoryGroup:
 
     @property
     def members(self) -> Path:
-        """Where a process writes 0 to join."""
+        """Return the file to which a process writes 0 to join."""
         return self._path / "cgroup.procs"
 
     @property
     def used(self) -> int:
-        """Bytes."""
+        """Return the used memory in bytes."""
         return int((self._path / ("memory.current" if self._is_v2 else "memory.usage_in_bytes")).read_text())
 
     def limit(self, wanted: int) -> int:
-        """To `wanted` bytes, or as near to that as the kernel accepts; it kills for what is too much.
+        """Limit the memory to `wanted` bytes, or the nearest limit that the kernel accepts, and kill what exceeds it.
 
         Returns:
             the limit in bytes.
@@ -55,7 +56,7 @@ class MemoryGroup:
         used = self.used
         for limit in (wanted, int(0.9 * used), used, int(1.1 * used)):
             limit = max(limit, 64 * _MIB)
-            with suppress(OSError):  # version 1 takes none that is less than what cannot be freed
+            with suppress(OSError):  # version 1 refuses a limit below the memory that cannot be freed
                 self._limit.write_text(str(limit))
                 break
         return limit
@@ -64,7 +65,7 @@ class MemoryGroup:
         self._limit.write_text("max" if self._is_v2 else "-1")
 
     def close(self) -> None:
-        with suppress(OSError):  # a process is still in it
+        with suppress(OSError):  # a process may still be in it
             self._path.rmdir()
 
 

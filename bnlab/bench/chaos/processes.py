@@ -1,4 +1,4 @@
-"""Finding the processes of a sweep, orphans too, by a mark in their environment."""
+"""Find the processes of a sweep, including orphans, by a mark in their environment."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ class Process:
     """
     Attributes:
         role: what it does in the sweep: main, fork server, plot server, data server, worker, ...
-        born: in ticks since the machine started; tells it from another that got its number later.
+        born: the start in ticks since the machine started, which distinguishes it from a later process with its number.
     """
 
     pid: int

@@ -1,4 +1,4 @@
-"""One round: a sweep is disturbed, resumed until it is done, and compared."""
+"""Run one round: disturb a sweep, resume it until it is done, and compare it."""
 
 import os
 import random
@@ -27,29 +27,29 @@ from bnlab.status import Status
 __all__ = ["References", "Round", "draw_round"]
 
 _MOST_RESUMES = 6
-_ENDS_WITHIN_S = 20.0  # processes of a sweep that has ended
+_ENDS_WITHIN_S = 20.0  # time for the processes of an ended sweep to end
 _HANGS_AFTER_S = 300.0
 _DISK = "32m"
 _FAIR_CODES = (0, 1, 130, -signal.SIGKILL, -signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP)
-# Where the working folder goes before the configs are read, the sweep does not begin.
+# If the working folder is removed before the configs are read, the sweep does not begin.
 _NOWHERE = "The current folder was removed"
-# Where torch is imported at the moment at which the working folder goes, its BLAS ends the process.
+# If the working folder is removed while torch is imported, its BLAS ends the process.
 _TORCHS = "oneMKL FATAL ERROR: Cannot load"
-# Where the database goes before the study is opened, the sweep does not begin.
+# If the database goes down before the study is opened, the sweep does not begin.
 _NO_DATABASE = "cannot be opened"
-# Where the disk is full before the first trial of a command, the sweep does not begin, or not go on.
+# If the disk is full before the first trial of a command, the sweep does not begin or continue.
 _NO_ROOM = re.compile("No space left on device|database or disk is full")
-# One that was killed and begun again complains, and does no harm.
+# A tracker that was killed and started again prints this, which is harmless.
 _LOKYS = "loky/backend/resource_tracker.py"
 
 
 @dataclass
 class Round:
-    """What was drawn for a round, and its outcome.
+    """The draws for a round, and its outcome.
 
     Attributes:
-        disturbances: their names, one for each of the first attempts.
-        done: those for which there was time.
+        disturbances: the names of the disturbances, one for each of the first attempts.
+        done: the disturbances for which there was time.
         num_resumes: how often the sweep was resumed or, before it had written its definition, started again.
         events: what happened, in order.
         faults: what is wrong; empty if all is well.
@@ -96,7 +96,7 @@ def draw_round(
 
 
 class References:
-    """Undisturbed sweeps, one for all kinds with the same results, made on first use."""
+    """The undisturbed sweeps, one for all kinds with the same results, made on first use."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -215,13 +215,13 @@ def _run(
         if code == 0 and not waiting:
             return
         if code == 0:
-            waiting.clear()  # it is done, and there is nothing left to disturb
+            waiting.clear()  # the sweep is done, so nothing is left to disturb
             return
     round_.faults.append(f"it is not done after {round_.num_resumes} resumes")
 
 
 def _wait_for_moment(target: Target, sweep: Path, kind: Kind, seconds: float, generator: random.Random) -> None:
-    """Wait until some trials have begun and some have ended or, now and then, for a moment before that."""
+    """Wait until some trials have begun and some have ended or, occasionally, only for a moment."""
     if generator.random() < 0.2:
         target.wait(generator.uniform(0, seconds / 2))
         return
@@ -229,7 +229,7 @@ def _wait_for_moment(target: Target, sweep: Path, kind: Kind, seconds: float, ge
     def progress() -> int:
         return len(list(sweep.glob("[0-9]*"))) + len(list(sweep.glob("[0-9]*/summary.json")))
 
-    # Stacked ones begin and end together, so that half of the way is when all have begun.
+    # Stacked trials begin and end together, so half of the progress is reached when all have begun.
     most, longest_s = (1.0, 4.0) if kind.launcher == "stacked" else (1.7, 1.0)
     wanted = progress() + generator.uniform(0, max(most * kind.num_trials - progress(), 1))
     while progress() < wanted and not target.is_over():

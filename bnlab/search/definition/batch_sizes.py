@@ -43,7 +43,7 @@ def limit_to_training_set(space: Space, config: DictConfig, typed: Collection[st
         return Space(others, space.constants), [told]
     within = replace(parameter, values=type(scale)(scale.low, most))
     parameters = tuple(within if p is parameter else p for p in space.parameters)
-    told = f"`{_KEY}` is searched up to the {most} samples of the training set, in place of {scale.high:g}."
+    told = f"`{_KEY}` is searched up to the {most} samples of the training set, instead of {scale.high:g}."
     return Space(parameters, space.constants), [told]
 
 

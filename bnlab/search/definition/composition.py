@@ -162,8 +162,8 @@ def loader_for(origin: Origin, loader: ConfigLoader) -> ConfigLoader:
     if origin.config_dir is not None and "command-line" not in providers:
         if not Path(origin.config_dir).is_dir():
             raise UserError(
-                f"The sweep was started with --config-dir {origin.config_dir}, which is not there any more: say by "
-                "--config-dir where it is."
+                f"The sweep was started with --config-dir {origin.config_dir}, which no longer exists: give its "
+                "new place by --config-dir."
             )
         path.prepend("command-line", f"file://{origin.config_dir}", SearchPathQuery(provider="schema"))
     if origin.config_path is not None:

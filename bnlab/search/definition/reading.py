@@ -95,7 +95,7 @@ def _with_points(search: Search, config: DictConfig, loader: SweepConfigLoader) 
         distinct = without_equals(points, lambda point: loader.load_sweep_config(config, search.overrides(point, 0)))
         if len(distinct) < len(points):
             alike = f"{len(points) - len(distinct)} of {len(points)} configurations"
-            note = f"{alike} differ from others in what no run reads: they are left out."
+            note = f"{alike} differ from others only in settings that no run reads: they are left out."
             search = replace(search, notes=(*search.notes, note))
         return replace(search, points=distinct[: settings.num_trials])
     assert settings.num_trials is not None
@@ -105,7 +105,7 @@ def _with_points(search: Search, config: DictConfig, loader: SweepConfigLoader) 
     if all_of_them is None or len(all_of_them) == settings.num_trials:
         return replace(search, points=all_of_them)
     number = f"{len(all_of_them)} configuration{'s' * (len(all_of_them) != 1)}"
-    note = f"The space has {number}, each of which is tried once, in place of {settings.num_trials}."
+    note = f"The space has {number}, each of which is tried once, instead of {settings.num_trials}."
     return replace(search, points=all_of_them, notes=(*search.notes, note))
 
 
@@ -145,7 +145,7 @@ def _space_of(node: Mapping[str, Any]) -> Mapping[str, Any]:
             below = next(iter(value), "...")
             raise UserError(
                 f"`search.space` names each setting in full, but has a mapping for `{key}`: write "
-                f"`{key}.{below}: {value.get(below)}` in place of `{key}: {{{below}: {value.get(below)}}}`."
+                f"`{key}.{below}: {value.get(below)}` instead of `{key}: {{{below}: {value.get(below)}}}`."
             )
     return space_file
 

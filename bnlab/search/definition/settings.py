@@ -59,7 +59,9 @@ class SearchSettings:
         own = [field.name for field in fields(cls) if field.name != "sampler"]
         for name in (_TARGET, *own):
             if name not in search:
-                raise UserError(f"`search.{name}` is not there, without which no sweep runs: take nothing out of it.")
+                raise UserError(
+                    f"`search.{name}` must not be removed, because every sweep needs it: keep it in the config."
+                )
         for name, rule in _RULES.items():
             rule.check(f"search.{name}", search[name])
         for name, figure in search["figures"].items():
@@ -91,7 +93,7 @@ def _pruner(node: Any) -> dict[str, Any] | None:
         chosen = "none" if node is None else node
         raise UserError(f"A pruner is chosen with a slash: did you mean search/pruner={chosen}?")
     if _TARGET not in node:
-        raise UserError("`search.pruner._target_` is not there: search/pruner=none prunes nothing.")
+        raise UserError("`search.pruner._target_` is missing: search/pruner=none prunes nothing.")
     return _target("search.pruner", node, [])
 
 
@@ -110,7 +112,7 @@ def _target(key: str, node: Mapping[str, Any], own: list[str]) -> dict[str, Any]
             there = (
                 f"a search without a sampler has {', '.join(own)} and space" if own else "search/pruner=none has none"
             )
-            raise UserError(f"`{key}.{settings[0]}` is no setting of a search: {there}.")
+            raise UserError(f"`{key}.{settings[0]}` is not a setting of a search: {there}.")
         return None
     check_target(f"{key}.{_TARGET}", target)
     taken = arguments_of_target(target)
@@ -118,5 +120,5 @@ def _target(key: str, node: Mapping[str, Any], own: list[str]) -> dict[str, Any]
         if taken is not None and name not in taken and not name.startswith("_"):
             known = [*sorted(taken - set(GIVEN_TO_SAMPLERS)), *own]
             there = f": there are {', '.join(known)}" if known else ", which takes none"
-            raise UserError(f"`{key}.{name}` is no setting of {target}{there}.")
+            raise UserError(f"`{key}.{name}` is not a setting of {target}{there}.")
     return dict(node)

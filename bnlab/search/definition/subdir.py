@@ -84,7 +84,7 @@ def _check_name(name: str, folder: SweepFolder) -> None:
     if any(len(part.encode()) > _LONGEST for part in path.parts):
         raise UserError(
             f"`hydra.sweep.subdir` is longer than the {_LONGEST} bytes that a name may have: {name!r}. Leave keys out "
-            "by hydra.job.config.override_dirname.exclude_keys, or take ${hydra.job.num}."
+            "by hydra.job.config.override_dirname.exclude_keys, or use ${hydra.job.num}."
         )
 
 

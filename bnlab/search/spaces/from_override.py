@@ -27,7 +27,9 @@ def parameter_of(override: Any, seed: int) -> Parameter:
     conditions = [Condition.parse(tag) for tag in tags if "=" in tag]
     scales = sorted(tag for tag in tags if "=" not in tag)
     if len(conditions) > 1:
-        raise UserError(f"`{key}` has {len(conditions)} conditions: one is possible, '{conditions[0].key}=a|b'.")
+        raise UserError(
+            f"`{key}` must have at most one condition, but got {len(conditions)}: write '{conditions[0].key}=a|b'."
+        )
     if len(scales) > 1 or any(tag not in ("log", "one_minus_log") for tag in scales):
         raise UserError(
             f"`{key}` has the tag {', '.join(map(repr, scales))}: a tag is log, one_minus_log, or a condition such as "

@@ -43,7 +43,9 @@ class Space:
             waiting = {parameter.key for parameter in remaining}
             ready = [p for p in remaining if p.condition is None or p.condition.key not in waiting]
             if not ready:
-                raise UserError(f"The conditions of {', '.join(f'`{p.key}`' for p in remaining)} go round in a circle.")
+                raise UserError(
+                    f"The conditions of {', '.join(f'`{p.key}`' for p in remaining)} form a cycle: remove one of them."
+                )
             ordered += ready
             remaining = [p for p in remaining if p not in ready]
         return ordered

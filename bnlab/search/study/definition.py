@@ -48,7 +48,7 @@ class Definition:
             url: str = OmegaConf.create({"url": revealed(self.storage)}).url
         if is_masked(url):
             raise UserError(
-                f"`search.storage` was {url}, whose password was not written down: say search.storage=ADDRESS again, "
+                f"`search.storage` was {url}, whose password was not stored: give search.storage=ADDRESS again, "
                 "best as search.storage='${oc.env:NAME}'; or leave the password to PGPASSWORD or ~/.pgpass."
             )
         remember_address(url)

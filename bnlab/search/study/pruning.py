@@ -102,7 +102,7 @@ class Pruning:
                 raise
             raise UserError(f"`search.pruner`: {name} failed ({error_text(error)}).") from error
         if decision not in (True, False):
-            raise UserError(f"`search.pruner`: {name} must say true or false, but said {decision!r}.")
+            raise UserError(f"`search.pruner`: {name} must return true or false, but returned {decision!r}.")
         return bool(decision)
 
     def rungs(self) -> dict[str, float]:

@@ -113,8 +113,8 @@ def join_or_create(
     """
     if must_exist and name not in [study.study_name for study in storage.get_all_studies()]:
         raise UserError(
-            f"The study {name!r} of this sweep is not where it was: bring it back, or say by search.storage=ADDRESS "
-            "where it is."
+            f"The study {name!r} of this sweep is missing: bring it back, or give its address by "
+            "search.storage=ADDRESS."
         )
     try:
         study = optuna.create_study(
@@ -134,7 +134,7 @@ def join_or_create(
         if time.monotonic() > deadline:
             raise UserError(
                 f"The study {name!r} has no plan yet: the sweep that made it ended early. Continue that one with "
-                "search.resume, or take another search.study."
+                "search.resume, or choose another search.study."
             )
         time.sleep(0.2)
     stored = study.user_attrs["definition"]
@@ -142,14 +142,14 @@ def join_or_create(
         value = definition.get(key)
         if stored.get(key) != value:
             raise UserError(
-                f"The study {name!r} has {key} {stored.get(key)}, this sweep {value}: sweeps that share a study ask "
-                "for the same, or take another search.study."
+                f"The study {name!r} has {key} {stored.get(key)}, this sweep has {value}: give all sweeps "
+                "that share a study the same, or choose another search.study."
             )
     differing = changes(study.user_attrs.get("settings", {}), settings)
     if differing:
         raise UserError(
-            f"The study {name!r} has other settings: {'; '.join(differing[:3])}. Sweeps that share a study ask for the "
-            "same, or take another search.study."
+            f"The study {name!r} has other settings: {'; '.join(differing[:3])}. Give all sweeps that share a "
+            "study the same, or choose another search.study."
         )
     return study, False
 

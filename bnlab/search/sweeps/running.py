@@ -101,10 +101,10 @@ class RunningSweep:
         if interrupted:
             return "Interrupted."
         if self._stopped:
-            return f"Stopped, for reasons that are not the trials' own: {self._stopped}."
+            return f"Stopped for a reason outside the trials: {self._stopped}."
         if self._retries.num_left:
             left = count(self._retries.num_left, "trial")
-            return f"To be tried again: {left}, for reasons not their own, at last {self._retries.error}."
+            return f"To be retried: {left}, for reasons outside the trials, most recently {self._retries.error}."
         return ""
 
     def _launch(self, launcher: Launcher, batch: Sequence[Trial]) -> None:
@@ -161,7 +161,7 @@ class RunningSweep:
             result = Summary(status=Status.COMPLETED, objective=job_return.return_value)
         else:
             error = None if job_return is None else error_of(job_return)
-            text = "the launcher said nothing of it" if error is None else error_text(error)
+            text = "the launcher did not report how it ended" if error is None else error_text(error)
             result = Summary(status=Status.FAILED, error=text, outside=is_outside(error))
         self.tell(number, result)
 

@@ -88,7 +88,9 @@ def sweep(hydra_context: HydraContext, task: TaskFunction, config: DictConfig, a
     search = read_search(config, arguments, loader, is_new=stored is None)
     if stored is None:
         if search.settings.retry_failed:
-            raise UserError("`search.retry_failed` goes with search.resume: a new sweep has no trial that failed.")
+            raise UserError(
+                "`search.retry_failed` needs search.resume, because a new sweep has no failed trial: leave it out."
+            )
         check_sweep_dir(search, as_given, loader)
     search.sampler(num_done=0)  # an impossible sampler is refused before a folder is created
     if search.settings.pruner is not None:
@@ -135,7 +137,7 @@ def _warn_of_skipped_callbacks(names: set[str]) -> None:
     """Warn of stored callbacks, since Hydra made its callbacks before they were read."""
     if names:
         log.warning(
-            "%s: not called, for Hydra makes its callbacks from the command line: give it again.",
+            "%s is not called, because Hydra makes its callbacks from the command line: give it again.",
             ", ".join(f"`hydra.callbacks.{name}`" for name in sorted(names)),
         )
 

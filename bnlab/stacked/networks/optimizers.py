@@ -60,7 +60,7 @@ def _why_not_scheduled(scheduler: LRScheduler, group: Mapping[str, Any]) -> str 
         if type(schedule).__module__ != LRScheduler.__module__:
             return f"the schedule {type(schedule).__name__} is not one of torch's"
         if parts is None:
-            return f"what the schedule {type(schedule).__name__} is made of is not known"
+            return f"the parts of the schedule {type(schedule).__name__} are unknown"
         waiting += parts
     if 0 in (group.get("base_momentum"), group.get("max_momentum")):  # a momentum of 0 keeps no state
         return "a momentum that the schedule moves to or from 0 has no stacked form"

@@ -1,4 +1,4 @@
-"""Existing runs in the folders of a stacked training, which are kept, or replaced once a better one has ended."""
+"""Keep or replace existing runs in the folders of a stacked training; a run is replaced once a better one has ended."""
 
 import shutil
 from collections.abc import Iterator, Mapping

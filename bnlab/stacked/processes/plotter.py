@@ -45,7 +45,7 @@ class Plotter:
 
 
 def start_plot_server(close_in_child: Sequence[Any] = ()) -> socket.socket:
-    """Fork the process that plotters are forked from; return the socket to it. It closes the files `close_in_child`."""
+    """Fork the process that plotters are forked from, which closes `close_in_child`; return the socket to it."""
     ours, theirs = socket.socketpair()
     if os.fork() == 0:
         try:
