@@ -1,7 +1,7 @@
 """Batch norm in eager mode, without tracing or transforms: one Function over the back ends.
 
 The back ends are the CPU kernel (`kernel_by_tensors.py`), torch's own batch norm for small batches (`native.py`) and
-plain torch with few allocations (`in_place.py`). All other cases use the Functions of `function.py`. This one takes
+plain torch with few allocations (`in_place.py`). All other cases use the Function of `function.py`. This one takes
 `ctx` in forward, because the `setup_context` style costs as much per call as a small batch norm. For the same reason
 all arguments that are not tensors are passed in one tuple, and a second derivative recomputes the statistics from x
 instead of keeping them as outputs.

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from bnlab.config.settings import WIDTHS
 from bnlab.data.splits import Splits, as_splits
 from bnlab.errors import UserError, user_errors
-from bnlab.internals.hydra_internals import instantiate
+from bnlab.internals.hydra_internals import get_object, instantiate
 from bnlab.network import has_batch_norm
 from bnlab.task import task_of
 

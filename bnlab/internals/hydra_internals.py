@@ -7,7 +7,7 @@ temporarily where Hydra has no option for the purpose.
 import io
 import sys
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, suppress
 from functools import cache
 from importlib import import_module
@@ -23,6 +23,7 @@ __all__ = [
     "composing_for_multirun",
     "end_of_failed_sweep",
     "error_of",
+    "get_object",
     "initialized",
     "instantiate",
     "loader_of",
@@ -95,28 +96,51 @@ def instantiate(config: Any, **named: Any) -> Any:
     """Call `hydra.utils.instantiate` with a config that the user wrote or trusts (`bnlab.config.trust`)."""
     import hydra.utils
 
-    whitelist = private_name("hydra.utils:execution_whitelist", None)
-    with nullcontext() if whitelist is None else whitelist(list(_targets_in(config)), reset=True):
+    with _allowing(_targets_in(config)):
         return hydra.utils.instantiate(config, **named)
 
 
-def _targets_in(config: Any) -> Iterator[str]:
-    """List every `_target_` in a config, and the module that defines it if the named one only imports it.
+def get_object(target: str) -> Any:
+    """Call `hydra.utils.get_object` with a name in such a config."""
+    import hydra.utils
 
-    With this whitelist, Hydra 1.4 still refuses what it calls dangerous.
+    with _allowing(_names_of(target)):
+        return hydra.utils.get_object(target)
+
+
+def _allowing(targets: Iterable[str]) -> AbstractContextManager[Any]:
+    """Let Hydra 1.4 use these targets, except those that it calls dangerous.
+
+    It also asks where the class of a callable result is defined, which may be in any package that is imported.
     """
+    whitelist = private_name("hydra.utils:execution_whitelist", None)
+    if whitelist is None:
+        return nullcontext()
+    allowed = list(targets)  # which imports them
+    packages = {name.partition(".")[0] for name in sys.modules}
+    allowed += (f"{package}.*" for package in packages if package.isidentifier())
+    made: AbstractContextManager[Any] = whitelist(allowed, reset=True)
+    return made
+
+
+def _targets_in(config: Any) -> Iterator[str]:
+    """List every `_target_` in a config, and the module that defines it if the named one only imports it."""
     if OmegaConf.is_config(config):
         config = OmegaConf.to_container(config, resolve=True)
     if isinstance(config, Mapping):
         if isinstance(target := config.get("_target_"), str):
-            yield target
-            with suppress(Exception):  # Hydra reports it
-                found = _named(target)
-                yield f"{found.__module__}.{found.__qualname__}"
+            yield from _names_of(target)
         config = list(config.values())
     if isinstance(config, list | tuple):
         for each in config:
             yield from _targets_in(each)
+
+
+def _names_of(target: str) -> Iterator[str]:
+    yield target
+    with suppress(Exception):  # Hydra reports it
+        found = _named(target)
+        yield f"{found.__module__}.{found.__qualname__}"
 
 
 def _named(target: str) -> Any:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_object
 from omegaconf import DictConfig
 
 from bnlab.config.build import arguments_of, build_splits
@@ -15,6 +14,7 @@ from bnlab.config.trust import known_target
 from bnlab.data import Normalization, Split, Splits
 from bnlab.data.fingerprint import fingerprint
 from bnlab.data.normalization import input_and_target_state
+from bnlab.internals.hydra_internals import get_object
 from bnlab.stacked.grouping import data_key
 
 __all__ = ["Data", "load_data"]
