@@ -82,7 +82,10 @@ def test_a_trial_whose_files_are_damaged_is_done_again(sweep, train, monkeypatch
         assert os.path.lexists(aside)
         assert not isinstance(content, bytes) or aside.read_bytes() == content
         assert content is not None or aside.is_dir()
-        assert f"sweep/{place}/{name} is damaged: it is set aside as {aside.name}, and the trial is done again." in told
+        assert (
+            f"sweep/{place}/{name} is damaged: it was renamed {aside.name}, and the trial will be trained again."
+            in told
+        )
 
 
 def test_a_damaged_definition_is_one_line(sweep, train):

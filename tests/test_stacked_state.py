@@ -263,7 +263,7 @@ def test_a_network_that_cannot_be_kept_says_so_once(tmp_path: Path) -> None:
         pass
     for number in range(2):
         log = (tmp_path / str(number) / "train.log").read_text()
-        assert log.count("not kept to go on from: a module keeps what training changes in attributes") == 1
+        assert log.count("not saved for another process: a module keeps what training changes in attributes") == 1
 
 
 def test_beside_a_damaged_state_the_others_go_on(four, stopped: Path) -> None:

@@ -187,8 +187,8 @@ def test_a_full_disk_ends_no_training_and_no_state(undisturbed, tmp_path: Path, 
         assert len(before) == 2
         for number in range(2):
             log = (disk / str(number) / "train.log").read_text()
-            assert log.count("cannot be kept") == 1
-            assert "epoch 3 cannot be kept (" in log
+            assert log.count("cannot be saved") == 1
+            assert "epoch 3 cannot be saved (" in log
             assert json.loads((disk / str(number) / "summary.json").read_text())["status"] == "completed"
             rows = left_in(disk / str(number))[1]
             assert rows == left_in(undisturbed[1] / str(number))[1][: len(rows)]

@@ -115,7 +115,7 @@ def normalize(
     if not is_tracing and not input.numel():  # it tells nothing about the statistics
         if training and num_batches_tracked is not None:
             running.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
-        return of_nothing(input, weight, bias)
+        return normalize_empty(input, weight, bias)
     if training and eager:
         return apply_eagerly(input, weight, bias, (settings, in_place))
     # TorchDynamo refuses a Function that has a forward-mode derivative.
@@ -153,7 +153,7 @@ def check(*arguments: Any) -> bool:
     return True
 
 
-def of_nothing(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+def normalize_empty(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """Normalize an empty batch: the result is empty, and gradients are zero, as in torch."""
     y = x.clone()
     for parameter in (weight, bias):

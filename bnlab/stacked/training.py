@@ -100,7 +100,7 @@ class Training:
         rows = self._model.stack.rows
         self._pace = Pace(rows.nbytes * (1 + len(self._optimizer.states)) * _COPIES, time.monotonic())
         self._kept: set[int] = set()  # trials that have ended
-        self._could_write = True
+        self._can_write = True
         self._has_logged_reason = False
         self._read_limits()
         self._go_on()
@@ -116,7 +116,7 @@ class Training:
 
     def _go_on(self) -> None:
         """Restore the states from which the trials continue."""
-        self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
+        self._retain([index for index, trial in enumerate(self._trials) if trial.status is None])
         states = [trial.going_on for trial in self._trials if trial.going_on is not None]
         for trial in self.all_trials:
             trial.going_on = None
@@ -202,7 +202,7 @@ class Training:
                 trial.status = Status.COMPLETED
         for index, trial in enumerate(self._trials if self._keeps_last else ()):
             trial.last = self._snapshot(index, num_steps)
-        self._let_go(num_steps)
+        self._remove_ended(num_steps)
         self._write_some(num_steps)
         for trial in self._trials:
             trial.schedule(trial.history.rows[-1], after_the_checkpoints=True)
@@ -280,11 +280,11 @@ class Training:
         except FileNotFoundError:  # somebody removed the folder
             raise
         except OSError as error:
-            for trial in self._trials if self._could_write else ():
-                trial.log(f"epoch {self._epoch} cannot be kept ({one_line(error)}): the training goes on")
-            self._could_write = False
+            for trial in self._trials if self._can_write else ():
+                trial.log(f"epoch {self._epoch} cannot be saved ({one_line(error)}): the training continues")
+            self._can_write = False
         else:
-            self._could_write = True
+            self._can_write = True
         self._pace.wrote(begun, time.monotonic())
 
     def _keep_states(self) -> None:
@@ -292,7 +292,9 @@ class Training:
             return
         if not self._model.is_all_in_stack():
             for trial in self._trials if not self._has_logged_reason else ():
-                trial.log("not kept to go on from: a module keeps what training changes in attributes, not in buffers")
+                trial.log(
+                    "not saved for another process: a module keeps what training changes in attributes, not in buffers"
+                )
             self._has_logged_reason = True
             return
         for trial in self.all_trials:
@@ -302,15 +304,15 @@ class Training:
         for index, trial in enumerate(self._trials):
             self._keep(trial, self._model.stack.state_dict(index), self._optimizer.moments(index))
 
-    def _let_go(self, num_steps: int) -> None:
+    def _remove_ended(self, num_steps: int) -> None:
         """Remove the trials that have ended from the stack."""
         for index, trial in enumerate(self._trials):
             if trial.status is not None:
                 trial.last = self._snapshot(index, num_steps)
                 trial.end_training(trial.status)
-        self._stay([index for index, trial in enumerate(self._trials) if trial.status is None])
+        self._retain([index for index, trial in enumerate(self._trials) if trial.status is None])
 
-    def _stay(self, staying: Sequence[int]) -> None:
+    def _retain(self, staying: Sequence[int]) -> None:
         """Keep only the trials at these indices."""
         if len(staying) == len(self._trials):
             return

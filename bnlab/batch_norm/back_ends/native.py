@@ -15,7 +15,7 @@ from bnlab.batch_norm.arithmetic.formulas import per_channel
 from bnlab.batch_norm.arithmetic.plain import check_memory
 from bnlab.batch_norm.arithmetic.readable import are_readable, are_readable_in_backward
 from bnlab.batch_norm.arithmetic.running import count_batch
-from bnlab.batch_norm.back_ends.of_each import of_each
+from bnlab.batch_norm.back_ends.map_networks import map_networks
 
 __all__ = ["backward", "forward", "takes"]
 
@@ -43,13 +43,13 @@ def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, settings: Set
     """y; and x, weight, the rounded means and 1 / sqrt(var + eps), (*stack, C)."""
     running_mean, running_var, num_batches_tracked, momentum, eps, _, stack_dims, _ = settings
     numbers = count_batch(num_batches_tracked, momentum), eps
-    y, mean, inv_std = of_each(
-        forward_of_one, x.shape[:stack_dims], x, weight, bias, running_mean, running_var, *numbers
+    y, mean, inv_std = map_networks(
+        forward_one, x.shape[:stack_dims], x, weight, bias, running_mean, running_var, *numbers
     )
     return y, (x, weight, mean, inv_std), None
 
 
-def forward_of_one(
+def forward_one(
     x: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
@@ -77,11 +77,11 @@ def backward(saved: Saved, grad_y: Tensor, stack_dims: int, needs: Needs) -> Gra
     if not are_readable_in_backward(saved, grad_y, stack_dims):
         return None
     stack = x.shape[:stack_dims]
-    grad_x, grad_weight, grad_bias = of_each(backward_of_one, stack, x, grad_y, weight, *statistics, [*needs])
+    grad_x, grad_weight, grad_bias = map_networks(backward_one, stack, x, grad_y, weight, *statistics, [*needs])
     return grad_x, grad_weight, grad_bias
 
 
-def backward_of_one(
+def backward_one(
     x: Tensor, grad_y: Tensor, weight: Tensor | None, mean: Tensor, inv_std: Tensor, needs: list[bool]
 ) -> tuple[Tensor | None, ...]:
     c = torch.sub(x, per_channel(mean, x, 0)).contiguous()

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bnlab.batch_norm.arithmetic.formulas import batch_dims
 from bnlab.batch_norm.arithmetic.plain import are_in_memory
-from bnlab.batch_norm.back_ends.of_each import of_each
+from bnlab.batch_norm.back_ends.map_networks import map_networks
 
 __all__ = ["sums_of_products"]
 
@@ -30,12 +30,12 @@ def sums_of_products(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Ten
         dims = batch_dims(a, stack_dims)
         return (a * b).sum(dims), a.sum(dims)
     if are_in_memory((a, b), a.dtype):
-        products, sums = of_each(sums_of_one, a.shape[:stack_dims], a.contiguous(), b.contiguous())
+        products, sums = map_networks(sum_one, a.shape[:stack_dims], a.contiguous(), b.contiguous())
         return products, sums
-    return sums_by_parts(a, b, stack_dims)
+    return sum_in_parts(a, b, stack_dims)
 
 
-def sums_of_one(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+def sum_one(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     if a.dim() > 2 and a.shape[2] > 1:
         return native_sums(a, b)
     num_rows, num_features = a.shape[:2]
@@ -59,7 +59,7 @@ def native_sums(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return products, sums
 
 
-def sums_by_parts(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Tensor]:
+def sum_in_parts(a: Tensor, b: Tensor, stack_dims: int) -> tuple[Tensor, Tensor]:
     dims = batch_dims(a, stack_dims)
     num_rows = a.shape[stack_dims]
     if num_rows < PARTS:

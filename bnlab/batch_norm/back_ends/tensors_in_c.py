@@ -68,7 +68,7 @@ def connect(library: Any) -> Run | None:
         library.configure_tensors(functions, codes)
         run: Run = library.run_tensors
         run.argtypes, run.restype = [ctypes.c_char_p], ctypes.c_int32  # type: ignore[attr-defined]
-        return run if sees_what_python_sees(run) else None
+        return run if agrees_with_python(run) else None
     except (AttributeError, OSError, RuntimeError, TypeError) as reason:
         log.info("The batch norm kernel is told in Python what torch's tensors are: %s", reason)
         return None
@@ -88,7 +88,7 @@ def of_inference_mode(tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
-def sees_what_python_sees(run: Run) -> bool:
+def agrees_with_python(run: Run) -> bool:
     """Whether C reads what is in memory, takes it for what it is, and refuses all else."""
     if negated_view is None or efficient_zeros is None:
         return False

@@ -24,7 +24,7 @@ def set_damaged_files_aside(folder: Path) -> bool:
             aside = path.with_name(f"{file}.damaged-{secrets.token_hex(3)}")
         path.rename(aside)
         print(
-            f"{shown(path)} is damaged: it is set aside as {aside.name}, and the trial is done again.",
+            f"{shown(path)} is damaged: it was renamed {aside.name}, and the trial will be trained again.",
             file=sys.stderr,
         )
     return bool(damaged)

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["of_each"]
+__all__ = ["map_networks"]
 
 
-def of_each(function: Callable[..., Any], stack: tuple[int, ...], *arguments: Any) -> Any:
+def map_networks(function: Callable[..., Any], stack: tuple[int, ...], *arguments: Any) -> Any:
     """What `function` returns, of the arguments of each network, stacked; what is no tensor, networks share."""
     if not stack:
         return function(*arguments)
