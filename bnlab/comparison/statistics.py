@@ -1,9 +1,12 @@
 """Means over seeds, and confidence intervals for the difference of two means."""
 
 import math
-from collections.abc import Collection, Mapping
+import warnings
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from functools import partial
+from statistics import fmean, stdev
+from typing import Any
 
 __all__ = ["CONFIDENCE", "Difference", "Estimate", "difference", "estimate"]
 
@@ -42,8 +45,7 @@ def estimate(values: Collection[float]) -> Estimate | None:
     """
     if not values:
         return None
-    mean = fmean(values)
-    return Estimate(mean, math.sqrt(_variance(values)) if len(values) > 1 else None, len(values))
+    return Estimate(fmean(values), stdev(values) if len(values) > 1 else None, len(values))
 
 
 def difference(of: Mapping[int, float], baseline: Mapping[int, float]) -> Difference | None:
@@ -59,27 +61,26 @@ def difference(of: Mapping[int, float], baseline: Mapping[int, float]) -> Differ
     """
     if not of or not baseline:
         return None
+    from scipy import stats  # whose import takes longer than a table without intervals
+
     shared = [seed for seed in of if seed in baseline]
     if len(shared) > 1:
-        differences = [of[seed] - baseline[seed] for seed in shared]
-        mean, squared_error = fmean(differences), _variance(differences) / len(shared)
-        return _with_interval(mean, squared_error, len(shared) - 1, len(shared))
-    a, b = of.values(), baseline.values()
-    mean = fmean(a) - fmean(b)
+        a, b = [of[seed] for seed in shared], [baseline[seed] for seed in shared]
+        return _with_interval(stats.ttest_rel, a, b, pairs=len(shared))
+    a, b = list(of.values()), list(baseline.values())
     if len(a) < 2 or len(b) < 2:
-        return Difference(mean)
-    u, v = _variance(a) / len(a), _variance(b) / len(b)
-    freedom = (u + v) ** 2 / (u**2 / (len(a) - 1) + v**2 / (len(b) - 1)) if u + v > 0 else 1
-    return _with_interval(mean, u + v, freedom, None)
+        return Difference(fmean(a) - fmean(b))
+    return _with_interval(partial(stats.ttest_ind, equal_var=False), a, b, pairs=None)
 
 
-def _variance(values: Collection[float]) -> float:
-    mean = fmean(values)
-    return math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-
-
-def _with_interval(mean: float, squared_error: float, freedom: float, pairs: int | None) -> Difference:
-    from scipy.special import stdtrit  # imports much less than scipy.stats
-
-    half = float(stdtrit(freedom, (1 + CONFIDENCE) / 2)) * math.sqrt(squared_error)
-    return Difference(mean, mean - half, mean + half, pairs)
+def _with_interval(
+    test: Callable[..., Any], a: Sequence[float], b: Sequence[float], *, pairs: int | None
+) -> Difference:
+    mean = fmean(a) - fmean(b)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)  # where the values are the same
+        interval = test(a, b).confidence_interval(CONFIDENCE)
+    low, high = float(interval.low), float(interval.high)
+    if math.isnan(low):  # nothing varies, and the interval is a point
+        low = high = mean
+    return Difference(mean, low, high, pairs)
