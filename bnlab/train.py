@@ -95,12 +95,30 @@ def _main() -> None:
         refuse_what_hydra_merges(arguments.overrides, origin_of(arguments))
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
+        if any(key_of(line) == "resume" for line in arguments.overrides):
+            _resume(arguments, multirun)
+            return
         if multirun:
             from bnlab.search.definition.left_out import add_missing_choices
 
             arguments.overrides = add_missing_choices(arguments.overrides, origin_of(arguments))
         with known_mode(arguments):
             run_hydra(arguments, parser, task, config_folder(), CONFIG_NAME)
+
+
+def _resume(arguments: "Namespace", multirun: bool) -> None:
+    from bnlab.engines.resuming import resume_as_told
+    from bnlab.errors import UserError
+    from bnlab.mistakes.explaining import origin_of
+    from bnlab.process.signals import EXIT_INTERRUPTED
+    from bnlab.status import Status
+
+    if multirun:
+        raise UserError("resume=FOLDER continues one run: leave -m out. search.resume=FOLDER resumes a sweep.")
+    if origin_of(arguments).flags():
+        raise UserError(f"resume=FOLDER takes its configs from the run: leave {origin_of(arguments).flags()[0]} out.")
+    if resume_as_told(arguments.overrides)["status"] == Status.INTERRUPTED:
+        raise SystemExit(EXIT_INTERRUPTED)
 
 
 @contextmanager

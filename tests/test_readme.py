@@ -33,6 +33,7 @@ PAGES = {
 # What makes a command that takes minutes take seconds, without changing what it does.
 SHORTER = {
     "bnlab.train": ["trainer.max_epochs=1"],
+    "bnlab.train resume": [],
     "bnlab.train -m": ["trainer.max_epochs=1", "search.num_trials=3", "search.seeds=1"],
     # later commands look at its trials 6 and 24
     "bnlab.train -m hydra/launcher=stacked optimizer=sgd": ["trainer.max_epochs=1"],

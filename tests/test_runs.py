@@ -185,10 +185,10 @@ def test_the_first_that_found_no_room_is_what_a_command_tells_in_one_line(mounte
     outcome = train(f"hydra.run.dir={disk}/run", "trainer.accelerator=cpu", "trainer.max_epochs=2")
     assert outcome.exit_code == 2
     assert outcome.stderr.count("\n") == 1
-    assert "'checkpoints/best.ckpt' cannot be written (No space left on device)" in outcome.stderr
+    assert "'checkpoints/last.ckpt' cannot be written (No space left on device)" in outcome.stderr
     summary = RunFolder(disk / "run").read_summary()
     assert summary["status"] == "failed"
-    assert summary["error"] == f"[Errno 28] No space left on device: '{disk}/run/checkpoints/best.ckpt'"
+    assert summary["error"] == f"[Errno 28] No space left on device: '{disk}/run/checkpoints/last.ckpt'"
 
 
 @pytest.mark.parametrize("room", [0, 16], ids=["no room at all", "room for a summary"])

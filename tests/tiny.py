@@ -1,5 +1,7 @@
 """A data set, callbacks and a configuration for trainings that take a moment."""
 
+import math
+
 import lightning as L
 import torch
 from omegaconf import DictConfig, open_dict
@@ -27,6 +29,12 @@ def tiny(*overrides: str) -> DictConfig:
         config.data = {"_target_": "tiny.data", "batch_size": config.data.batch_size, "normalize": True}
         config.data.split_seed = 0
     return config
+
+
+def with_dropout(input_shape: tuple[int, ...], num_classes: int, **others: object) -> torch.nn.Module:
+    """A network one of whose layers draws random numbers."""
+    flat = torch.nn.Flatten(), torch.nn.Linear(math.prod(input_shape), 6)
+    return torch.nn.Sequential(*flat, torch.nn.Dropout(0.5), torch.nn.Linear(6, num_classes))
 
 
 class Raising(L.Callback):

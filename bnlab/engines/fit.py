@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from lightning import Callback
     from rich.console import Console
 
+    from bnlab.runs.folder import RunFolder
     from bnlab.search.study.pruning import Pruning
 
 __all__ = ["fit"]
@@ -28,6 +29,7 @@ def fit(
     console: "Console | None" = None,
     callbacks: "Sequence[Callback]" = (),
     pruning: "Pruning | None" = None,
+    resumes: "RunFolder | None" = None,
 ) -> Summary:
     """Train the network of `config`, test its best weights, and write the folder of a run (see `bnlab.runs`).
 
@@ -41,13 +43,20 @@ def fit(
         console: the console for the progress bar and the closing table; None for stdout.
         callbacks: Lightning callbacks in addition to those of the config; one that ends the training sets `stopped`.
         pruning: the rule of a sweep that may end the training.
+        resumes: the folder of a run that this one continues after its newest whole epoch: `folder` itself, or another.
     Returns:
         the content of summary.json; its "status" is completed, diverged, pruned or interrupted.
     Raises:
         UserError: a setting cannot work, which is found before any training, or the folder is no longer writable; the
             summary then has the status failed and the reason. If another run is using the folder, nothing is written.
     """
-    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
+    about: dict[str, Any] = {
+        "overrides": overrides,
+        "command": command,
+        "sweep": sweep,
+        "console": console,
+        "resumes": resumes,
+    }
     if is_quick(config):
         from bnlab.engines.quick import fit_quickly
 

@@ -19,6 +19,7 @@ from bnlab.training.single_run import carry_out
 if TYPE_CHECKING:
     from bnlab.runs.folder import RunFolder
     from bnlab.search.study.pruning import Pruning
+    from bnlab.training.resumed import Resumed
 
 __all__ = ["QuickTrainer", "fit_quickly", "why_lightning"]
 
@@ -56,12 +57,19 @@ def fit_quickly(
     console: Console | None = None,
     callbacks: Sequence[Any] = (),
     pruning: "Pruning | None" = None,
+    resumes: "RunFolder | None" = None,
 ) -> Summary:
     """Do `bnlab.engines.fit.fit` for `trainer=quick`; if that lacks what a run needs, say so and use Lightning."""
     console = console or Console()
     reason = why_lightning(config, callbacks)
     plotter = RunPlotter() if reason is None else None  # it loads matplotlib while this process loads torch
-    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "console": console}
+    about: dict[str, Any] = {
+        "overrides": overrides,
+        "command": command,
+        "sweep": sweep,
+        "console": console,
+        "resumes": resumes,
+    }
     return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, plotter), **about)
 
 
@@ -74,13 +82,14 @@ def _train(
     plotter: RunPlotter | None,
     run: "RunFolder",
     summary: Summary,
+    resumed: "Resumed | None",
 ) -> None:
     if plotter is not None:
         from bnlab.engines.quick_training import NotQuickError, train_quickly
 
         try:
             with plotter:
-                train_quickly(config, run, console, pruning, summary, plotter)
+                train_quickly(config, run, console, pruning, summary, plotter, resumed)
             return
         except NotQuickError as error:
             reason = str(error)
@@ -89,4 +98,4 @@ def _train(
     console.print(line, highlight=False, markup=False, soft_wrap=True)
     from bnlab.training.lightning.fit import fit_and_test
 
-    fit_and_test(by_lightning(config), console, callbacks, pruning, run, summary)
+    fit_and_test(by_lightning(config), console, callbacks, pruning, run, summary, resumed)

@@ -11,6 +11,7 @@ from torch import nn
 
 from bnlab.curves import Curves
 from bnlab.data import Splits
+from bnlab.engines.quick_resuming import state_of
 from bnlab.errors import UserError
 from bnlab.internals.torch_internals import skip_compiler_import
 from bnlab.network import num_parameters
@@ -27,6 +28,7 @@ from bnlab.stacked.trial import StackedTrial
 from bnlab.status import Status
 from bnlab.training.interrupt import InterruptRequest
 from bnlab.training.own_metrics import OwnMetrics
+from bnlab.training.resumed import Resumed
 from bnlab.training.threads import suitable_num_threads, use_threads
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ def train_quickly(
     pruning: "Pruning | None",
     summary: Summary,
     pictures_of: Callable[[Sequence[Curves]], Iterable[bytes]],
+    resumed: Resumed | None = None,
 ) -> None:
     """Train and test, write all files of the run's folder except the summary, and fill `summary`.
 
@@ -70,6 +73,13 @@ def train_quickly(
     trial = _QuickTrial(Job(0, config, run.path))
     trial.run = run  # the caller has locked it
     network = trial.build(data)
+    if resumed is not None:
+        resumed.check_network(network)
+        resumed.check_optimizer(trial.optimizer)
+        try:
+            trial.go_on(state_of(resumed, trial, len(data.splits.train)), network, as_recorded=False)
+        except ValueError as error:
+            raise UserError(f"The run in {str(resumed.source.path)!r} cannot be resumed: {error}.") from error
     progress = RunProgress(console, max_epochs=config.trainer.max_epochs, max_steps=config.trainer.max_steps)
     batch_size = len(data.splits.train) if trial.batch_size is None else trial.batch_size
 

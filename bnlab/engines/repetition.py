@@ -8,18 +8,18 @@ from typing import Any, cast
 
 from bnlab.engines.fit import fit
 from bnlab.errors import UserError, one_line
-from bnlab.runs.folder import RunFolder
-from bnlab.runs.reading import load, read_metrics
+from bnlab.runs.folder import RunFolder, reading
+from bnlab.runs.reading import Run, load, read_metrics, read_rows
 from bnlab.runs.summary import Summary
 from bnlab.status import Status
 
-__all__ = ["Difference", "Repetition", "differences", "repeat"]
+__all__ = ["BUILT", "Difference", "Repetition", "differences", "repeat"]
 
 ROUNDING = 1e-4
 """The largest relative difference that a different order of summation explains, over a training in float32."""
 
 # The groups of the config that a training builds.
-_BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "figures", "logger")
+BUILT = ("data", "model", "norm", "optimizer", "scheduler", "trainer", "callbacks", "metrics", "figures", "logger")
 _OF_THE_CLOCK = ("seconds",)
 
 
@@ -89,14 +89,16 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
     Raises:
         UserError: the folder holds no run that can be trained again.
     """
-    run = load(folder, trust=trust, used=_BUILT)
+    run = load(folder, trust=trust, used=BUILT)
     if run.summary["status"] == Status.INTERRUPTED:
         raise UserError(
             f"The run in {str(run.folder.path)!r} was interrupted, so it has no results to compare with: "
             "repeat a run that has ended."
         )
     try:
-        summary = fit(run.config, into, overrides=run.overrides, command=run.summary.get("command"))
+        summary = fit(
+            run.config, into, overrides=run.overrides, command=run.summary.get("command"), resumes=_source_of(run)
+        )
     except UserError:
         raise
     except Exception as error:
@@ -109,6 +111,26 @@ def repeat(folder: str | Path, into: str | Path, *, trust: bool = False) -> Repe
         summary = summary | cast(Summary, {name: value for name, value in run.summary.items() if name in summary})
     found, num_numbers = differences(run.metrics, run.summary, metrics, summary)
     return Repetition(new.path, num_numbers, found, list(_reasons(run.summary, summary)))
+
+
+def _source_of(run: Run) -> RunFolder | None:
+    """Return the folder of the run that a branch continues.
+
+    Raises:
+        UserError: it is gone, or no longer as it was.
+    """
+    branch = run.summary.get("branch")
+    if branch is None:
+        return None
+    source = RunFolder(Path(branch["folder"]))
+    with reading(source, source.metrics):
+        num_epochs = len(read_rows(source.metrics))
+    if num_epochs != branch["epoch"]:
+        raise UserError(
+            f"The run in {str(run.folder.path)!r} cannot be repeated: it continues {str(source.path)!r} after epoch "
+            f"{branch['epoch']}, which has {num_epochs} epochs now."
+        )
+    return source
 
 
 def differences(

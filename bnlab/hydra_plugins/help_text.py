@@ -49,6 +49,7 @@ OPTIONS = (
     ("--cfg job", "show the config of a run as YAML instead of training; --resolve shows interpolated values"),
     ("--config-dir FOLDER", "a folder of configs of your own beside bnlab's"),
     ("hydra.run.dir=FOLDER", "the folder of a run; hydra.sweep.dir=FOLDER sets that of a sweep"),
+    ("resume=FOLDER", "continue a run after its last whole epoch; with further overrides, as a branch in a new folder"),
     ("+notes.NAME=TEXT", "a note on the run, which config.yaml keeps and bnlab.compare shows"),
     ("--hydra-help", "Hydra's other options"),
     ("--version", "the version of bnlab"),

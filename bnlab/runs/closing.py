@@ -13,7 +13,7 @@ from rich.text import Text
 
 from bnlab.metrics import metrics_of
 from bnlab.status import Status
-from bnlab.text.command_line import shown, word
+from bnlab.text.command_line import command, override, shown, word
 from bnlab.text.number_format import label, metric
 
 if TYPE_CHECKING:
@@ -100,8 +100,8 @@ def _next(config: DictConfig, summary: "Summary", run: "RunFolder") -> list[str]
             "norm=batch may keep the loss finite."
         )
     elif summary["status"] == Status.INTERRUPTED:
-        lines.append("Interrupted: the folder keeps the results so far. This starts the same run again:")
-        lines.append(str(summary["command"]))
+        lines.append("Interrupted: the folder keeps the results so far. This continues the run:")
+        lines.append(command([override("resume", shown(run.path))]))
     return lines
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from bnlab.errors import UserError, one_line, user_errors
 from bnlab.io.atomic_file import remove_unfinished, to_disk, write_bytes, write_text
 from bnlab.io.folder_lock import FolderLock, is_locked
 from bnlab.io.folder_name import require_readable_name
-from bnlab.io.yaml_text import to_yaml
+from bnlab.io.yaml_text import read_yaml, to_yaml
+from bnlab.runs.branch import Branch, checked_branch
 from bnlab.runs.summary import Summary, read_summary
 from bnlab.text.concealing import override_to_write
 
@@ -37,8 +38,9 @@ class RunFolder:
     """The names and formats of a run's files, and the right to write them.
 
     config.yaml (resolved, except what the environment sets), overrides.yaml, metrics.csv (one row per epoch),
-    summary.json, checkpoints/best.ckpt and last.ckpt, curves.png, train.log. Secrets are masked in all of them
-    (`bnlab.config.confidential`).
+    summary.json, checkpoints/best.ckpt and last.ckpt (and epoch.ckpt, if last.ckpt is from the middle of an epoch),
+    curves.png, train.log; and branch.yaml, if the run continues another one (`bnlab.runs.branch`). Secrets are masked
+    in all of them (`bnlab.config.confidential`).
 
     Readers never see half of a file, and only one run at a time writes (`locked`). The summary.json of a run that has
     ended is its last file; it and all others are then on the disk (`bnlab.io.atomic_file.to_disk`).
@@ -54,6 +56,11 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path:
         return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def epoch_checkpoint(self) -> Path:
+        """The path of the state after the last whole epoch, if last.ckpt is from the middle of the next one."""
+        return self.path / "checkpoints" / "epoch.ckpt"
 
     @property
     def curves(self) -> Path:
@@ -72,13 +79,18 @@ class RunFolder:
         return self.path / "overrides.yaml"
 
     @property
+    def branch(self) -> Path:
+        return self.path / "branch.yaml"
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.csv"
 
     @property
     def results(self) -> tuple[Path, ...]:
         """The files that a training writes."""
-        return self.summary, self.metrics, self.best_checkpoint, self.last_checkpoint, self.curves
+        checkpoints = self.best_checkpoint, self.last_checkpoint, self.epoch_checkpoint
+        return self.summary, self.metrics, *checkpoints, self.curves
 
     @property
     def holds_results(self) -> bool:
@@ -153,6 +165,50 @@ class RunFolder:
                 restrict_to_owner(self.path)
             write_text(self.config, to_yaml(settings))
             write_text(self.overrides, to_yaml(list(map(override_to_write, overrides or ()))))
+
+    def reopen(self, *, anew: bool) -> None:
+        """Prepare the folder for its training to continue in it: remove what said that it had ended.
+
+        Args:
+            anew: no epoch had ended, so that the training begins again, and the state amid its first epoch goes.
+        """
+        self.require_in_place()
+        with user_errors(f"The run folder {str(self.path)!r} cannot be written: "):
+            self.best_checkpoint.parent.mkdir(parents=True, exist_ok=True)
+            remove_unfinished((self.config, self.overrides, *self.results))
+            self.summary.unlink(missing_ok=True)
+            if anew:
+                self.last_checkpoint.unlink(missing_ok=True)
+
+    def write_branch(self, branch: Branch) -> None:
+        write_text(self.branch, to_yaml(dict(branch)))
+
+    def read_branch(self) -> Branch | None:
+        """Read branch.yaml; None if the run is no branch.
+
+        Raises:
+            UserError: it is damaged.
+        """
+        if not self.branch.is_file():
+            return None
+        with reading(self, self.branch):
+            return checked_branch(read_yaml(self.branch))
+
+    def keep_epoch(self) -> None:
+        """Keep last.ckpt, the state after a whole epoch, under its other name, as one amid an epoch will replace it."""
+        if not self.epoch_checkpoint.exists():  # otherwise last.ckpt is from the middle of an epoch already
+            with suppress(FileNotFoundError):  # no epoch has ended
+                self.last_checkpoint.rename(self.epoch_checkpoint)
+
+    def restore_epoch(self) -> None:
+        """Undo `keep_epoch`, after which last.ckpt could not be written."""
+        if not self.last_checkpoint.exists():
+            with suppress(FileNotFoundError):
+                self.epoch_checkpoint.rename(self.last_checkpoint)
+
+    def forget_epoch(self) -> None:
+        """Remove what `keep_epoch` has kept, as last.ckpt is newer now."""
+        self.epoch_checkpoint.unlink(missing_ok=True)
 
     def write_metrics(self, rows: Sequence[Mapping[str, float]]) -> None:
         """Write one row per epoch, with numbers at full precision, so that reading gives back the same floats."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from bnlab.data import Normalization, Splits, TargetScale
 
-__all__ = ["Run", "load", "read_metrics"]
+__all__ = ["Run", "load", "read_metrics", "read_overrides", "read_rows", "read_settings"]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
             f"{str(folder.path)!r} is not the folder of a run with results: {_why_missing(folder, missing)}."
         )
     with reading(folder, folder.config):
-        settings = _checked_settings(read_yaml(folder.config))
+        settings = read_settings(read_yaml(folder.config))
     if not trust:
         check_settings(settings, f"The run in {str(folder.path)!r}", used)
         settings = escape_machine_interpolations(settings)
@@ -146,7 +146,7 @@ def load(path: str | Path, *, trust: bool = False, used: Sequence[str] = ("model
         metrics = read_metrics(folder.metrics)
         _check_is_whole(metrics, summary.get("epochs"))
     with reading(folder, folder.overrides):
-        overrides = _checked_overrides(read_yaml(folder.overrides))
+        overrides = read_overrides(read_yaml(folder.overrides))
 
     with reading(folder, folder.config):
         config = OmegaConf.create(settings)
@@ -190,14 +190,24 @@ def _why_missing(folder: RunFolder, missing: Path) -> str:
     return f"it has no {missing.name}"
 
 
-def _checked_settings(settings: Any) -> dict[str, Any]:
+def read_settings(settings: Any) -> dict[str, Any]:
+    """Return the content of a config.yaml.
+
+    Raises:
+        ValueError: it is not that of a run.
+    """
     for group in ("data", "model", "norm", "trainer"):
         if not (isinstance(settings, dict) and isinstance(settings.get(group), dict)):
             raise ValueError(f"it has no settings of `{group}`")
     return settings
 
 
-def _checked_overrides(overrides: Any) -> list[str]:
+def read_overrides(overrides: Any) -> list[str]:
+    """Return the content of an overrides.yaml.
+
+    Raises:
+        ValueError: it is not a list of overrides.
+    """
     if not (isinstance(overrides, list) and all(isinstance(override, str) for override in overrides)):
         raise ValueError("it is not a list of overrides")
     return overrides
@@ -235,6 +245,21 @@ def read_metrics(path: Path) -> dict[str, list[float]]:
         name: [float(value) if value else math.nan for value in column]
         for name, column in zip(header, columns, strict=True)
     }
+
+
+def read_rows(path: Path) -> list[dict[str, float]]:
+    """Read the rows of a metrics.csv as `bnlab.runs.history.History` has them.
+
+    Raises:
+        ValueError, OSError: it is not a metrics.csv, or damaged.
+    """
+    columns = read_metrics(path)
+    rows: list[dict[str, float]] = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    for number, row in enumerate(rows, start=1):
+        if row["epoch"] != number or not row["step"].is_integer():
+            raise ValueError(f"its row {number} is not that of epoch {number}")
+        row |= {"epoch": number, "step": int(row["step"])}
+    return rows
 
 
 def _check_is_whole(metrics: Mapping[str, Sequence[float]], num_epochs: Any) -> None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig
 from bnlab.io.stored_file import read_text
 from bnlab.metrics import columns_of
 from bnlab.own_version import own_version
+from bnlab.runs.branch import Branch
 from bnlab.runs.history import History
 from bnlab.runs.repository import git_state
 from bnlab.status import Status
@@ -58,6 +59,7 @@ class Summary(TypedDict, total=False):
     versions: dict[str, str]
     git: dict[str, Any] | None
     sweep: Owner
+    branch: Branch
     sample_shape: list[int]
     data_sha256: str
     num_classes: int | None

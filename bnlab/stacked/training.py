@@ -218,6 +218,7 @@ class Training:
             trial.samples += num_samples
             if is_last:  # Lightning does so before it validates
                 trial.schedule({}, after_the_checkpoints=False)
+            trial.last_whole = trial.last
             state = vars(self._snapshot(index, num_steps)) | {"epoch": self._epoch + 1}
             trial.last = SnapshotAmidEpoch(**state, is_last=is_last)
 

@@ -24,7 +24,7 @@ from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
 from bnlab.runs.summary import Summary, beginning, ending
-from bnlab.stacked.checkpoint import Snapshot, write_checkpoint
+from bnlab.stacked.checkpoint import Snapshot, SnapshotAmidEpoch, write_checkpoint
 from bnlab.stacked.data import Data
 from bnlab.stacked.early_stopping import EarlyStopping
 from bnlab.stacked.job import Job
@@ -45,6 +45,7 @@ class StackedTrial:
 
     Attributes:
         begun: the start of the training, by `time.monotonic`.
+        last_whole: its state after the newest epoch, if `last` is from the middle of the next one.
         best, last: its state after the best epoch and after the newest.
         status: the status in summary.json; None during training.
         going_on: the state from which it continues; None for a new training, and once the state has been restored.
@@ -57,6 +58,7 @@ class StackedTrial:
     status: Status | None = None
     best: Snapshot | None = None
     last: Snapshot | None = None
+    last_whole: Snapshot | None = None
     test_metrics: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
     going_on: State | None = None
@@ -70,10 +72,11 @@ class StackedTrial:
         self.config = self.job.config
         self.run = RunFolder(self.job.folder)
         self.summary: Summary = beginning(self.config, self.job.overrides, self.job.command, self.job.sweep)
-        self.history = self._new_history()
+        self.begin_history()
 
-    def _new_history(self) -> History:
-        return History(self.config.objective, minimize=minimizes(self.config))
+    def begin_history(self) -> None:
+        """Forget all epochs."""
+        self.history = History(self.config.objective, minimize=minimizes(self.config))
 
     def create(self) -> None:
         """Check the config and make the folder, which stays locked until `close`.
@@ -126,9 +129,11 @@ class StackedTrial:
             rungs=rungs,
         )
 
-    def go_on(self, state: State, network: nn.Module) -> None:
+    def go_on(self, state: State, network: nn.Module, *, as_recorded: bool = True) -> None:
         """Continue from `state`; `network` and this trial must be as `build` made them.
 
+        Args:
+            as_recorded: the config is the one that made the state, as its learning rates are to show.
         Raises:
             ValueError: it is not the state of such a trial; this trial must then be built again.
         """
@@ -145,11 +150,11 @@ class StackedTrial:
             raise ValueError("its rows have other metrics")
         self.history.go_on(state.rows, state.seconds)
         for row in state.rows if state.status is None else ():
-            if row["lr"] != self.lr:
+            if as_recorded and row["lr"] != self.lr:
                 raise ValueError(f"the learning rate of epoch {row['epoch']} was {row['lr']}, not {self.lr}")
             self.schedule(row, after_the_checkpoints=False)
             self.schedule(row, after_the_checkpoints=True)
-            if True in [stopping.should_stop(row) for stopping in self.stoppings]:
+            if True in [stopping.should_stop(row) for stopping in self.stoppings] and as_recorded:
                 raise ValueError(f"early stopping should have ended the training in epoch {row['epoch']}")
         is_diverged, best = self.history.diverged_epoch is not None, self.history.best
         if is_diverged != (state.status == Status.DIVERGED) or self.history.diverged_epoch not in (None, state.epoch):
@@ -165,7 +170,7 @@ class StackedTrial:
 
     def begin_anew(self, data: Data) -> nn.Module:
         """Build the network again after `go_on` has failed."""
-        self.history = self._new_history()
+        self.begin_history()
         return self.build(data)
 
     @property
@@ -223,11 +228,18 @@ class StackedTrial:
             self.run.write_metrics(self.history.rows)
         self.write_log()
         statistics = self.data.statistics()
+        if isinstance(self.last, SnapshotAmidEpoch):
+            self.run.keep_epoch()  # an earlier process may have written it
+            if self.last_whole is not None:
+                write_checkpoint(self.run.epoch_checkpoint, self.last_whole, statistics)
+        # In this order: a run that is killed in between has its best weights in last.ckpt.
+        if self.last is not None:
+            write_checkpoint(self.run.last_checkpoint, self.last, statistics)
         if self.best is not None and self.best is not self._written:
             write_checkpoint(self.run.best_checkpoint, self.best, statistics)
             self._written = self.best
-        if self.last is not None:
-            write_checkpoint(self.run.last_checkpoint, self.last, statistics)
+        if not isinstance(self.last, SnapshotAmidEpoch):
+            self.run.forget_epoch()
 
     def write_log(self) -> None:
         write_text(self.run.path / "train.log", "".join(f"{line}\n" for line in self._lines))

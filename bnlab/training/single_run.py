@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 from rich.console import Console
@@ -23,6 +24,9 @@ from bnlab.runs.reading import load
 from bnlab.runs.summary import Owner, Summary, beginning
 from bnlab.status import Status
 
+if TYPE_CHECKING:
+    from bnlab.training.resumed import Resumed
+
 __all__ = ["carry_out"]
 
 log = logging.getLogger(__name__)
@@ -31,11 +35,12 @@ log = logging.getLogger(__name__)
 def carry_out(
     config: DictConfig,
     folder: str | Path,
-    train: Callable[[RunFolder, Summary], None],
+    train: "Callable[[RunFolder, Summary, Resumed | None], None]",
     *,
     overrides: Sequence[str] | None = None,
     command: str | None = None,
     sweep: Owner | None = None,
+    resumes: RunFolder | None = None,
     console: Console,
 ) -> Summary:
     """Let `train` fill the folder of a run, and write its summary, with status failed and the error if it raises.
@@ -44,7 +49,7 @@ def carry_out(
         config: a config from `bnlab.compose`.
         folder: the folder of the run, created if it does not exist.
         train: writes the files of a training and tests its best weights.
-        overrides, command, sweep: as in `bnlab.engines.fit.fit`.
+        overrides, command, sweep, resumes: as in `bnlab.engines.fit.fit`.
         console: the console for the closing table.
     Returns:
         The content of summary.json.
@@ -58,11 +63,30 @@ def carry_out(
         overrides = overrides_of(plain(config), plain_to_write(config))
     learn(config)
     with run.locked(), _disk_errors_as_user_errors(run):
-        run.create(config, overrides)
-        summary = beginning(config, overrides, command, sweep)
+        resumed = None
+        if resumes is not None:
+            from bnlab.training.resumed import read_resumed  # torch
+
+            resumed = read_resumed(resumes)
+        is_branch = resumes is not None and not _is_same_folder(resumes, run)
+        if resumes is None or is_branch:
+            run.create(config, overrides)
+        else:
+            run.reopen(anew=resumed is None)
+        if resumed is not None:
+            start -= resumed.seconds
+            if resumed.path == run.last_checkpoint:
+                run.forget_epoch()
+            if is_branch:
+                source = str(resumed.source.path.absolute())
+                run.write_branch({"folder": source, "epoch": resumed.epoch, "command": command or ""})
+        branch = run.read_branch()
+        summary = beginning(config, overrides, command if branch is None else branch["command"], sweep)
+        if branch is not None:
+            summary["branch"] = branch
         try:
             with ending_forks():
-                train(run, summary)
+                train(run, summary, resumed)
         except BaseException as error:
             summary |= {"error": one_line(error), "seconds": time.monotonic() - start}
             if isinstance(error, Exception):
@@ -91,5 +115,9 @@ def _disk_errors_as_user_errors(run: RunFolder) -> Iterator[None]:
         what = "its folder" if file == run.path else repr(str(file.relative_to(run.path)))
         raise UserError(
             f"The run in {str(run.path)!r} ended early, because {what} cannot be written ({error.strerror}): what was "
-            "written before is whole; run it again in a folder with room."
+            "written before is whole. With more room, resume=FOLDER continues it."
         ) from error
+
+
+def _is_same_folder(one: RunFolder, other: RunFolder) -> bool:
+    return one.path.resolve() == other.path.resolve()

@@ -41,6 +41,7 @@ from bnlab.training.lightning.recorder import AtomicCheckpoints, Recorder
 from bnlab.training.lightning.regressor import Regressor
 from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length, try_out
 from bnlab.training.own_metrics import OwnMetrics
+from bnlab.training.resumed import Resumed
 from bnlab.training.single_run import carry_out
 from bnlab.training.threads import suitable_num_threads, use_threads
 
@@ -60,11 +61,13 @@ def fit_by_lightning(
     console: Console | None = None,
     callbacks: Sequence[L.Callback] = (),
     pruning: "Pruning | None" = None,
+    resumes: RunFolder | None = None,
 ) -> Summary:
     """Do what `bnlab.engines.fit.fit` does for a config whose `trainer` is Lightning's."""
     console = console or Console()
     train = partial(fit_and_test, config, console, callbacks, pruning)
-    return carry_out(config, folder, train, overrides=overrides, command=command, sweep=sweep, console=console)
+    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "resumes": resumes}
+    return carry_out(config, folder, train, console=console, **about)
 
 
 def fit_and_test(
@@ -74,6 +77,7 @@ def fit_and_test(
     pruning: "Pruning | None",
     run: RunFolder,
     summary: Summary,
+    resumed: Resumed | None = None,
 ) -> None:
     """Do the part of `fit_by_lightning` between the first file and the summary."""
     if pruning is not None:
@@ -86,7 +90,7 @@ def fit_and_test(
     learner = build_learner(
         config, network, data, partial(build_optimizer, config.optimizer), partial(build_scheduler, config.scheduler)
     )
-    recorder = Recorder(run, config.objective, minimize=minimizes(config))
+    recorder = Recorder(run, config.objective, minimize=minimizes(config), resumed=resumed)
     with InterruptBetweenSteps() as interrupt, use_threads(num_threads(config, network, data)):
         trainer = build_trainer(config, run, [ProgressBar(console), recorder, interrupt, *callbacks])
         _check_limits(trainer, data)
@@ -94,6 +98,8 @@ def fit_and_test(
             configured = learner.configure_optimizers()
             if isinstance(configured, dict):
                 check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
+            if resumed is not None:
+                _prepare(resumed, run, recorder, learner, configured)
             try_out(config.optimizer, trainer.strategy.root_device)
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
         status, test_metrics = Status.FAILED, {}
@@ -101,7 +107,7 @@ def fit_and_test(
         try:
             try:
                 with _user_errors_of_lightning(learner):
-                    trainer.fit(learner, data)
+                    trainer.fit(learner, data, ckpt_path=None if resumed is None else str(resumed.path))
             finally:
                 fit_seconds = time.monotonic() - start
             if not recorder.rows:
@@ -135,6 +141,17 @@ def fit_and_test(
                 # A picture that cannot be written must not hide why the run failed.
                 with suppress(OSError) if status == Status.FAILED else nullcontext():
                     run.write_figure(curves(recorder.columns(), describe(config), recorder.best_epoch))
+
+
+def _prepare(resumed: Resumed, run: RunFolder, recorder: Recorder, learner: Learner, configured: Any) -> None:
+    """Make the learner continue with what the config says now, and the run's folder hold what came before."""
+    is_scheduled = isinstance(configured, dict)
+    optimizer = configured["optimizer"] if is_scheduled else configured
+    scheduler = configured["lr_scheduler"]["scheduler"] if is_scheduled else None
+    resumed.check_network(learner.network)
+    learner.replaced_in_checkpoint = resumed.with_settings_of(optimizer, scheduler)
+    resumed.hand_over_best(recorder.best, run)
+    run.write_metrics(recorder.rows)
 
 
 def _check_limits(trainer: L.Trainer, data: DataModule) -> None:

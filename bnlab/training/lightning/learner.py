@@ -40,6 +40,7 @@ class Learner(L.LightningModule):
         self._make_scheduler = make_scheduler
         self.epoch_metrics: dict[str, float] = {}
         self.num_samples_trained = 0
+        self.replaced_in_checkpoint: dict[str, Any] = {}  # what of a checkpoint gives way when it is loaded
         self._collected = {stage: self.make_metrics() for stage in ("train", "val", "test")}
         self._own = {stage: make_own_metrics() for stage in self._collected}
 
@@ -99,6 +100,9 @@ class Learner(L.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_epoch("test")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint |= self.replaced_in_checkpoint
 
     def configure_optimizers(self) -> Any:
         assert self._make_optimizer is not None

@@ -3,6 +3,7 @@
 import io
 import logging
 import math
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from bnlab.io.atomic_file import write_bytes
 from bnlab.runs.folder import RunFolder
 from bnlab.runs.history import History
 from bnlab.training.lightning.learner import Learner
+from bnlab.training.random_state import is_same, random_state, set_random_state
+from bnlab.training.resumed import Resumed
 
 __all__ = ["AtomicCheckpoints", "Recorder"]
 
 log = logging.getLogger(__name__)
+
+_RANDOM_STATE = "random_state"  # in a checkpoint
 
 
 class AtomicCheckpoints(TorchCheckpointIO):
@@ -41,12 +46,23 @@ class Recorder(History, Checkpoint):
     because Lightning runs those after all other callbacks, when the module has its epoch's metrics.
     """
 
-    def __init__(self, folder: RunFolder, objective: str, *, minimize: bool) -> None:
+    def __init__(self, folder: RunFolder, objective: str, *, minimize: bool, resumed: Resumed | None = None) -> None:
         super().__init__(objective, minimize=minimize)
         self._folder = folder
         self._lr = math.nan
+        self._random_state: Any = None
+        self._first_random_state = random_state()
+        if resumed is not None:
+            self.go_on(resumed.rows, resumed.seconds)
+            self._random_state = resumed.checkpoint.get(_RANDOM_STATE)
+
+    def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._first_random_state = random_state()
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._random_state is not None:  # here, because building the network has drawn numbers
+            set_random_state(self._random_state)
+            self._random_state = None
         self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # the schedule changes it before the end of the epoch
 
     def on_train_batch_end(
@@ -66,18 +82,29 @@ class Recorder(History, Checkpoint):
         if self.diverged_epoch is not None:
             log.info("the loss of epoch %d is not finite: the training diverged and ends here", epoch)
             _stop(trainer)
-        elif improved:
-            self._save(trainer, self._folder.best_checkpoint)
+        # In this order: a run that is killed in between has its best weights in last.ckpt.
         self._save(trainer, self._folder.last_checkpoint)
+        if improved and self.diverged_epoch is None:
+            self._save(trainer, self._folder.best_checkpoint)
+        self._folder.forget_epoch()
 
     def on_exception(self, trainer: L.Trainer, module: L.LightningModule, exception: BaseException) -> None:
         if trainer.training:
             try:
+                self._folder.require_in_place()
+                self._folder.keep_epoch()
                 self._save(trainer, self._folder.last_checkpoint)
             except OSError as error:
+                with suppress(OSError):
+                    self._folder.restore_epoch()
                 if not isinstance(exception, OSError):  # otherwise the disk was full before
                     raise
                 log.info("the state in which the training ended is not saved: %s", error)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        now = random_state()
+        if not is_same(now, self._first_random_state):  # otherwise, nothing draws
+            checkpoint[_RANDOM_STATE] = now
 
     def _save(self, trainer: L.Trainer, path: Path) -> None:
         self._folder.require_in_place()

@@ -1,0 +1,192 @@
+"""`resume=FOLDER`: continue a run that was interrupted or killed, or that has ended and is to train longer."""
+
+import logging
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from bnlab.composing import compose
+from bnlab.config.confidential import written
+from bnlab.config.trust import check_settings, escape_machine_interpolations
+from bnlab.engines.fit import fit
+from bnlab.engines.repetition import BUILT
+from bnlab.engines.start import say
+from bnlab.errors import UserError
+from bnlab.io.log_file import Concealing, LogFile
+from bnlab.io.output_files import new_folder
+from bnlab.io.yaml_text import read_yaml
+from bnlab.mistakes.explaining import refuse_what_a_run_ignores
+from bnlab.runs.folder import RunFolder, reading
+from bnlab.runs.reading import read_overrides, read_rows, read_settings
+from bnlab.runs.summary import Summary, summary_in
+from bnlab.status import Status
+from bnlab.text.command_line import command, key_of, override, shown
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["resume", "resume_as_told"]
+
+_FOLDER, _TRUST, _INTO = "resume", "trust", "hydra.run.dir"
+
+
+def resume_as_told(lines: Sequence[str]) -> Summary:
+    """Do `resume` for the overrides of `python -m bnlab.train`, and write train.log.
+
+    Raises:
+        UserError: as `resume`.
+    """
+    told = {key: value for key, _, value in (line.partition("=") for line in lines) if key in (_FOLDER, _TRUST, _INTO)}
+    changes = [line for line in lines if key_of(line) not in told]
+    refuse_what_a_run_ignores(changes)
+    if told.get(_TRUST, "false") not in ("true", "false"):
+        raise UserError(f"`trust` must be true or false, but got {told[_TRUST]!r}.")
+    return resume(told[_FOLDER], changes, told.get(_INTO), trust=told.get(_TRUST) == "true", logs=True)
+
+
+def resume(
+    folder: str | Path,
+    changes: Sequence[str] = (),
+    into: str | Path | None = None,
+    *,
+    trust: bool = False,
+    console: "Console | None" = None,
+    logs: bool = False,
+) -> Summary:
+    """Continue the run in `folder` after its newest whole epoch.
+
+    Without changes its curve is that of a run that never stopped, bit for bit. It continues in its own folder, but as a
+    branch in a folder of its own if `changes` or `into` are given, or if it is a trial, whose folder is the sweep's.
+
+    Args:
+        changes: overrides of its settings. A changed rate or schedule is that of a training that had it from its start.
+        into: the folder of the branch; None for a new one in outputs/runs.
+        trust: allow the run to name code of any kind; see `bnlab.load`.
+        console: the console for the progress bar and the closing table; None for stdout.
+        logs: write train.log.
+    Returns:
+        the content of summary.json.
+    Raises:
+        UserError: the folder has no run, its run is in progress, has ended or diverged, or cannot be changed like that.
+    """
+    source = RunFolder(Path(folder))
+    config, overrides = _config_of(source, changes, trust)
+    source.require_idle()
+    num_epochs = _num_epochs(source)
+    _require_more(source, config, num_epochs, bool(changes))
+    is_branch = bool(changes) or into is not None or (source.path.resolve().parent / "sweep.yaml").exists()
+    place = source if not is_branch else RunFolder(Path(into if into is not None else new_folder("runs")).absolute())
+    if is_branch:
+        place.require_free()
+    after = f"after epoch {num_epochs} of {config.trainer.max_epochs}" if num_epochs else "from its beginning"
+    goes_to = f"; the branch goes to {shown(place.path)}" if is_branch else ""
+    say(f"Continuing the run in {shown(source.path)} {after}{goes_to}; loading torch ...")
+    line = command([override(_FOLDER, str(source.path.absolute())), *changes]) if is_branch else None
+    above = [folder for folder in (place.path, *place.path.parents) if not folder.exists()]
+    try:
+        with _logging_to(place.path / "train.log") if logs else nullcontext():
+            return fit(config, place.path, overrides=overrides, command=line, console=console, resumes=source)
+    except UserError:
+        if above and _num_epochs(place) <= num_epochs:  # nothing was trained
+            shutil.rmtree(place.path, ignore_errors=True)
+            for folder in above[1:]:
+                with suppress(OSError):  # it is not empty
+                    folder.rmdir()
+        raise
+
+
+def _config_of(source: RunFolder, changes: Sequence[str], trust: bool) -> tuple[DictConfig, list[str]]:
+    """Return the config with which the run continues, and its overrides."""
+    path = str(source.path)
+    if (source.path / "sweep.yaml").exists():
+        raise UserError(f"{path!r} is the folder of a sweep: python -m bnlab.train -m search.resume=FOLDER resumes it.")
+    if not source.config.is_file():
+        raise UserError(f"{path!r} is not the folder of a run: it has no {source.config.name}.")
+    with reading(source, source.config):
+        settings = read_settings(read_yaml(source.config))
+    if not trust:
+        with _advising_trust():
+            check_settings(settings, f"The run in {path!r}", BUILT)
+        settings = escape_machine_interpolations(settings)
+    with reading(source, source.overrides):
+        overrides = read_overrides(read_yaml(source.overrides))
+    if not changes:
+        return OmegaConf.create(settings), overrides
+    if _of_run(written(compose(overrides))[0]) != _of_run(settings):
+        raise UserError(
+            f"The settings of the run in {path!r} cannot be changed, because its overrides.yaml does not give its "
+            "config.yaml: configs have changed since, or it used others. It can be resumed without changes."
+        )
+    config = compose([*overrides, *changes])
+    if not trust:
+        with _advising_trust():
+            check_settings(written(config)[0], f"The run in {path!r}", BUILT)
+    return config, [*overrides, *changes]
+
+
+def _of_run(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name != "search"}
+
+
+@contextmanager
+def _advising_trust() -> Iterator[None]:
+    """Name the way out that this command has: it has no option --trust."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(str(error).replace("--trust", "trust=true")) from error
+
+
+def _num_epochs(source: RunFolder) -> int:
+    if not source.metrics.is_file():
+        return 0
+    with reading(source, source.metrics):
+        return len(read_rows(source.metrics))
+
+
+def _require_more(source: RunFolder, config: DictConfig, num_epochs: int, is_changed: bool) -> None:
+    """Refuse a run that has nothing left to train.
+
+    Raises:
+        UserError: it has ended or diverged.
+    """
+    with reading(source, source.summary):
+        summary: Any = summary_in(source.path) or {}
+    status, path = summary.get("status"), str(source.path)
+    if status == Status.DIVERGED:
+        raise UserError(
+            f"The run in {path!r} diverged in epoch {summary.get('diverged_epoch')}, from which it cannot continue: "
+            "train again with a lower optimizer.lr."
+        )
+    max_epochs = config.trainer.max_epochs
+    if status == Status.COMPLETED and not is_changed:
+        raise UserError(
+            f"The run in {path!r} is completed: trainer.max_epochs={2 * num_epochs}, for example, extends it."
+        )
+    if max_epochs != -1 and num_epochs >= max_epochs:
+        raise UserError(
+            f"`trainer.max_epochs` must be more than {num_epochs}, as the run in {path!r} has trained so many epochs, "
+            f"but got {max_epochs}."
+        )
+
+
+@contextmanager
+def _logging_to(file: Path) -> Iterator[None]:
+    """Append the log to the file, as Hydra has it done for a new run."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handler = LogFile(file, encoding="utf-8", errors="backslashreplace")
+    handler.setFormatter(Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(level)
+        handler.close()
