@@ -18,7 +18,7 @@ from bnlab.batch_norm.arithmetic.plain import check_memory, in_memory
 from bnlab.batch_norm.back_ends import in_place, kernel, kernel_by_tensors, native
 from bnlab.batch_norm.back_ends.kernel_by_tensors import UnreadableError
 from bnlab.batch_norm.checkpointing.recomputation import answered, recomputing
-from bnlab.batch_norm.eager import apply_eagerly
+from bnlab.batch_norm.eager import apply_by
 from bnlab.batch_norm.function import (
     BatchNormFunction,
     BatchNormFunctionWithTangent,
@@ -33,6 +33,8 @@ from bnlab.internals.torch_internals import (
 )
 
 __all__ = ["batch_norm"]
+
+apply_kernel, apply_native, apply_in_place = map(apply_by, (kernel_by_tensors, native, in_place))
 
 
 def batch_norm(
@@ -103,13 +105,13 @@ def normalize(
         settings = Settings(None, None, None, momentum, eps, mask, stack_dims, returns_statistics)
     if training and eager and mask is None and kernel.is_available() and input.dtype in kernel.run_of and input.is_cpu:
         try:
-            return apply_eagerly(input, weight, bias, (settings, kernel_by_tensors))
+            return apply_kernel(input, weight, bias, settings)
         except UnreadableError:
             pass
     if eager:
         check_memory(input, running_mean, running_var, weight, bias)
         if training and native.takes(input, weight, bias, settings):
-            return apply_eagerly(input, weight, bias, (settings, native))
+            return apply_native(input, weight, bias, settings)
     is_tracing = check(input, running_mean, running_var, weight, bias, training, eps, mask, stack_dims)
     input, weight, bias = in_memory(input), in_memory(weight), in_memory(bias)
     if not is_tracing and not input.numel():  # it tells nothing about the statistics
@@ -117,7 +119,7 @@ def normalize(
             running.add_unless(answered(recomputing(), input), num_batches_tracked, 1)
         return normalize_empty(input, weight, bias)
     if training and eager:
-        return apply_eagerly(input, weight, bias, (settings, in_place))
+        return apply_in_place(input, weight, bias, settings)
     # TorchDynamo refuses a Function that has a forward-mode derivative.
     forward_mode = not eager and not torch.compiler.is_compiling()
     function: Any = BatchNormFunctionWithTangent if forward_mode else BatchNormFunction

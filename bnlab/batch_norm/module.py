@@ -16,6 +16,8 @@ from bnlab.internals.torch_internals import MODULES_CALL_IMPL
 
 __all__ = ["BatchNorm1d"]
 
+new_settings: Any = tuple.__new__
+
 CALL = nn.Module.__call__  # to notice when someone, such as torch.fx, replaces it
 
 
@@ -128,7 +130,10 @@ class BatchNorm1d(nn.BatchNorm1d):
             training, num_batches_tracked = running_mean is None and running_var is None, None
         elif not self.track_running_stats:
             running_mean = running_var = num_batches_tracked = None
-        settings = Settings(running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0)
+        # As `Settings(...)`, without the call of a Python function that this is.
+        settings = new_settings(
+            Settings, (running_mean, running_var, num_batches_tracked, self.momentum, self.eps, mask, 0, False)
+        )
         return normalize(input, weight, bias, settings, training)
 
     def check(self, input: Tensor, mask: Tensor | None) -> None:
