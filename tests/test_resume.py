@@ -39,7 +39,7 @@ SETTINGS = [
     "optimizer=adam norm=renorm norm.ramp_start=2 norm.ramp_end=20",
     f"optimizer=sgd optimizer.lr=0.5 {PLATEAU} +scheduler.patience=0 +scheduler.threshold=0.5",
     "data.batch_size=full optimizer=sgd optimizer.lr=0.5",
-    f"+callbacks.stop._target_={STOP} +callbacks.stop.monitor=val_loss +callbacks.stop.patience=3 "
+    f"+callbacks.stop._target_={STOP} +callbacks.stop.monitor=train_loss +callbacks.stop.patience=3 "
     "+callbacks.stop.mode=max",
 ]
 
@@ -109,6 +109,29 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     assert len(rows_of(tmp_path / "run")) == 2
     resume(tmp_path / "run", trust=True, console=QUIET)
     assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("settings", ["", SETTINGS[-1]], ids=["at its last epoch", "by early stopping"])
+def test_a_run_that_is_killed_after_its_end_is_tested(settings: str, engine: str, tmp_path: Path) -> None:
+    for name in ("whole", "run"):
+        fit(short(engine, *settings.split()), tmp_path / name, console=QUIET)
+    assert (len(rows_of(tmp_path / "whole")) == 6) == (not settings)
+    (tmp_path / "run/summary.json").unlink()
+    resume(tmp_path / "run", trust=True, console=QUIET)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_cannot_be_continued_exactly_is_refused(engine: str, tmp_path: Path) -> None:
+    lines = [engine, "model.hidden=[8]", "data.batch_size=128", "trainer.accelerator=cpu"]
+    bnlab.run([*lines, "trainer.max_steps=11"], tmp_path / "cut")  # of 9 steps per epoch
+    with pytest.raises(UserError, match=r"ended amid epoch 2, by trainer\.max_steps, from where it cannot continue"):
+        resume(tmp_path / "cut", ["trainer.max_steps=-1", "trainer.max_epochs=3"], tmp_path / "more")
+    bnlab.run([*lines, "optimizer=sgd", "optimizer.lr=1e30", "norm=none", "trainer.max_epochs=2"], tmp_path / "wild")
+    with pytest.raises(UserError, match=r"diverged in epoch 1, from which it cannot continue"):
+        resume(tmp_path / "wild", ["optimizer.lr=0.1"], tmp_path / "more")
+    assert not (tmp_path / "more").exists()
 
 
 class Asked:
@@ -322,10 +345,15 @@ def kill_after(seconds: float, run: Path, *arguments: str) -> bool:
     return True
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("number", [3, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("engine", "number"),
+    [
+        *zip(ENGINES, (1, 3), strict=True),
+        *(pytest.param(engine, 20, marks=pytest.mark.slow) for engine in ENGINES),
+    ],
+)
 def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_is_not(
-    number: int, engine: str, tmp_path: Path
+    engine: str, number: int, tmp_path: Path
 ) -> None:
     lines = [engine, "trainer.max_epochs=60", "trainer.accelerator=cpu", "optimizer=rmsprop", "scheduler=exponential"]
     bnlab.run(lines, tmp_path / "whole")

@@ -1,6 +1,7 @@
 """`resume=FOLDER`: continue a run that was interrupted or killed, or that has ended and is to train longer."""
 
 import logging
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -76,8 +77,9 @@ def resume(
     source = RunFolder(Path(folder))
     config, overrides = _config_of(source, changes, trust)
     source.require_idle()
-    num_epochs = _num_epochs(source)
-    _require_more(source, config, num_epochs, bool(changes))
+    rows = _rows(source)
+    num_epochs = len(rows)
+    _require_more(source, config, rows, bool(changes))
     is_branch = bool(changes) or into is not None or (source.path.resolve().parent / "sweep.yaml").exists()
     place = source if not is_branch else RunFolder(Path(into if into is not None else new_folder("runs")).absolute())
     if is_branch:
@@ -91,7 +93,7 @@ def resume(
         with _logging_to(place.path / "train.log") if logs else nullcontext():
             return fit(config, place.path, overrides=overrides, command=line, console=console, resumes=source)
     except UserError:
-        if above and _num_epochs(place) <= num_epochs:  # nothing was trained
+        if above and len(_rows(place)) <= num_epochs:  # nothing was trained
             shutil.rmtree(place.path, ignore_errors=True)
             for folder in above[1:]:
                 with suppress(OSError):  # it is not empty
@@ -141,37 +143,45 @@ def _advising_trust() -> Iterator[None]:
         raise UserError(str(error).replace("--trust", "trust=true")) from error
 
 
-def _num_epochs(source: RunFolder) -> int:
+def _rows(source: RunFolder) -> list[dict[str, float]]:
     if not source.metrics.is_file():
-        return 0
+        return []
     with reading(source, source.metrics):
-        return len(read_rows(source.metrics))
+        return read_rows(source.metrics)
 
 
-def _require_more(source: RunFolder, config: DictConfig, num_epochs: int, is_changed: bool) -> None:
-    """Refuse a run that has nothing left to train.
+def _require_more(source: RunFolder, config: DictConfig, rows: Sequence[dict[str, float]], is_changed: bool) -> None:
+    """Refuse a run that has nothing left to do.
 
     Raises:
-        UserError: it has ended or diverged.
+        UserError: it has ended or diverged, or ended amid an epoch.
     """
     with reading(source, source.summary):
-        summary: Any = summary_in(source.path) or {}
-    status, path = summary.get("status"), str(source.path)
-    if status == Status.DIVERGED:
+        is_completed = (summary_in(source.path) or {}).get("status") == Status.COMPLETED
+    path, num_epochs, max_epochs = str(source.path), len(rows), config.trainer.max_epochs
+    if rows and not all(math.isfinite(rows[-1][name]) for name in ("train_loss", "val_loss")):
         raise UserError(
-            f"The run in {path!r} diverged in epoch {summary.get('diverged_epoch')}, from which it cannot continue: "
-            "train again with a lower optimizer.lr."
+            f"The run in {path!r} diverged in epoch {num_epochs}, from which it cannot continue: train again with a "
+            "lower optimizer.lr."
         )
-    max_epochs = config.trainer.max_epochs
-    if status == Status.COMPLETED and not is_changed:
+    if is_completed and not is_changed:
         raise UserError(
             f"The run in {path!r} is completed: trainer.max_epochs={2 * num_epochs}, for example, extends it."
         )
-    if max_epochs != -1 and num_epochs >= max_epochs:
+    if max_epochs != -1 and num_epochs >= max_epochs and is_changed:
         raise UserError(
             f"`trainer.max_epochs` must be more than {num_epochs}, as the run in {path!r} has trained so many epochs, "
             f"but got {max_epochs}."
         )
+    if is_completed and num_epochs and not _is_last_epoch_whole(rows):
+        raise UserError(
+            f"The run in {path!r} ended amid epoch {num_epochs}, by trainer.max_steps, from where it cannot continue."
+        )
+
+
+def _is_last_epoch_whole(rows: Sequence[dict[str, float]]) -> bool:
+    """Whether it has as many steps as the first one, which may be the only one."""
+    return rows[-1]["step"] == len(rows) * rows[0]["step"]
 
 
 @contextmanager

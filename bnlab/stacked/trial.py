@@ -48,6 +48,7 @@ class StackedTrial:
         last_whole: its state after the newest epoch, if `last` is from the middle of the next one.
         best, last: its state after the best epoch and after the newest.
         status: the status in summary.json; None during training.
+        has_stopped_early: whether early stopping ended it with the last epoch of the state that it continued from.
         going_on: the state from which it continues; None for a new training, and once the state has been restored.
     """
 
@@ -59,6 +60,7 @@ class StackedTrial:
     best: Snapshot | None = None
     last: Snapshot | None = None
     last_whole: Snapshot | None = None
+    has_stopped_early: bool = False
     test_metrics: dict[str, float] = field(default_factory=dict)
     picture: bytes | None = None
     going_on: State | None = None
@@ -154,7 +156,8 @@ class StackedTrial:
                 raise ValueError(f"the learning rate of epoch {row['epoch']} was {row['lr']}, not {self.lr}")
             self.schedule(row, after_the_checkpoints=False)
             self.schedule(row, after_the_checkpoints=True)
-            if True in [stopping.should_stop(row) for stopping in self.stoppings] and as_recorded:
+            self.has_stopped_early = True in [stopping.should_stop(row) for stopping in self.stoppings]
+            if self.has_stopped_early and as_recorded:
                 raise ValueError(f"early stopping should have ended the training in epoch {row['epoch']}")
         is_diverged, best = self.history.diverged_epoch is not None, self.history.best
         if is_diverged != (state.status == Status.DIVERGED) or self.history.diverged_epoch not in (None, state.epoch):

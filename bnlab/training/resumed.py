@@ -44,6 +44,10 @@ class Resumed:
         """How long it took to get there."""
         return self.rows[-1]["seconds"]
 
+    def is_of(self, folder: RunFolder) -> bool:
+        """Whether the training continues in the folder that keeps the state."""
+        return folder.path.resolve() == self.source.path.resolve()
+
     def with_settings_of(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> dict[str, Any]:
         """Return what of the checkpoint follows from the config, for one that may have changed.
 

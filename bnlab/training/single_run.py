@@ -68,7 +68,7 @@ def carry_out(
             from bnlab.training.resumed import read_resumed  # torch
 
             resumed = read_resumed(resumes)
-        is_branch = resumes is not None and not _is_same_folder(resumes, run)
+        is_branch = resumes is not None and resumes.path.resolve() != run.path.resolve()
         if resumes is None or is_branch:
             run.create(config, overrides)
         else:
@@ -117,7 +117,3 @@ def _disk_errors_as_user_errors(run: RunFolder) -> Iterator[None]:
             f"The run in {str(run.path)!r} ended early, because {what} cannot be written ({error.strerror}): what was "
             "written before is whole. With more room, resume=FOLDER continues it."
         ) from error
-
-
-def _is_same_folder(one: RunFolder, other: RunFolder) -> bool:
-    return one.path.resolve() == other.path.resolve()

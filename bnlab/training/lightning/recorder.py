@@ -9,7 +9,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from bnlab.io.atomic_file import write_bytes
@@ -52,12 +52,20 @@ class Recorder(History, Checkpoint):
         self._lr = math.nan
         self._random_state: Any = None
         self._first_random_state = random_state()
+        self._is_continued_in_place = resumed is not None and resumed.is_of(folder)
         if resumed is not None:
             self.go_on(resumed.rows, resumed.seconds)
             self._random_state = resumed.checkpoint.get(_RANDOM_STATE)
 
     def on_fit_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         self._first_random_state = random_state()
+
+    def on_train_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if self._is_continued_in_place and any(
+            isinstance(callback, EarlyStopping) and callback.stopped_epoch == trainer.current_epoch - 1 > 0
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+        ):
+            _stop(trainer)  # the run was killed after its end
 
     def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         if self._random_state is not None:  # here, because building the network has drawn numbers
