@@ -83,11 +83,15 @@ def _main() -> None:
             application(task, config_folder(), CONFIG_NAME)()
             return
         if arguments.help:
+            arguments.overrides = [line for line in arguments.overrides if key_of(line) not in ("resume", "trust")]
             from bnlab.hydra_plugins.own_help import own_help
 
             with own_help(), showing_a_sweep(arguments) if is_shown(arguments) else nullcontext(arguments) as shown:
                 run_hydra(shown, parser, task, config_folder(), CONFIG_NAME)
             return
+        resumes = any(key_of(line) == "resume" for line in arguments.overrides)
+        if resumes and shows_something(arguments):
+            raise UserError("resume=FOLDER continues a run, whose settings are in its config.yaml: show that instead.")
         if is_shown(arguments):
             with showing_a_sweep(arguments) as shown:
                 run_hydra(shown, parser, task, config_folder(), CONFIG_NAME)
@@ -95,7 +99,7 @@ def _main() -> None:
         refuse_what_hydra_merges(arguments.overrides, origin_of(arguments))
         if not multirun and not shows_something(arguments):
             refuse_what_a_run_ignores(arguments.overrides)
-        if any(key_of(line) == "resume" for line in arguments.overrides):
+        if resumes:
             _resume(arguments, multirun)
             return
         if multirun:

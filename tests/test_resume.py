@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from bnlab.engines.repetition import repeat
 from bnlab.engines.resuming import resume
 from bnlab.errors import UserError
 from bnlab.runs.folder import RunFolder
+from bnlab.text.command_line import override
 from bnlab.training.interrupt import InterruptRequest
 
 QUIET = Console(quiet=True)
@@ -39,6 +41,7 @@ SETTINGS = [
     "optimizer=adam norm=renorm norm.ramp_start=2 norm.ramp_end=20",
     f"optimizer=sgd optimizer.lr=0.5 {PLATEAU} +scheduler.patience=0 +scheduler.threshold=0.5",
     "data.batch_size=full optimizer=sgd optimizer.lr=0.5",
+    "trainer.precision=64-true optimizer=momentum optimizer.lr=0.05",
     f"+callbacks.stop._target_={STOP} +callbacks.stop.monitor=train_loss +callbacks.stop.patience=3 "
     "+callbacks.stop.mode=max",
 ]
@@ -112,7 +115,11 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("settings", ["", SETTINGS[-1]], ids=["at its last epoch", "by early stopping"])
+@pytest.mark.parametrize(
+    "settings",
+    ["", SETTINGS[-1], "trainer.max_steps=10"],
+    ids=["at its last epoch", "by early stopping", "by its steps"],
+)
 def test_a_run_that_is_killed_after_its_end_is_tested(settings: str, engine: str, tmp_path: Path) -> None:
     for name in ("whole", "run"):
         fit(short(engine, *settings.split()), tmp_path / name, console=QUIET)
@@ -131,7 +138,18 @@ def test_what_cannot_be_continued_exactly_is_refused(engine: str, tmp_path: Path
     bnlab.run([*lines, "optimizer=sgd", "optimizer.lr=1e30", "norm=none", "trainer.max_epochs=2"], tmp_path / "wild")
     with pytest.raises(UserError, match=r"diverged in epoch 1, from which it cannot continue"):
         resume(tmp_path / "wild", ["optimizer.lr=0.1"], tmp_path / "more")
+    bnlab.run([*lines, "trainer.max_epochs=3"], tmp_path / "run")
+    with pytest.raises(UserError, match=r"`trainer\.max_steps` must be more than 27, as the run in .* got 20"):
+        resume(tmp_path / "run", ["trainer.max_epochs=5", "trainer.max_steps=20"], tmp_path / "more")
+    with pytest.raises(UserError, match=r"`data\.split_seed` must stay 0 in a run that continues, but got 3"):
+        resume(tmp_path / "run", ["trainer.max_epochs=4", "data.split_seed=3"], tmp_path / "more")
+    (tmp_path / "cut/summary.json").unlink()
+    with pytest.raises(UserError, match="ended amid epoch 2"):
+        resume(tmp_path / "cut", ["trainer.max_steps=-1", "trainer.max_epochs=3"], tmp_path / "more")
     assert not (tmp_path / "more").exists()
+    changes = ["trainer.max_epochs=4", "data.batch_size=64"]  # so that epochs have other numbers of steps
+    resume(tmp_path / "run", changes, tmp_path / "branch", console=QUIET)
+    assert resume(tmp_path / "branch", ["trainer.max_epochs=5"], tmp_path / "more", console=QUIET)["epochs"] == 5
 
 
 class Asked:
@@ -275,6 +293,16 @@ MISTAKES = {
     ("resume=run", "trust=perhaps"): "`trust` must be true or false, but got 'perhaps'.",
     ("resume=run", "trainer.max_epochs=3", "hydra.run.dir=run"): "already holds a run",
     ("resume=run", "--config-dir", "."): "takes its configs from the run: leave --config-dir out",
+    ("resume=",): "`resume` must be the name of a folder, but got ''.",
+    ("resume=run", "resume=run"): "`resume` must be given once, as resume=VALUE.",
+    ("~resume",): "`resume` must be given once, as resume=VALUE.",
+    ("resume=run", "hydra.run.dir=${now:%Y}"): "`hydra.run.dir` must be the name of a folder, but got '${now:%Y}'.",
+    (
+        "resume=run",
+        "hydra.job.chdir=true",
+    ): "takes no setting of Hydra but hydra.run.dir: leave hydra.job.chdir=true out",
+    ("resume=run", "--cfg", "job"): "continues a run, whose settings are in its config.yaml: show that instead.",
+    ("++resume=run",): "is completed: trainer.max_epochs=4, for example, extends it.",
     ("resume=sweep",): "python -m bnlab.train -m search.resume=FOLDER resumes it",
 }
 
@@ -303,6 +331,23 @@ def test_a_mistake_is_one_line_and_the_run_unharmed(
     assert {path: path.read_bytes() for path in short_run.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["b sp", "c [d] é", "c$x", "17", "1e3"])
+def test_the_command_of_a_branch_can_be_typed_whatever_its_folders_are_called(
+    name: str, train: Callable, in_folder: Path
+) -> None:
+    bnlab.run([*QUICKLY, "trainer.max_epochs=2"], name)
+    written = override("hydra.run.dir", "more [1]")
+    assert train(f"resume={name}", "trainer.max_epochs=3", written).exit_code == 0
+    summary = json.loads(Path("more [1]/summary.json").read_text())
+    outcome = train(*shlex.split(summary["command"])[3:], "hydra.run.dir=again")
+    assert outcome.exit_code == 0, outcome.stderr
+    assert rows_of(in_folder / "again") == rows_of(in_folder / "more [1]")
+
+
+def test_help_is_shown_whatever_is_resumed(train: Callable, in_folder: Path) -> None:
+    assert "resume=FOLDER" in train("resume=run", "--help").stdout
+
+
 def test_a_strangers_run_needs_trust(train: Callable, in_folder: Path) -> None:
     assert train(*QUICKLY, "trainer.max_epochs=2", "hydra.run.dir=run").exit_code == 0
     config = Path("run/config.yaml")
@@ -320,7 +365,7 @@ def test_damaged_files_are_named_in_one_line(engine: str, tmp_path: Path) -> Non
     for file, content, told in (
         ("checkpoints/last.ckpt", b"half", "last.ckpt: it is damaged"),
         ("metrics.csv", b"epoch,step\n1", "metrics.csv: its end is missing"),
-        ("checkpoints/last.ckpt", None, "has no checkpoints/last.ckpt"),
+        ("checkpoints/last.ckpt", None, "has no checkpoint that fits its metrics.csv"),
     ):
         path = tmp_path / "run" / file
         whole = path.read_bytes()

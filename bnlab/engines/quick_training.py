@@ -81,7 +81,8 @@ def train_quickly(
         except ValueError as error:
             raise UserError(f"The run in {str(resumed.source.path)!r} cannot be resumed: {error}.") from error
         has_stopped = resumed.is_of(run) and trial.has_stopped_early
-        if has_stopped or resumed.epoch == config.trainer.max_epochs:  # it was killed after its end
+        limits = (resumed.epoch, config.trainer.max_epochs), (trial.steps, config.trainer.max_steps)
+        if has_stopped or any(reached == limit for reached, limit in limits):  # it was killed after its end
             trial.end_training(Status.COMPLETED)
     progress = RunProgress(console, max_epochs=config.trainer.max_epochs, max_steps=config.trainer.max_steps)
     batch_size = len(data.splits.train) if trial.batch_size is None else trial.batch_size

@@ -123,6 +123,10 @@ def _source_of(run: Run) -> RunFolder | None:
     if branch is None:
         return None
     source = RunFolder(Path(branch["folder"]))
+    if not source.metrics.is_file():
+        raise UserError(
+            f"The run in {str(run.folder.path)!r} cannot be repeated: it continues {str(source.path)!r}, which is gone."
+        )
     with reading(source, source.metrics):
         num_epochs = len(read_rows(source.metrics))
     if num_epochs != branch["epoch"]:

@@ -3,11 +3,13 @@
 import logging
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from bnlab.composing import compose
@@ -25,7 +27,7 @@ from bnlab.runs.folder import RunFolder, reading
 from bnlab.runs.reading import read_overrides, read_rows, read_settings
 from bnlab.runs.summary import Summary, summary_in
 from bnlab.status import Status
-from bnlab.text.command_line import command, key_of, override, shown
+from bnlab.text.command_line import command, key_of, override, shown, typed
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,14 +41,37 @@ def resume_as_told(lines: Sequence[str]) -> Summary:
     """Do `resume` for the overrides of `python -m bnlab.train`, and write train.log.
 
     Raises:
-        UserError: as `resume`.
+        UserError: as `resume`; or an override has no meaning here.
     """
-    told = {key: value for key, _, value in (line.partition("=") for line in lines) if key in (_FOLDER, _TRUST, _INTO)}
-    changes = [line for line in lines if key_of(line) not in told]
+    told: dict[str, str] = {}
+    changes = []
+    for line in lines:
+        key = key_of(line)
+        if key in (_FOLDER, _TRUST, _INTO):
+            if line.startswith("~") or key in told:
+                raise UserError(f"`{key}` must be given once, as {key}=VALUE.")
+            told[key] = _value_of(line)
+        elif key.startswith("hydra"):
+            raise UserError(f"resume=FOLDER takes no setting of Hydra but {_INTO}: leave {typed(line)} out.")
+        else:
+            changes.append(line)
+    for key in (_FOLDER, _INTO):
+        if key in told and (not told[key] or "${" in told[key]):
+            raise UserError(f"`{key}` must be the name of a folder, but got {told[key]!r}.")
     refuse_what_a_run_ignores(changes)
     if told.get(_TRUST, "false") not in ("true", "false"):
-        raise UserError(f"`trust` must be true or false, but got {told[_TRUST]!r}.")
+        raise UserError(f"`{_TRUST}` must be true or false, but got {told[_TRUST]!r}.")
     return resume(told[_FOLDER], changes, told.get(_INTO), trust=told.get(_TRUST) == "true", logs=True)
+
+
+def _value_of(line: str) -> str:
+    """Return the text of a value, with or without the quotes that Hydra's grammar wants around some texts."""
+    raw = line.partition("=")[2]
+    try:
+        value = OverridesParser.create().parse_override(line).value()
+    except (HydraException, ValueError):
+        return raw
+    return value if isinstance(value, str) else raw  # a folder may be called 1e3
 
 
 def resume(
@@ -75,11 +100,13 @@ def resume(
         UserError: the folder has no run, its run is in progress, has ended or diverged, or cannot be changed like that.
     """
     source = RunFolder(Path(folder))
-    config, overrides = _config_of(source, changes, trust)
+    config, overrides, settings = _config_of(source, changes, trust)
     source.require_idle()
     rows = _rows(source)
     num_epochs = len(rows)
     _require_more(source, config, rows, bool(changes))
+    _require_whole_epoch(source, settings, rows, bool(changes))
+    _require_same_data(config, settings)
     is_branch = bool(changes) or into is not None or (source.path.resolve().parent / "sweep.yaml").exists()
     place = source if not is_branch else RunFolder(Path(into if into is not None else new_folder("runs")).absolute())
     if is_branch:
@@ -101,8 +128,8 @@ def resume(
         raise
 
 
-def _config_of(source: RunFolder, changes: Sequence[str], trust: bool) -> tuple[DictConfig, list[str]]:
-    """Return the config with which the run continues, and its overrides."""
+def _config_of(source: RunFolder, changes: Sequence[str], trust: bool) -> tuple[DictConfig, list[str], dict[str, Any]]:
+    """Return the config with which the run continues, its overrides, and the settings so far."""
     path = str(source.path)
     if (source.path / "sweep.yaml").exists():
         raise UserError(f"{path!r} is the folder of a sweep: python -m bnlab.train -m search.resume=FOLDER resumes it.")
@@ -117,7 +144,7 @@ def _config_of(source: RunFolder, changes: Sequence[str], trust: bool) -> tuple[
     with reading(source, source.overrides):
         overrides = read_overrides(read_yaml(source.overrides))
     if not changes:
-        return OmegaConf.create(settings), overrides
+        return OmegaConf.create(settings), overrides, settings
     if _of_run(written(compose(overrides))[0]) != _of_run(settings):
         raise UserError(
             f"The settings of the run in {path!r} cannot be changed, because its overrides.yaml does not give its "
@@ -127,7 +154,7 @@ def _config_of(source: RunFolder, changes: Sequence[str], trust: bool) -> tuple[
     if not trust:
         with _advising_trust():
             check_settings(written(config)[0], f"The run in {path!r}", BUILT)
-    return config, [*overrides, *changes]
+    return config, [*overrides, *changes], settings
 
 
 def _of_run(settings: dict[str, Any]) -> dict[str, Any]:
@@ -173,15 +200,46 @@ def _require_more(source: RunFolder, config: DictConfig, rows: Sequence[dict[str
             f"`trainer.max_epochs` must be more than {num_epochs}, as the run in {path!r} has trained so many epochs, "
             f"but got {max_epochs}."
         )
-    if is_completed and num_epochs and not _is_last_epoch_whole(rows):
+    max_steps = config.trainer.max_steps
+    if max_steps != -1 and is_changed and rows and rows[-1]["step"] >= max_steps:
         raise UserError(
-            f"The run in {path!r} ended amid epoch {num_epochs}, by trainer.max_steps, from where it cannot continue."
+            f"`trainer.max_steps` must be more than {rows[-1]['step']}, as the run in {path!r} has trained so many "
+            f"steps, but got {max_steps}."
         )
 
 
-def _is_last_epoch_whole(rows: Sequence[dict[str, float]]) -> bool:
-    """Whether it has as many steps as the first one, which may be the only one."""
-    return rows[-1]["step"] == len(rows) * rows[0]["step"]
+def _require_whole_epoch(
+    source: RunFolder, settings: Mapping[str, Any], rows: Sequence[dict[str, float]], is_changed: bool
+) -> None:
+    """Refuse to extend a run whose last epoch was, or may have been, cut short by `trainer.max_steps`.
+
+    Raises:
+        UserError: it was.
+    """
+    steps = [row["step"] for row in rows]
+    if not is_changed or not steps or settings["trainer"].get("max_steps") != steps[-1]:
+        return
+    *_, before_that, before, last = [0, 0, *steps]
+    if len(steps) == 1 or last - before < before - before_that:
+        raise UserError(
+            f"The run in {str(source.path)!r} ended amid epoch {len(rows)}, by trainer.max_steps, from where it cannot "
+            "continue."
+        )
+
+
+def _require_same_data(config: DictConfig, settings: Mapping[str, Any]) -> None:
+    """Refuse other data: what was trained on could be tested on, and the best epoch chosen by several measures.
+
+    Raises:
+        UserError: a setting of `data` differs that is neither the batch size nor a place.
+    """
+    now = written(config)[0]["data"]
+    for name in dict.fromkeys([*settings["data"], *now]):
+        if name not in ("batch_size", "root") and now.get(name) != settings["data"].get(name):
+            raise UserError(
+                f"`data.{name}` must stay {settings['data'].get(name)!r} in a run that continues, but got "
+                f"{now.get(name)!r}: train on other data from the beginning."
+            )
 
 
 @contextmanager

@@ -149,7 +149,9 @@ def read_resumed(source: RunFolder) -> Resumed | None:
                     states.append(Resumed(source, rows[:epoch], path, checkpoint))
     if not states:
         if rows:
-            raise UserError(f"The run in {str(source.path)!r} cannot be resumed: it has no checkpoints/last.ckpt.")
+            raise UserError(
+                f"The run in {str(source.path)!r} cannot be resumed: it has no checkpoint that fits its metrics.csv."
+            )
         return None
     return max(states, key=lambda state: state.epoch)
 

@@ -99,6 +99,7 @@ def fit_and_test(
             if isinstance(configured, dict):
                 check_length(configured["lr_scheduler"]["scheduler"], config.trainer.max_epochs)
             if resumed is not None:
+                trainer.precision_plugin.convert_module(learner)  # before weights are loaded, or they lose digits
                 _prepare(resumed, run, recorder, learner, configured)
             try_out(config.optimizer, trainer.strategy.root_device)
         L.seed_everything(config.seed, workers=True, verbose=False)  # for layers that draw, such as dropout
