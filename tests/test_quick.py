@@ -14,7 +14,7 @@ import pytest
 import torch
 from omegaconf import DictConfig
 from rich.console import Console
-from tiny import tiny
+from tiny import Asked, tiny
 
 import bnlab
 from bnlab.composing import compose
@@ -204,17 +204,6 @@ def test_an_interruption_saves_and_says_how_to_go_on(train, request_to_end, tmp_
     assert checkpoint["global_step"] == summary["steps"]
     assert f"interrupted after {summary['epochs']} epochs" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == "python -m bnlab.train resume=run"
-
-
-class Asked:
-    """In place of `InterruptRequest.is_requested`: from when it has been asked `number` times on."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-
-    def __get__(self, request: object, kind: type) -> bool:
-        self._left -= 1
-        return self._left <= 0
 
 
 @pytest.mark.parametrize("step", [3, 4, 6], ids=["amid the first epoch", "at its last step", "amid the second epoch"])

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from tiny import tiny
+from tiny import Asked, tiny
 
 import bnlab
 from bnlab.engines.fit import fit
@@ -150,17 +150,6 @@ def test_what_cannot_be_continued_exactly_is_refused(engine: str, tmp_path: Path
     changes = ["trainer.max_epochs=4", "data.batch_size=64"]  # so that epochs have other numbers of steps
     resume(tmp_path / "run", changes, tmp_path / "branch", console=QUIET)
     assert resume(tmp_path / "branch", ["trainer.max_epochs=5"], tmp_path / "more", console=QUIET)["epochs"] == 5
-
-
-class Asked:
-    """In place of `InterruptRequest.is_requested`: true from when it has been asked `number` times on."""
-
-    def __init__(self, number: int) -> None:
-        self._left = number
-
-    def __get__(self, request: object, kind: type) -> bool:
-        self._left -= 1
-        return self._left <= 0
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -43,8 +43,11 @@ def test_an_interrupt_whose_way_out_fails_is_one_all_the_same() -> None:
 
 
 SWALLOWED = """
-import os, signal, time, weakref
+import os, signal, threading, time, weakref
 from bnlab.process.signals import {name}
+
+start = threading.Thread.start
+threading.Thread.start = lambda thread: (start(thread), time.sleep(0.1))  # as on a busy machine
 
 class Key:
     pass

@@ -37,6 +37,17 @@ def with_dropout(input_shape: tuple[int, ...], num_classes: int, **others: objec
     return torch.nn.Sequential(*flat, torch.nn.Dropout(0.5), torch.nn.Linear(6, num_classes))
 
 
+class Asked:
+    """In place of `InterruptRequest.is_requested`: from when it has been asked `number` times on."""
+
+    def __init__(self, number: int) -> None:
+        self._left = number
+
+    def __get__(self, request: object, kind: type) -> bool:
+        self._left -= 1
+        return self._left <= 0
+
+
 class Raising(L.Callback):
     """Raises in the hook and at the step that it is told."""
 

@@ -63,14 +63,9 @@ def fit_quickly(
     console = console or Console()
     reason = why_lightning(config, callbacks)
     plotter = RunPlotter() if reason is None else None  # it loads matplotlib while this process loads torch
-    about: dict[str, Any] = {
-        "overrides": overrides,
-        "command": command,
-        "sweep": sweep,
-        "console": console,
-        "resumes": resumes,
-    }
-    return carry_out(config, folder, partial(_train, config, console, callbacks, pruning, reason, plotter), **about)
+    train = partial(_train, config, console, callbacks, pruning, reason, plotter)
+    about: dict[str, Any] = {"overrides": overrides, "command": command, "sweep": sweep, "resumes": resumes}
+    return carry_out(config, folder, train, console=console, **about)
 
 
 def _train(

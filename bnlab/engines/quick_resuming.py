@@ -14,16 +14,15 @@ __all__ = ["state_of"]
 
 
 def state_of(resumed: Resumed, trial: StackedTrial, num_samples: int) -> State:
-    """Return the state from which `trial`, which is built and has no history, continues.
+    """Return the state from which `trial`, which is built, continues.
 
     Args:
         num_samples: of the training set.
     """
     (stored,) = resumed.checkpoint["optimizer_states"]
-    trial.history.go_on(resumed.rows, resumed.seconds)
-    best = trial.history.best
-    of_best = None if best is None else resumed.best_checkpoint(best)
-    trial.begin_history()
+    history = trial.new_history()
+    history.go_on(resumed.rows, resumed.seconds)
+    of_best = None if history.best is None else resumed.best_checkpoint(history.best)
     moments = stored["state"]
     return State(
         rows=resumed.rows,

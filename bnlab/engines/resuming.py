@@ -1,6 +1,5 @@
 """`resume=FOLDER`: continue a run that was interrupted or killed, or that has ended and is to train longer."""
 
-import logging
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from bnlab.engines.fit import fit
 from bnlab.engines.repetition import BUILT
 from bnlab.engines.start import say
 from bnlab.errors import UserError
-from bnlab.io.log_file import Concealing, LogFile
+from bnlab.io.log_file import logging_to
 from bnlab.io.output_files import new_folder
 from bnlab.io.yaml_text import read_yaml
 from bnlab.mistakes.explaining import refuse_what_a_run_ignores
@@ -117,7 +116,7 @@ def resume(
     line = command([override(_FOLDER, str(source.path.absolute())), *changes]) if is_branch else None
     above = [folder for folder in (place.path, *place.path.parents) if not folder.exists()]
     try:
-        with _logging_to(place.path / "train.log") if logs else nullcontext():
+        with logging_to(place.path / "train.log") if logs else nullcontext():
             return fit(config, place.path, overrides=overrides, command=line, console=console, resumes=source)
     except UserError:
         if above and len(_rows(place)) <= num_epochs:  # nothing was trained
@@ -240,21 +239,3 @@ def _require_same_data(config: DictConfig, settings: Mapping[str, Any]) -> None:
                 f"`data.{name}` must stay {settings['data'].get(name)!r} in a run that continues, but got "
                 f"{now.get(name)!r}: train on other data from the beginning."
             )
-
-
-@contextmanager
-def _logging_to(file: Path) -> Iterator[None]:
-    """Append the log to the file, as Hydra has it done for a new run."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handler = LogFile(file, encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()

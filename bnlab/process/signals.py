@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -176,10 +177,11 @@ def _asked_again() -> Iterator[None]:
         if not isinstance(swallowed.exc_value, UserInterrupt):
             before(swallowed)
             return
-        # By another thread, and a moment later: raised here, it would be swallowed again.
-        timer = threading.Timer(_MOMENT_S, _send_again, [signal.Signals[str(swallowed.exc_value)]])
-        timer.daemon = True
-        timer.start()
+        # By another thread, a moment after this function: raised in it, the request would be swallowed again.
+        has_returned = threading.Event()
+        number = signal.Signals[str(swallowed.exc_value)]
+        threading.Thread(target=_send_again, args=(number, has_returned), daemon=True).start()
+        has_returned.set()
 
     sys.unraisablehook = ask_again
     try:
@@ -188,7 +190,9 @@ def _asked_again() -> Iterator[None]:
         sys.unraisablehook = before
 
 
-def _send_again(number: signal.Signals) -> None:
+def _send_again(number: signal.Signals, has_returned: threading.Event) -> None:
+    has_returned.wait()
+    time.sleep(_MOMENT_S)
     if signal.getsignal(number) is raise_interrupt:  # and nothing has ended meanwhile
         os.kill(os.getpid(), number)
 

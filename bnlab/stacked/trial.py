@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +17,7 @@ from bnlab.data import Batches
 from bnlab.errors import UserError, one_line, user_errors
 from bnlab.internals.torch_internals import mark_as_stepped
 from bnlab.io.atomic_file import write_bytes, write_text
-from bnlab.io.log_file import Concealing
+from bnlab.io.log_file import LINE
 from bnlab.metrics import columns_of, minimizes
 from bnlab.process.outside import is_outside
 from bnlab.runs.folder import RunFolder
@@ -31,12 +30,10 @@ from bnlab.stacked.job import Job
 from bnlab.stacked.networks.optimizers import moment_names
 from bnlab.stacked.state import State
 from bnlab.status import Status
-from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length
+from bnlab.training.optimizer import build_optimizer, build_scheduler, check_length, step_schedule
 from bnlab.training.own_metrics import OwnMetrics
 
 __all__ = ["StackedTrial"]
-
-_LINE = Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s")  # as in conf/train.yaml
 
 
 @dataclass
@@ -74,11 +71,10 @@ class StackedTrial:
         self.config = self.job.config
         self.run = RunFolder(self.job.folder)
         self.summary: Summary = beginning(self.config, self.job.overrides, self.job.command, self.job.sweep)
-        self.begin_history()
+        self.history = self.new_history()
 
-    def begin_history(self) -> None:
-        """Forget all epochs."""
-        self.history = History(self.config.objective, minimize=minimizes(self.config))
+    def new_history(self) -> History:
+        return History(self.config.objective, minimize=minimizes(self.config))
 
     def create(self) -> None:
         """Check the config and make the folder, which stays locked until `close`.
@@ -173,7 +169,7 @@ class StackedTrial:
 
     def begin_anew(self, data: Data) -> nn.Module:
         """Build the network again after `go_on` has failed."""
-        self.begin_history()
+        self.history = self.new_history()
         return self.build(data)
 
     @property
@@ -187,17 +183,12 @@ class StackedTrial:
 
     def schedule(self, row: Mapping[str, float], *, after_the_checkpoints: bool) -> None:
         """Set the learning rate of the epoch after `row`, when Lightning does so: later for a plateau schedule."""
-        is_on_plateau = isinstance(self.scheduler, ReduceLROnPlateau)
-        if self.scheduler is None or is_on_plateau != after_the_checkpoints:
-            return
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(float(np.float32(row["val_loss"])))  # Lightning logs in fp32
-        else:
-            self.scheduler.step()
+        if isinstance(self.scheduler, ReduceLROnPlateau) == after_the_checkpoints:
+            step_schedule(self.scheduler, row)
 
     def log(self, message: str) -> None:
         record = logging.LogRecord("bnlab.stacked", logging.INFO, "", 0, message, None, None)
-        self._lines.append(_LINE.format(record))
+        self._lines.append(LINE.format(record))
 
     def end_epoch(self, lr: float, metrics: Mapping[str, float], snapshot: Callable[[], Snapshot]) -> None:
         """Record an epoch and decide whether it was the last. `snapshot` returns the network's state."""

@@ -1,18 +1,19 @@
 """Build optimizers and learning-rate schedules from flat scalars, so that each can be swept by its own key."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from bnlab.errors import UserError
 from bnlab.internals.hydra_internals import instantiate
 
-__all__ = ["build_optimizer", "build_scheduler", "check_length", "inverse_time", "try_out"]
+__all__ = ["build_optimizer", "build_scheduler", "check_length", "inverse_time", "step_schedule", "try_out"]
 
 
 def build_optimizer(config: DictConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -62,6 +63,14 @@ def check_length(scheduler: LRScheduler | None, num_epochs: int) -> None:
             f"`scheduler.total_steps` must be at least the {num_epochs} epochs of the training, as it steps once per "
             f"epoch, but got {scheduler.total_steps}."
         )
+
+
+def step_schedule(scheduler: LRScheduler | None, row: Mapping[str, float]) -> None:
+    """Step a schedule at the end of the epoch with this row of metrics, as Lightning does."""
+    if isinstance(scheduler, ReduceLROnPlateau):
+        scheduler.step(float(np.float32(row["val_loss"])))  # Lightning logs in fp32
+    elif scheduler is not None:
+        scheduler.step()
 
 
 def inverse_time(optimizer: Optimizer, decay_rate: float) -> LambdaLR:

@@ -8,15 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from bnlab.errors import UserError
 from bnlab.internals.torch_internals import mark_as_stepped
 from bnlab.io.atomic_file import write_bytes
 from bnlab.runs.folder import RunFolder, reading
 from bnlab.runs.reading import read_rows
+from bnlab.training.optimizer import step_schedule
 
-__all__ = ["Resumed", "advance", "read_resumed"]
+__all__ = ["Resumed", "read_resumed"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ class Resumed:
             UserError: as `check_optimizer`.
         """
         mark_as_stepped(optimizer)  # or torch would warn of a schedule that runs ahead
-        advance(scheduler, self.rows)
+        for row in self.rows:
+            step_schedule(scheduler, row)
         self.check_optimizer(optimizer)
         (stored,) = self.checkpoint["optimizer_states"]
         schedules = [] if scheduler is None else [scheduler.state_dict()]
@@ -134,7 +136,7 @@ def read_resumed(source: RunFolder) -> Resumed | None:
     """Read the newest state of a run after a whole epoch; None if no epoch had ended.
 
     Raises:
-        UserError: a file is damaged, or the training diverged.
+        UserError: a file is damaged, or no checkpoint fits the rows of metrics.csv.
     """
     with reading(source, source.metrics):
         rows = read_rows(source.metrics) if source.metrics.is_file() else []
@@ -154,16 +156,6 @@ def read_resumed(source: RunFolder) -> Resumed | None:
             )
         return None
     return max(states, key=lambda state: state.epoch)
-
-
-def advance(scheduler: LRScheduler | None, rows: Sequence[dict[str, float]]) -> None:
-    """Step a new schedule through the epochs of `rows`."""
-    for row in rows if scheduler is not None else ():
-        if isinstance(scheduler, ReduceLROnPlateau):
-            scheduler.step(float(torch.tensor(row["val_loss"], dtype=torch.float32)))  # as Lightning logs it
-        else:
-            assert scheduler is not None
-            scheduler.step()
 
 
 def _load(path: Path) -> dict[str, Any]:

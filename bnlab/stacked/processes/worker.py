@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bnlab.curves import Curves
 from bnlab.errors import UserError, error_text
-from bnlab.io.log_file import Concealing, LogFile
+from bnlab.io.log_file import logging_to
 from bnlab.process.outside import is_outside
 from bnlab.process.shared_process import restored
 from bnlab.process.signals import UserInterrupt, leave_to_parent, raise_interrupt
@@ -264,33 +264,24 @@ def train_alone(job: Job, reason: str) -> Summary:
     from bnlab.config.trainer import by_lightning
     from bnlab.training.lightning.fit import fit_by_lightning
 
-    job.folder.mkdir(parents=True, exist_ok=True)
-    handler = LogFile(job.folder / "train.log", encoding="utf-8", errors="backslashreplace")
-    handler.setFormatter(Concealing("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    root = logging.getLogger()
-    level = root.level
-    root.addHandler(handler)
-    root.setLevel(logging.INFO)
     start = time.monotonic()
     signal.signal(signal.SIGINT, raise_interrupt)  # the parent sends it
-    try:
-        log.info("trained alone, not in a stack: %s", reason)
-        return fit_by_lightning(
-            by_lightning(job.config),
-            job.folder,
-            overrides=job.overrides,
-            command=job.command,
-            sweep=job.sweep,
-            console=Console(file=StringIO()),
-            pruning=_pruning_of(job),
-        )
-    except UserInterrupt as error:
-        return StackedTrial(job, begun=start).fail(error, Status.INTERRUPTED)
-    except BaseException as error:
-        log.error("the trial failed", exc_info=True)
-        return StackedTrial(job, begun=start).fail(error)
-    finally:
-        root.removeHandler(handler)
-        root.setLevel(level)
-        handler.close()
-        leave_to_parent()
+    with logging_to(job.folder / "train.log"):
+        try:
+            log.info("trained alone, not in a stack: %s", reason)
+            return fit_by_lightning(
+                by_lightning(job.config),
+                job.folder,
+                overrides=job.overrides,
+                command=job.command,
+                sweep=job.sweep,
+                console=Console(file=StringIO()),
+                pruning=_pruning_of(job),
+            )
+        except UserInterrupt as error:
+            return StackedTrial(job, begun=start).fail(error, Status.INTERRUPTED)
+        except BaseException as error:
+            log.error("the trial failed", exc_info=True)
+            return StackedTrial(job, begun=start).fail(error)
+        finally:
+            leave_to_parent()

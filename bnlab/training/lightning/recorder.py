@@ -50,9 +50,9 @@ class Recorder(History, Checkpoint):
         super().__init__(objective, minimize=minimize)
         self._folder = folder
         self._lr = math.nan
-        self._random_state: Any = None
-        self._first_random_state = random_state()
+        self._first_random_state = random_state()  # for a checkpoint of a training that fails before it starts
         self._is_continued_in_place = resumed is not None and resumed.is_of(folder)
+        self._random_state: Any = None
         if resumed is not None:
             self.go_on(resumed.rows, resumed.seconds)
             self._random_state = resumed.checkpoint.get(_RANDOM_STATE)
