@@ -75,13 +75,17 @@ def assert_same(folder: Path, other: Path) -> None:
             torch.testing.assert_close(value, theirs[key], rtol=0, atol=0, msg=f"{name}: {key}")
 
 
-def train_until(epoch: int, config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Train in a process that leaves what a killed one leaves after this epoch."""
+def train_until(
+    epoch: int, config, folder: Path, monkeypatch: pytest.MonkeyPatch, *, amid_writing: bool = False
+) -> None:
+    """Leave what a training leaves that is killed after this epoch, or after it has written the next row of metrics."""
     before = folder.with_name("before")
     write = RunFolder.write_metrics
 
     def copying(run: RunFolder, rows) -> None:
-        if len(rows) == epoch + 1:
+        if amid_writing:
+            write(run, rows)
+        if len(rows) == epoch + 1 and not before.exists():
             shutil.copytree(run.path, before)
         write(run, rows)
 
@@ -110,6 +114,19 @@ def test_a_killed_run_continues_as_if_nothing_had_happened(
     train_until(2, short(engine, *overrides), tmp_path / "run", monkeypatch)
     assert not (tmp_path / "run/summary.json").exists()
     assert len(rows_of(tmp_path / "run")) == 2
+    resume(tmp_path / "run", trust=True, console=QUIET)
+    assert_same(tmp_path / "run", tmp_path / "whole")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("epoch", [0, 3])
+def test_a_run_that_is_killed_between_its_row_and_its_checkpoint_continues(
+    epoch: int, engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(short(engine), tmp_path / "whole", console=QUIET)
+    train_until(epoch, short(engine), tmp_path / "run", monkeypatch, amid_writing=True)
+    assert len(rows_of(tmp_path / "run")) == epoch + 1
+    assert (tmp_path / "run/checkpoints/last.ckpt").exists() == (epoch > 0)
     resume(tmp_path / "run", trust=True, console=QUIET)
     assert_same(tmp_path / "run", tmp_path / "whole")
 
@@ -368,10 +385,11 @@ def test_damaged_files_are_named_in_one_line(engine: str, tmp_path: Path) -> Non
 def kill_after(seconds: float, run: Path, *arguments: str) -> bool:
     """Start a command, and kill its process group after so many seconds; return whether it had ended by then."""
     words = [sys.executable, "-m", "bnlab.train", *arguments]
-    with open(os.devnull, "w") as nothing:
-        process = subprocess.Popen(words, stdout=nothing, stderr=nothing, cwd=run.parent, start_new_session=True)
+    errors = run.with_name("errors.txt")
+    with open(os.devnull, "w") as nothing, errors.open("w") as file:
+        process = subprocess.Popen(words, stdout=nothing, stderr=file, cwd=run.parent, start_new_session=True)
     try:
-        process.wait(seconds)
+        assert process.wait(seconds) == 0, errors.read_text()
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -389,16 +407,25 @@ def kill_after(seconds: float, run: Path, *arguments: str) -> bool:
 def test_a_run_that_is_killed_at_random_moments_ends_as_one_that_is_not(
     engine: str, number: int, tmp_path: Path
 ) -> None:
-    lines = [engine, "trainer.max_epochs=60", "trainer.accelerator=cpu", "optimizer=rmsprop", "scheduler=exponential"]
+    epochs = {"trainer=default": 60, "trainer=quick": 1200}[engine]  # quick writes what is long enough now and then
+    lines = [engine, f"trainer.max_epochs={epochs}", "trainer.accelerator=cpu", "optimizer=rmsprop"]
     bnlab.run(lines, tmp_path / "whole")
     start = time.monotonic()
     assert kill_after(300, tmp_path / "timed", *lines, "hydra.run.dir=timed")
     longest = time.monotonic() - start
     moments = random.Random(number)
-    run, has_ended, kills = tmp_path / "run", False, 0
-    while not has_ended:
-        is_new = not (run / "config.yaml").exists()
-        arguments = [*lines, "hydra.run.dir=run"] if is_new else ["resume=run"]
-        has_ended = kill_after(moments.uniform(0.3, 1) * longest if kills < number else 300, run, *arguments)
-        kills += not has_ended
-    assert_same(run, tmp_path / "whole")
+    kills = num_amid = 0
+    for run in (tmp_path / f"run{attempt}" for attempt in range(number)):
+        has_ended = False
+        while not has_ended:
+            new = [*lines, f"hydra.run.dir={run.name}"]
+            arguments = [f"resume={run.name}"] if (run / "config.yaml").exists() else new
+            has_ended = kill_after(moments.uniform(0.3, 1) * longest if kills < number else 300, run, *arguments)
+            kills += not has_ended
+            has_ended |= (run / "summary.json").exists()  # killed after its last file, on the way out
+            num_amid += not has_ended and (run / "metrics.csv").exists()
+        assert_same(run, tmp_path / "whole")
+        if kills == number:
+            break
+    assert kills == number
+    assert number < 20 or num_amid >= 5  # the others came before the first epoch was written

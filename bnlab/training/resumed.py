@@ -150,7 +150,8 @@ def read_resumed(source: RunFolder) -> Resumed | None:
                 if epoch <= len(rows) and step == rows[epoch - 1]["step"]:
                     states.append(Resumed(source, rows[:epoch], path, checkpoint))
     if not states:
-        if rows:
+        # The first row is written before the first checkpoint, and a kill may come in between.
+        if len(rows) > 1 or (rows and source.last_checkpoint.exists()):
             raise UserError(
                 f"The run in {str(source.path)!r} cannot be resumed: it has no checkpoint that fits its metrics.csv."
             )
